@@ -1,0 +1,3 @@
+//! Tollhouse: a reverse proxy that charges.
+
+pub mod types;

@@ -1,0 +1,101 @@
+//! Networks that need no description: chain id, USDC and its EIP-712 domain.
+//!
+//! Names and versions disagree between SDKs for some chains, so a chain's own `DOMAIN_SEPARATOR()` is compared with this
+//! table at start.
+
+/// A network that is known by name.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownNetwork {
+    /// CAIP-2 id.
+    pub caip2: &'static str,
+    /// The name in x402 v1, if it has one.
+    pub v1_name: Option<&'static str>,
+    /// Further names that operators may write.
+    pub aliases: &'static [&'static str],
+    /// Whether the v1 JavaScript client's enum holds `v1_name`.
+    pub v1_safe: bool,
+    /// The default asset's symbol.
+    pub symbol: &'static str,
+    /// The default asset: contract, mint or denom.
+    pub asset: &'static str,
+    /// The default asset's decimals.
+    pub decimals: u8,
+    /// EIP-712 domain `(name, version)` of the default asset; EVM only.
+    pub eip712: Option<(&'static str, &'static str)>,
+}
+
+impl KnownNetwork {
+    /// Whether operators or clients call this network so.
+    #[must_use]
+    pub fn is_called(&self, text: &str) -> bool {
+        self.caip2 == text || self.v1_name == Some(text) || self.aliases.contains(&text)
+    }
+}
+
+const fn usdc(
+    caip2: &'static str,
+    name: &'static str,
+    v1_safe: bool,
+    asset: &'static str,
+    domain_name: &'static str,
+) -> KnownNetwork {
+    KnownNetwork {
+        caip2,
+        v1_name: Some(name),
+        aliases: &[],
+        v1_safe,
+        symbol: "USDC",
+        asset,
+        decimals: 6,
+        eip712: Some((domain_name, "2")),
+    }
+}
+
+const fn usdt0(caip2: &'static str, name: &'static str, asset: &'static str, domain_name: &'static str) -> KnownNetwork {
+    KnownNetwork {
+        caip2,
+        v1_name: Some(name),
+        aliases: &[],
+        v1_safe: false,
+        symbol: "USDT0",
+        asset,
+        decimals: 6,
+        eip712: Some((domain_name, "1")),
+    }
+}
+
+/// Every EIP-3009 network with a USD stablecoin that today's x402 clients know.
+pub const KNOWN_NETWORKS: &[KnownNetwork] = &[
+    usdc("eip155:8453", "base", true, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "USD Coin"),
+    usdc("eip155:84532", "base-sepolia", true, "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
+    usdc("eip155:43114", "avalanche", true, "0xB97EF9Ef8734C71904D8002F8b6Bc66Dd9c48a6E", "USD Coin"),
+    usdc("eip155:43113", "avalanche-fuji", true, "0x5425890298aed601595a70AB815c96711a31Bc65", "USD Coin"),
+    usdc("eip155:137", "polygon", true, "0x3c499c542cEF5E3811e1192ce70d8cC03d5c3359", "USD Coin"),
+    usdc("eip155:80002", "polygon-amoy", true, "0x41E94Eb019C0762f9Bfcf9Fb1E58725BfB0e7582", "USDC"),
+    usdc("eip155:1329", "sei", true, "0xe15fC38F6D8c56aF07bbCBe3BAf5708A2Bf42392", "USDC"),
+    usdc("eip155:1328", "sei-testnet", true, "0x4fCF1784B31630811181f670Aea7A7bEF803eaED", "USDC"),
+    usdc("eip155:4689", "iotex", true, "0xcdf79194c6c285077a58da47641d4dbe51f63542", "Bridged USDC"),
+    usdc("eip155:3338", "peaq", true, "0xbbA60da06c2c5424f03f7434542280FCAd453d10", "USDC"),
+    usdc("eip155:2741", "abstract", true, "0x84a71ccd554cc1b02749b35d22f684cc8ec987e1", "Bridged USDC"),
+    usdc("eip155:11124", "abstract-testnet", true, "0xe4C7fBB0a626ed208021ccabA6Be1566905E2dFc", "Bridged USDC"),
+    usdc("eip155:1514", "story", true, "0xF1815bd50389c46847f0Bda824eC8da914045D14", "Bridged USDC"),
+    usdc("eip155:41923", "educhain", true, "0x12a272A581feE5577A5dFa371afEB4b2F3a8C2F8", "Bridged USDC (Stargate)"),
+    usdc(
+        "eip155:324705682",
+        "skale-base-sepolia",
+        true,
+        "0x2e08028E3C4c2356572E096d8EF835cD5C6030bD",
+        "Bridged USDC (SKALE Bridge)",
+    ),
+    usdc("eip155:1", "ethereum", false, "0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48", "USD Coin"),
+    usdc("eip155:42161", "arbitrum", false, "0xaf88d065e77c8cC2239327C5EDb3A432268e5831", "USD Coin"),
+    usdc("eip155:421614", "arbitrum-sepolia", false, "0x75faf114eafb1BDbe2F0316DF893fd58CE46AA4d", "USD Coin"),
+    usdc("eip155:143", "monad", false, "0x754704Bc059F8C67012fEd69BC8A327a5aafb603", "USDC"),
+    usdc("eip155:42220", "celo", false, "0xcebA9300f2b948710d2653dD7B07f33A8B32118C", "USDC"),
+    usdc("eip155:11142220", "celo-sepolia", false, "0x01C5C0122039549AD1493B8220cABEdD739BC44E", "USDC"),
+    usdc("eip155:50", "xdc", false, "0xfA2958CB79b0491CC627c1557F441eF849Ca8eb1", "USDC"),
+    usdc("eip155:51", "xdc-apothem", false, "0xb5AB69F7bBada22B28e79C8FFAECe55eF1c771D4", "USDC"),
+    usdt0("eip155:988", "stable", "0x779Ded0c9e1022225f8E0630b35a9b54bE713736", "USDT0"),
+    usdt0("eip155:2201", "stable-testnet", "0x78Cf24370174180738C5B8E352B6D14c83a6c9A9", "USDT0"),
+    usdt0("eip155:14", "flare", "0xe7cd86e13AC4309349F30B3435a9d337750fC82D", "USD₮0"),
+];
