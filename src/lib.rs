@@ -1,3 +1,12 @@
 //! Tollhouse: a reverse proxy that charges.
+//!
+//! The story of a request: `proxy` matches it to a route (`route`); a free one is forwarded, a priced one without a payment
+//! gets the terms (`protocol`). A payment goes through the gate (`payment`), which has the chain (`chain`) verify it, claims
+//! it in the ledger (`ledger`) together with the signed settlement, and only then lets the chain see it. The request is
+//! forwarded with the receipt, and the ledger remembers that it was served.
 
+pub mod config;
+pub mod ledger;
+pub mod payment;
+pub mod protocol;
 pub mod types;

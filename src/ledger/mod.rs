@@ -1,1 +1,240 @@
-//! ledger
+//! The books: what was claimed, signed, paid and served, written before it is acted on.
+//!
+//! Knows no chain and no HTTP. The store is the authority: what is held in memory only ever says "in flight here".
+
+mod model;
+
+pub use model::{
+    AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, PaymentId, PaymentRecord,
+    PaymentState, RecordId, Settlement,
+};
+
+use async_trait::async_trait;
+
+use crate::types::{AccountId, AtomicAmount, Network, UnixMillis};
+
+/// Signs the settlement inside the claim's transaction; gets the account nonce that the transaction took.
+pub type SignInClaim = Box<dyn FnOnce(Option<AccountNonce>) -> Result<NewAttempt, String> + Send>;
+
+/// What a claim met.
+#[derive(Debug)]
+pub enum ClaimOutcome {
+    /// The payment is ours to settle: claim and signed attempt are durable (W1).
+    Claimed(PaymentRecord),
+    /// A row that may still be or was paid holds this payment id already.
+    Exists(PaymentRecord),
+}
+
+/// Why the ledger did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Nothing was written, for certain.
+    #[error("ledger did not write: {0}")]
+    NotWritten(String),
+    /// The commit's answer was lost: the row must be read again by its key.
+    #[error("ledger may or may not have written: {0}")]
+    Unknown(String),
+    /// A read failed.
+    #[error("ledger did not answer: {0}")]
+    NotRead(String),
+    /// The closure that signs failed; the claim was rolled back.
+    #[error("signing failed inside the claim: {0}")]
+    NotSigned(String),
+    /// A row was not in a state that allows the step; nothing was written.
+    #[error("payment {record} is {found}, which doesn't allow {step}")]
+    IllegalStep {
+        /// The row.
+        record: RecordId,
+        /// The state it is in.
+        found: PaymentState,
+        /// What was asked.
+        step: &'static str,
+    },
+    /// No such row.
+    #[error("no payment {0}")]
+    Missing(RecordId),
+    /// A row holds what this version can't read.
+    #[error("payment {record} can't be read: {detail}")]
+    Corrupt {
+        /// The row's id as stored.
+        record: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The store can't be opened.
+    #[error("can't open the ledger: {0}")]
+    Open(String),
+}
+
+/// Which payments to list.
+#[derive(Debug, Clone, Default)]
+pub struct PaymentFilter {
+    /// Only these states; none means all.
+    pub states: Vec<PaymentState>,
+    /// Only this network.
+    pub network: Option<Network>,
+    /// At most this many, newest first; none means all.
+    pub limit: Option<u32>,
+}
+
+/// Where payments are remembered. Every write that returned `Ok` is durable.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// The newest row of a payment id that is neither released nor (if another exists) failed; else the newest failed one.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    async fn find(&self, id: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError>;
+
+    /// A row by its own id.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    async fn get(&self, record: &RecordId) -> Result<Option<PaymentRecord>, LedgerError>;
+
+    /// W1: in one durable transaction inserts the claim unless the payment id is taken, takes the signer's next account
+    /// nonce, signs, and stores the signed attempt. A lost race takes no nonce.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotWritten`], [`LedgerError::NotSigned`]; [`LedgerError::Unknown`] when the commit's answer is lost.
+    async fn claim(&self, payment: NewPayment, sign: SignInClaim) -> Result<ClaimOutcome, LedgerError>;
+
+    /// Adds a further signed attempt to a signed payment, before it is sent.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_attempt(&self, record: &RecordId, attempt: NewAttempt) -> Result<PaymentRecord, LedgerError>;
+
+    /// W2: `signed` (or a `failed` one that landed after all) → `paid`, or straight to `delivering` with the first
+    /// delivery counted when somebody waits for the answer.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_paid(
+        &self,
+        record: &RecordId,
+        settlement: Settlement,
+        deliver: bool,
+    ) -> Result<PaymentRecord, LedgerError>;
+
+    /// Proof that the payment moved nothing: `signed` → `failed`.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_failed(
+        &self,
+        record: &RecordId,
+        reason: &str,
+        transaction: Option<&str>,
+    ) -> Result<PaymentRecord, LedgerError>;
+
+    /// `paid` → `delivering` with one more delivery counted, if fewer than `deliveries_max` were begun and the payment
+    /// was settled no longer than `redeliver_for` ago; else `paid` → `owed`.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_delivering(
+        &self,
+        record: &RecordId,
+        deliveries_max: u32,
+        settled_after: UnixMillis,
+    ) -> Result<DeliveryBegun, LedgerError>;
+
+    /// The origin did not answer: `delivering` → `paid`, or `owed` when it may not be presented again or
+    /// `deliveries_max` were begun. With `uncount` the delivery never reached the origin and is not counted.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_undelivered(
+        &self,
+        record: &RecordId,
+        deliveries_max: u32,
+        uncount: bool,
+    ) -> Result<PaymentRecord, LedgerError>;
+
+    /// W3: `delivering` → `served`.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_served(&self, record: &RecordId) -> Result<PaymentRecord, LedgerError>;
+
+    /// Puts what a dead process left in `delivering` back to `paid` (or `owed`), and `paid` rows that can no longer be
+    /// presented to `owed`. Run at start, before requests, and now and then. Gives how many rows changed.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn recover_deliveries(
+        &self,
+        deliveries_max: u32,
+        settled_after: UnixMillis,
+        at_start: bool,
+    ) -> Result<u64, LedgerError>;
+
+    /// All `claimed` and `signed` payments of a network, oldest first.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// `failed` payments of a network whose authorization ends after `now`: they could still land.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// Raises a signer's next account nonce to at least `at_least`, and gives the next nonce that will be handed out.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn lease_signer(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        at_least: AccountNonce,
+    ) -> Result<AccountNonce, LedgerError>;
+
+    /// Payments by filter, newest first.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// How many payments stand in each state, and their amount per (network, asset).
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn totals(&self) -> Result<Vec<Total>, LedgerError>;
+
+    /// A named value, made by `make` if it is not there yet; for the quote key.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn value_or_insert(&self, name: &str, make: String) -> Result<String, LedgerError>;
+
+    /// Deletes finished payments that ended before `before` and whose authorization ended before then too.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn prune(&self, before: UnixMillis) -> Result<u64, LedgerError>;
+
+    /// Proves that the store takes durable writes right now.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn probe(&self) -> Result<(), LedgerError>;
+}
+
+/// One line of the books' summary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Total {
+    /// State.
+    pub state: PaymentState,
+    /// Network.
+    pub network: Network,
+    /// Asset.
+    pub asset: crate::types::AssetId,
+    /// How many payments.
+    pub count: u64,
+    /// Their sum.
+    pub amount: AtomicAmount,
+}

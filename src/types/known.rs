@@ -51,7 +51,12 @@ const fn usdc(
     }
 }
 
-const fn usdt0(caip2: &'static str, name: &'static str, asset: &'static str, domain_name: &'static str) -> KnownNetwork {
+const fn usdt0(
+    caip2: &'static str,
+    name: &'static str,
+    asset: &'static str,
+    domain_name: &'static str,
+) -> KnownNetwork {
     KnownNetwork {
         caip2,
         v1_name: Some(name),

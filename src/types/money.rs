@@ -145,7 +145,8 @@ impl FromStr for DecimalAmount {
     fn from_str(text: &str) -> Result<Self, ()> {
         let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
         let all_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        if !all_digits(whole) || !all_digits(fraction) || text.len() > 40 || (whole.len() > 1 && whole.starts_with('0')) {
+        if !all_digits(whole) || !all_digits(fraction) || text.len() > 40 || (whole.len() > 1 && whole.starts_with('0'))
+        {
             return Err(());
         }
         let fraction = fraction.trim_end_matches('0');
@@ -270,7 +271,22 @@ mod tests {
 
     #[test]
     fn prices_that_mean_nothing_are_refused() {
-        for bad in ["", "$", "$-1", "$1e3", "$.5", "$1.", "0.01", "10000", "10000  uusdc", "$0x1", "$01", "FREE", "1.5 USDC", "$1,000"] {
+        for bad in [
+            "",
+            "$",
+            "$-1",
+            "$1e3",
+            "$.5",
+            "$1.",
+            "0.01",
+            "10000",
+            "10000  uusdc",
+            "$0x1",
+            "$01",
+            "FREE",
+            "1.5 USDC",
+            "$1,000",
+        ] {
             assert!(matches!(bad.parse::<Price>(), Err(PriceError::Form(_))), "{bad:?}");
         }
         for zero in ["$0", "$0.00", "0 uusdc"] {

@@ -112,8 +112,7 @@ impl FromStr for Network {
         }
         match namespace {
             "eip155" => {
-                let chain_id: u64 =
-                    reference.parse().map_err(|_error| NetworkError::ChainId(reference.to_owned()))?;
+                let chain_id: u64 = reference.parse().map_err(|_error| NetworkError::ChainId(reference.to_owned()))?;
                 if chain_id.to_string() != reference || chain_id == 0 {
                     return Err(NetworkError::ChainId(reference.to_owned()));
                 }
@@ -166,7 +165,9 @@ mod tests {
 
     #[test]
     fn ids_that_are_not_canonical_are_refused() {
-        for bad in ["", "base-sepolla", "eip155:", "eip155:010", "eip155:0x1", "eip155:-1", "eip155:0", "btc:1", "a:b:c"] {
+        for bad in
+            ["", "base-sepolla", "eip155:", "eip155:010", "eip155:0x1", "eip155:-1", "eip155:0", "btc:1", "a:b:c"]
+        {
             assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
     }

@@ -1,0 +1,273 @@
+//! The configuration as validated: everything downstream reads these and nothing else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::diagnostic::Location;
+use super::secret::Secret;
+use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, Network};
+
+/// A whole, valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// The public listener and the rules of business.
+    pub server: ServerConfig,
+    /// The admin listener.
+    pub admin: AdminConfig,
+    /// Where payments are remembered.
+    pub ledger: LedgerConfig,
+    /// Logging.
+    pub log: LogConfig,
+    /// Origins, in file order; names are unique.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// Networks, in file order; each network at most once.
+    pub networks: Vec<NetworkConfig>,
+    /// Routes, in file order, which means nothing.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// `[server]`.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// The origin of resource URLs shown to payers, without a trailing slash; without it the request's `Host` and `http`.
+    pub public_url: Option<Url>,
+    /// Worker threads of the proxy, at least 1.
+    pub threads: usize,
+    /// The key that seals quotes; 32 bytes or more. Without it one is made and kept in the ledger.
+    pub quote_key: Option<Secret>,
+    /// How long a quoted price holds.
+    pub offer_ttl: Duration,
+    /// The highest price a route may ask, in dollars.
+    pub max_price: DecimalAmount,
+    /// How often a paid request may be sent to its origin in all, at least 1.
+    pub max_deliveries: u32,
+    /// How long after settlement a payment may be presented again for an answer.
+    pub redeliver_for: Duration,
+    /// How long SIGTERM lets running requests and settlements end.
+    pub drain_timeout: Duration,
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Where operators connect.
+    pub listen: SocketAddr,
+    /// The bearer token; required unless `listen` is loopback.
+    pub token: Option<Secret>,
+}
+
+/// `[ledger]`.
+#[derive(Debug, Clone)]
+pub struct LedgerConfig {
+    /// The store.
+    pub url: LedgerUrl,
+    /// How long finished payments are kept in full after they can no longer be presented.
+    pub retention: Duration,
+}
+
+/// A ledger's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerUrl {
+    /// An SQLite file; absolute, or relative to the working directory once resolved against the configuration file.
+    Sqlite(PathBuf),
+}
+
+/// `[log]`.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// A `tracing` filter directive, for example `info` or `tollhouse=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// `[upstreams.NAME]`.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// The name routes use.
+    pub name: String,
+    /// `host:port` each; at least one.
+    pub servers: Vec<String>,
+    /// Whether to speak TLS to the origin.
+    pub tls: bool,
+    /// The name for SNI and certificate check; the host of the server if absent.
+    pub tls_server_name: Option<String>,
+    /// How long a connection may take.
+    pub connect_timeout: Duration,
+    /// How long the origin may be silent between two reads.
+    pub read_timeout: Duration,
+    /// How long a write to the origin may take.
+    pub write_timeout: Duration,
+    /// Headers set on every request to this origin, for example its own credentials.
+    pub set_headers: Vec<(http::HeaderName, Secret)>,
+}
+
+/// When a settlement counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// `confirmations` blocks (EVM), `confirmed` (Solana), inclusion (Cosmos).
+    Confirmed,
+    /// The chain's own finality.
+    Finalized,
+}
+
+/// Which EVM payers are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payers {
+    /// Accounts that sign with ECDSA.
+    pub eoa: bool,
+    /// Contracts and delegated accounts (EIP-1271, EIP-7702).
+    pub contract: bool,
+}
+
+/// Where a gas payer's key comes from; already read from its environment variable or file.
+#[derive(Debug, Clone)]
+pub enum SignerSource {
+    /// The key itself: 32 bytes in hex with or without `0x` (EVM).
+    Key {
+        /// The key.
+        key: Secret,
+        /// Where it was named, for errors found later.
+        location: Location,
+    },
+    /// An encrypted keystore file (EVM, Web3 Secret Storage).
+    Keystore {
+        /// The file.
+        path: PathBuf,
+        /// Its password.
+        password: Secret,
+        /// Where it was named, for errors found later.
+        location: Location,
+    },
+}
+
+/// `[networks.NAME]`.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// The chain.
+    pub network: Network,
+    /// The name as typed.
+    pub name: String,
+    /// Endpoints, best first; secret, since they often hold an access token.
+    pub rpc_urls: Vec<Secret>,
+    /// Gas payers, one lane each; at least one.
+    pub signers: Vec<SignerSource>,
+    /// Where the money goes, in the chain's canonical text.
+    pub pay_to: AccountId,
+    /// Whether only this ledger earns at `pay_to`.
+    pub pay_to_exclusive: bool,
+    /// Which payers are taken.
+    pub payers: Payers,
+    /// Longest validity of a payment that is accepted.
+    pub max_window: Duration,
+    /// Blocks that count as confirmed, at least 1: 1 is the block that holds the transaction.
+    pub confirmations: u64,
+    /// Assets that may be paid in; the first is the default.
+    pub assets: Vec<Asset>,
+    /// When a settlement counts as done, unless the route says otherwise.
+    pub wait_for: WaitFor,
+    /// Most the gateway pays for one settlement, in wei.
+    pub max_fee: AtomicAmount,
+    /// How long a request waits for its settlement.
+    pub settle_timeout: Duration,
+    /// Where the table starts, for errors found later.
+    pub location: Location,
+}
+
+/// What a route does with a request.
+#[derive(Debug, Clone)]
+pub enum RouteAction {
+    /// Forwards it.
+    Free,
+    /// Answers 404.
+    Deny,
+    /// Charges for it.
+    Paid(PaidRoute),
+}
+
+/// One entry of `[routes]`.
+#[derive(Debug, Clone)]
+pub struct RouteConfig {
+    /// The key as typed, for example `GET /api/data`; also the route's name in metrics and books.
+    pub key: String,
+    /// Where the key stands.
+    pub location: Location,
+    /// Methods; none means all. `GET` covers `HEAD`, which is not listed beside it unless typed.
+    pub methods: Vec<http::Method>,
+    /// Host in lower case, without port; none means any.
+    pub host: Option<String>,
+    /// Path in matchit syntax, starting with `/`, as typed.
+    pub path: String,
+    /// What to do.
+    pub action: RouteAction,
+    /// The upstream's name; none only for [`RouteAction::Deny`].
+    pub upstream: Option<String>,
+}
+
+/// When the money moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettleMode {
+    /// Before the request goes to the origin.
+    Before,
+}
+
+/// Which requests may be presented again after an origin failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redeliver {
+    /// All.
+    Always,
+    /// Those whose method is idempotent (RFC 9110 §9.2.2).
+    Idempotent,
+    /// None: the payment is owed.
+    Never,
+}
+
+/// The terms of a priced route.
+#[derive(Debug, Clone)]
+pub struct PaidRoute {
+    /// What is asked on each network, in the order offered; at least one.
+    pub offers: Vec<RouteOffer>,
+    /// Shown to payers.
+    pub description: String,
+    /// Shown to payers, for example `application/json`.
+    pub mime_type: String,
+    /// Shown to payers: a JSON object in x402 v1's `outputSchema` form.
+    pub output_schema: Option<serde_json::Value>,
+    /// How long a payer may take.
+    pub max_timeout: Duration,
+    /// When the money moves.
+    pub settle: SettleMode,
+    /// Which requests may be presented again.
+    pub redeliver: Redeliver,
+}
+
+/// What a route asks on one network in one asset.
+#[derive(Debug, Clone)]
+pub struct RouteOffer {
+    /// The chain.
+    pub network: Network,
+    /// The token.
+    pub asset: Asset,
+    /// How much, in atomic units.
+    pub amount: AtomicAmount,
+    /// Who gets it.
+    pub pay_to: AccountId,
+    /// When it counts as paid.
+    pub wait_for: WaitFor,
+}

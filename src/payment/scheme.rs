@@ -1,0 +1,147 @@
+//! The port between the money path and the chains: what a chain must be able to do.
+//!
+//! One implementation per (scheme, chain family). Knows neither HTTP nor the ledger's storage; a chain gets what it needs
+//! from the terms and from the ledger's record, so that a later configuration can't change how a payment ends.
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::ledger::{AccountNonce, NewAttempt, PaymentId, PaymentRecord, Settlement};
+use crate::protocol::{PaymentRequirements, Reason};
+use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
+
+/// What a payment says of itself, read from its signed part only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PaymentFacts {
+    /// The chain's own replay key.
+    pub id: PaymentId,
+    /// Who pays.
+    pub payer: AccountId,
+    /// Who is paid.
+    pub pay_to: AccountId,
+    /// In which token.
+    pub asset: AssetId,
+    /// How much.
+    pub amount: AtomicAmount,
+    /// When the authorization ends: after this moment (chain time) it can't move money any more.
+    pub valid_until: UnixMillis,
+    /// SHA-256 over everything that was signed and the signature in canonical form, so that one payment has one digest
+    /// however it was spelled (threats B5, B19, B24).
+    pub digest: [u8; 32],
+    /// The scheme's payload in canonical JSON, as the ledger keeps it.
+    pub payload: Value,
+}
+
+/// Why a payment can't go on now.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The payment is not good: the payer's affair. Nothing was signed or sent.
+    #[error("{reason}")]
+    Invalid {
+        /// The wire's word for it.
+        reason: Reason,
+    },
+    /// The chain can't be asked, or costs too much now: our affair. Nothing was signed or sent.
+    #[error("network unavailable: {detail}")]
+    Unavailable {
+        /// For the log only; holds no endpoint address.
+        detail: String,
+    },
+}
+
+impl From<Reason> for VerifyError {
+    fn from(reason: Reason) -> Self {
+        Self::Invalid { reason }
+    }
+}
+
+/// A payment that decoded: shape is right, nothing else is known.
+#[async_trait]
+pub trait IncomingPayment: Send + Sync {
+    /// What the payment says.
+    fn facts(&self) -> &PaymentFacts;
+
+    /// Compares the payment with the terms, cheapest first. No network, no cryptography.
+    ///
+    /// # Errors
+    /// The first thing that disagrees.
+    fn check(&self, terms: &PaymentRequirements, now: UnixMillis) -> Result<(), Reason>;
+
+    /// Proves the payer's signature. Touches the network only where the chain demands it (EIP-1271 and EIP-7702 payers).
+    ///
+    /// # Errors
+    /// When the signature is not the payer's, or a needed look-up failed.
+    async fn prove(&self, terms: &PaymentRequirements) -> Result<(), VerifyError>;
+
+    /// Asks the chain whether the settlement would succeed now and what it would cost, picks a lane, and reserves it.
+    /// Signs nothing (threat C9).
+    ///
+    /// # Errors
+    /// When the chain says no, can't be asked, or costs more than `max_fee`.
+    async fn simulate(&self, terms: &PaymentRequirements) -> Result<Box<dyn SettlementPlan>, VerifyError>;
+}
+
+/// A settlement that is ready to be signed, with its lane reserved until this value is dropped.
+pub trait SettlementPlan: Send + Sync {
+    /// The signer whose account nonce is needed, or none where the payer's own transaction is sent.
+    fn signer(&self) -> Option<&AccountId>;
+
+    /// Signs the settlement transaction. Called inside the claim's ledger transaction, so it must be quick and must not
+    /// block; what it returns is durable before anything leaves the process (W1).
+    ///
+    /// # Errors
+    /// When signing fails; the claim is then rolled back.
+    fn sign(&self, account_nonce: Option<AccountNonce>) -> Result<NewAttempt, SignError>;
+}
+
+/// Signing failed; nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("could not sign the settlement: {0}")]
+pub struct SignError(pub String);
+
+/// How a signed payment ended. There is no "unknown" here: that is a settlement that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SettleOutcome {
+    /// The chain moved exactly the money that was asked.
+    Paid(Settlement),
+    /// It is proven that this payment moved nothing (threats §2.1 principle 3).
+    Failed {
+        /// The wire's word for it.
+        reason: Reason,
+        /// The transaction that failed, if one did.
+        transaction: Option<String>,
+        /// Whether the authorization could still be used by somebody until `valid_until`.
+        still_usable: bool,
+    },
+}
+
+/// Whether a network may be offered now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Availability {
+    /// Yes.
+    Ready,
+    /// Not now; the text is for operators.
+    Unavailable(String),
+}
+
+/// One payment scheme on one network.
+#[async_trait]
+pub trait Scheme: Send + Sync {
+    /// The network.
+    fn network(&self) -> &Network;
+
+    /// Whether payments may be taken now. Cheap: no network.
+    fn availability(&self) -> Availability;
+
+    /// Reads a scheme payload as a payment in `asset` under the EIP-712 domain or other facts of `terms`.
+    /// No network, no cryptography beyond hashing.
+    ///
+    /// # Errors
+    /// When the payload is malformed.
+    fn decode(&self, payload: &Value, terms: &PaymentRequirements) -> Result<Box<dyn IncomingPayment>, Reason>;
+
+    /// Drives a signed payment to its end: sends what has not been sent, again and again the same bytes, watches, and
+    /// decides only on proof. Runs as long as it takes; the caller's patience is the caller's affair. May be called for
+    /// a record of an earlier run. It needs nothing but the record and the network.
+    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome;
+}
