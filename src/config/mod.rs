@@ -10,6 +10,8 @@ mod secret;
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
     AdminConfig, Config, LedgerConfig, LedgerUrl, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver,
-    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, UpstreamConfig, WaitFor,
+    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, UpstreamConfig,
 };
 pub use secret::Secret;
+
+pub use crate::types::WaitFor;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, Network};
+use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, Network, WaitFor};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -116,15 +116,6 @@ pub struct UpstreamConfig {
     pub write_timeout: Duration,
     /// Headers set on every request to this origin, for example its own credentials.
     pub set_headers: Vec<(http::HeaderName, Secret)>,
-}
-
-/// When a settlement counts as done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitFor {
-    /// `confirmations` blocks (EVM), `confirmed` (Solana), inclusion (Cosmos).
-    Confirmed,
-    /// The chain's own finality.
-    Finalized,
 }
 
 /// Which EVM payers are taken.

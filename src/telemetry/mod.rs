@@ -1,1 +1,5 @@
-//! telemetry
+//! What operators see: one place that names every metric. Knows nothing of requests or chains but their labels.
+
+mod metrics;
+
+pub use metrics::{Metrics, Stage};

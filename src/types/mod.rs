@@ -12,4 +12,4 @@ pub use account::{AccountId, AccountIdError, Asset, AssetId, Eip712Domain};
 pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
 pub use known::{KNOWN_NETWORKS, KnownNetwork};
 pub use money::{AmountError, AtomicAmount, DecimalAmount, Price, PriceError};
-pub use network::{ChainKind, Network, NetworkError};
+pub use network::{ChainKind, Network, NetworkError, WaitFor};

@@ -149,6 +149,26 @@ impl<'de> Deserialize<'de> for Network {
     }
 }
 
+/// When a settlement counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitFor {
+    /// `confirmations` blocks (EVM), `confirmed` (Solana), inclusion (Cosmos).
+    Confirmed,
+    /// The chain's own finality.
+    Finalized,
+}
+
+impl WaitFor {
+    /// The word in configuration and ledger.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Finalized => "finalized",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

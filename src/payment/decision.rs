@@ -1,0 +1,33 @@
+//! What a presented payment gets, in words that HTTP has no part in.
+
+use crate::protocol::{Reason, SettlementResponse};
+
+use super::receipt::Receipt;
+
+/// The gate's answer; contract §3 has one row for each.
+#[derive(Debug)]
+pub enum Decision {
+    /// The money moved: forward the request.
+    Deliver(Box<Receipt>),
+    /// 402 with fresh terms.
+    Refused {
+        /// Why.
+        reason: Reason,
+        /// Set when a settlement was proven failed: goes out as `PAYMENT-RESPONSE`.
+        outcome: Option<Box<SettlementResponse>>,
+    },
+    /// 400: the headers contradict each other or can't be one payment.
+    Contradiction(Reason),
+    /// 409 `payment_in_progress`, no terms.
+    InProgress,
+    /// 409 `payment_bound_to_other_request`, no terms.
+    BoundToOtherRequest,
+    /// 503 with `settlement_pending`, no terms.
+    Pending(Box<SettlementResponse>),
+    /// 409 `payment_owed`, no terms: the money moved and the answer can't be delivered any more.
+    Owed(Box<SettlementResponse>),
+    /// 503 `payments_unavailable`, no terms: no network, ledger or fee budget. Nothing was settled.
+    Unavailable,
+    /// 503 `origin_unavailable`, no terms. Nothing was settled.
+    OriginDown,
+}

@@ -1,0 +1,107 @@
+//! One delivery of a paid request: counted before it begins, and answered for whatever happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ledger::{Ledger, LedgerError, PaymentRecord, RecordId};
+
+use super::flight::Flight;
+
+/// What deliveries need of their surroundings.
+pub(super) struct Deliveries {
+    pub ledger: Arc<dyn Ledger>,
+    pub runtime: tokio::runtime::Handle,
+    pub deliveries_max: u32,
+}
+
+/// A counted delivery. Dropped without [`Delivery::served`], it is recorded as undelivered, uncounted if the request never
+/// went out.
+pub(super) struct Delivery {
+    open: Option<Open>,
+}
+
+struct Open {
+    record: RecordId,
+    surroundings: Arc<Deliveries>,
+    flight: Option<Flight>,
+    reached_origin: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Served,
+    Undelivered { uncount: bool },
+}
+
+impl Delivery {
+    pub fn new(record: RecordId, surroundings: Arc<Deliveries>) -> Self {
+        Self { open: Some(Open { record, surroundings, flight: None, reached_origin: false }) }
+    }
+
+    /// Keeps the payment's single flight until the ending is in the ledger.
+    pub fn hold(&mut self, flight: Flight) {
+        if let Some(open) = &mut self.open {
+            open.flight = Some(flight);
+        }
+    }
+
+    pub fn forwarding(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.reached_origin = true;
+        }
+    }
+
+    pub fn served(mut self) {
+        self.end(|_open| Ending::Served);
+    }
+
+    fn end(&mut self, ending: impl FnOnce(&Open) -> Ending) {
+        if let Some(mut open) = self.open.take() {
+            let ending = ending(&open);
+            if let Some(flight) = &mut open.flight {
+                flight.finishing();
+            }
+            let runtime = open.surroundings.runtime.clone();
+            runtime.spawn(write_ending(open, ending));
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.end(|open| Ending::Undelivered { uncount: !open.reached_origin });
+    }
+}
+
+/// Writes the ending until it is written: while it isn't, the payment must not be presented again here.
+async fn write_ending(open: Open, ending: Ending) {
+    fail::fail_point!("pre_w3");
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match try_write(&open, ending).await {
+            Ok(record) => {
+                tracing::debug!(payment = %record.record, state = %record.state, "Delivery ended.");
+                return;
+            }
+            Err(error @ (LedgerError::IllegalStep { .. } | LedgerError::Missing(_))) => {
+                tracing::error!(%error, payment = %open.record, "A delivery ended in a state that knows no delivery.");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, payment = %open.record, "Could not record a delivery's end; trying again.");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+        }
+    }
+}
+
+async fn try_write(open: &Open, ending: Ending) -> Result<PaymentRecord, LedgerError> {
+    let ledger = &open.surroundings.ledger;
+    match ending {
+        Ending::Served => ledger.record_served(&open.record).await,
+        Ending::Undelivered { uncount } => {
+            ledger.record_undelivered(&open.record, open.surroundings.deliveries_max, uncount).await
+        }
+    }
+}

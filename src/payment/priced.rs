@@ -1,0 +1,103 @@
+//! A priced route as the money path sees it: its offers, each with the chain that can settle it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+
+use crate::protocol::{Challenge, ChallengeError, ChallengeTemplate, Offer, QuoteKey, QuoteNonce, ResourceInfo};
+use crate::types::{UnixMillis, WaitFor};
+
+use super::scheme::{Availability, Scheme};
+
+/// An offer and how it is settled.
+#[derive(Clone)]
+pub struct PricedOffer {
+    /// The terms and their digest.
+    pub offer: Offer,
+    /// The chain.
+    pub scheme: Arc<dyn Scheme>,
+    /// When the settlement counts as done.
+    pub wait_for: WaitFor,
+    /// Blocks that count as confirmed.
+    pub confirmations: u64,
+    /// Whether a transfer that somebody else submitted counts.
+    pub pay_to_exclusive: bool,
+    /// How long a request waits for its settlement.
+    pub settle_timeout: Duration,
+}
+
+/// A priced route.
+pub struct PricedRoute {
+    name: String,
+    offers: Vec<PricedOffer>,
+    resource: ResourceInfo,
+    /// Rendered terms by which networks are open, one bit an offer.
+    templates: DashMap<u64, Arc<ChallengeTemplate>>,
+}
+
+impl PricedRoute {
+    /// A route and its offers, at most 64.
+    ///
+    /// # Errors
+    /// When the terms outgrow their header.
+    pub fn new(name: String, offers: Vec<PricedOffer>, resource: ResourceInfo) -> Result<Self, ChallengeError> {
+        let all: Vec<Offer> = offers.iter().map(|priced| priced.offer.clone()).collect();
+        ChallengeTemplate::new(&all, &resource)?;
+        Ok(Self { name, offers, resource, templates: DashMap::new() })
+    }
+
+    /// The route's key in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The offers, in the order shown.
+    #[must_use]
+    pub fn offers(&self) -> &[PricedOffer] {
+        &self.offers
+    }
+
+    /// The 402 of this moment, or nothing when no network is open for business.
+    #[must_use]
+    pub fn challenge(
+        &self,
+        reason: &str,
+        url: &str,
+        key: &QuoteKey,
+        nonce: QuoteNonce,
+        expires: UnixMillis,
+    ) -> Option<Challenge> {
+        let open = self.open_offers();
+        if open == 0 {
+            return None;
+        }
+        let template = match self.templates.get(&open) {
+            Some(template) => Arc::clone(&template),
+            None => self.template(open)?,
+        };
+        Some(template.render(reason, url, key, nonce, expires))
+    }
+
+    fn open_offers(&self) -> u64 {
+        self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
+            if priced.scheme.availability() == Availability::Ready { open | 1 << index } else { open }
+        })
+    }
+
+    fn template(&self, open: u64) -> Option<Arc<ChallengeTemplate>> {
+        let offers: Vec<Offer> = self
+            .offers
+            .iter()
+            .take(64)
+            .enumerate()
+            .filter(|(index, _)| open & (1 << index) != 0)
+            .map(|(_, priced)| priced.offer.clone())
+            .collect();
+        // A part of terms that fit also fits.
+        let template = Arc::new(ChallengeTemplate::new(&offers, &self.resource).ok()?);
+        self.templates.insert(open, Arc::clone(&template));
+        Some(template)
+    }
+}

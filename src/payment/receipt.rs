@@ -1,0 +1,68 @@
+//! Proof that money moved, and the duty to say what became of the answer.
+
+use std::fmt;
+
+use crate::ledger::PaymentRecord;
+use crate::protocol::{SettlementResponse, Version};
+
+use super::delivery::Delivery;
+
+/// Proof that a request is paid for. Only the money path makes one, and forwarding a priced request takes one, so that
+/// unpaid forwarding doesn't compile.
+pub struct Receipt {
+    record: PaymentRecord,
+    version: Version,
+    delivery: Delivery,
+}
+
+impl Receipt {
+    pub(super) fn new(record: PaymentRecord, version: Version, delivery: Delivery) -> Self {
+        Self { record, version, delivery }
+    }
+
+    /// The ledger's row.
+    #[must_use]
+    pub fn record(&self) -> &PaymentRecord {
+        &self.record
+    }
+
+    /// The transaction that moved the money.
+    #[must_use]
+    pub fn transaction(&self) -> &str {
+        self.record.settlement.as_ref().map_or("", |settlement| settlement.transaction.as_str())
+    }
+
+    /// The outcome for the client, in its own version.
+    #[must_use]
+    pub fn response(&self) -> SettlementResponse {
+        success_response(&self.record, self.version)
+    }
+
+    /// The request is about to reach the origin: from here on this delivery counts.
+    pub fn forwarding(&mut self) {
+        self.delivery.forwarding();
+    }
+
+    /// A complete answer below 500 reached the client (W3). Dropping a receipt instead says that it did not.
+    pub fn served(self) {
+        self.delivery.served();
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Receipt").field("record", &self.record.record).finish_non_exhaustive()
+    }
+}
+
+/// The outcome of a payment that moved money.
+pub(super) fn success_response(record: &PaymentRecord, version: Version) -> SettlementResponse {
+    SettlementResponse {
+        success: true,
+        error_reason: None,
+        payer: Some(record.claim.payer.to_string()),
+        transaction: record.settlement.as_ref().map(|settlement| settlement.transaction.clone()).unwrap_or_default(),
+        network: SettlementResponse::network_for(version, &record.claim.network),
+        amount: Some(record.claim.amount.to_string()),
+    }
+}

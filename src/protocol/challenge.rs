@@ -1,0 +1,301 @@
+//! The 402: one answer for v1 and v2 clients (protocol §1.3), rendered once per route but for reason, resource and quotes.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::header::escape_non_ascii;
+use super::quote::{QuoteKey, QuoteNonce, terms_digest};
+use super::requirements::{PaymentRequirements, QUOTE_KEY};
+use crate::types::UnixMillis;
+
+/// Most bytes of a `PAYMENT-REQUIRED` header; Node clients cap all headers of an answer at 16 KiB.
+const HEADER_BYTES_MAX: usize = 8 * 1024;
+
+/// Room left in the header for what differs per request: reason and resource URL.
+const VARIABLE_BYTES: usize = 1024;
+
+/// What is said of the resource itself.
+#[derive(Debug, Clone, Default)]
+pub struct ResourceInfo {
+    /// For people.
+    pub description: String,
+    /// Media type of the answer.
+    pub mime_type: String,
+    /// v1 `outputSchema`.
+    pub output_schema: Option<Value>,
+}
+
+/// One offer of a route.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The terms.
+    pub terms: PaymentRequirements,
+    /// Their digest on this route, which quotes seal.
+    pub digest: [u8; 32],
+}
+
+impl Offer {
+    /// An offer on a route.
+    #[must_use]
+    pub fn new(route: &str, terms: PaymentRequirements) -> Self {
+        let digest = terms_digest(route, &terms);
+        Self { terms, digest }
+    }
+}
+
+/// Why a route's terms can't be shown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChallengeError {
+    /// Too many or too long offers.
+    #[error("the terms take {0} bytes as a header, at most {HEADER_BYTES_MAX} are allowed")]
+    TooLong(usize),
+}
+
+/// A rendered 402.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    /// The value of `PAYMENT-REQUIRED`.
+    pub header: String,
+    /// The JSON body: v1 terms where a v1 client can read all of them, the v2 terms otherwise.
+    pub body: String,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Static(String),
+    Reason,
+    Url,
+    Quote(usize),
+}
+
+/// A route's terms, ready to be completed per request. Offers of networks that are out of business are left out by
+/// rendering another template.
+#[derive(Debug, Clone)]
+pub struct ChallengeTemplate {
+    header: Vec<Part>,
+    body: Option<Vec<Part>>,
+    digests: Vec<[u8; 32]>,
+}
+
+// Placeholders are control characters, which JSON text never holds unescaped.
+const REASON_MARK: char = '\u{1}';
+const URL_MARK: char = '\u{2}';
+const QUOTE_MARK: char = '\u{3}';
+
+impl ChallengeTemplate {
+    /// Renders the terms of a route.
+    ///
+    /// # Errors
+    /// When the header would outgrow 8 KiB.
+    pub fn new(offers: &[Offer], resource: &ResourceInfo) -> Result<Self, ChallengeError> {
+        let header = split(&v2_terms(offers, resource), true);
+        let v1: Vec<Value> = offers
+            .iter()
+            .filter(|offer| offer.terms.network.is_v1_safe())
+            .map(|offer| v1_entry(offer, resource))
+            .collect();
+        let body = (!v1.is_empty())
+            .then(|| split(&json!({"x402Version": 1, "error": REASON_MARK.to_string(), "accepts": v1}), false));
+        let template = Self { header, body, digests: offers.iter().map(|offer| offer.digest).collect() };
+        let bytes = template.header_bytes();
+        if bytes > HEADER_BYTES_MAX { Err(ChallengeError::TooLong(bytes)) } else { Ok(template) }
+    }
+
+    /// Completes the 402 for one request. `reason` is plain text, `url` an absolute URL.
+    #[must_use]
+    pub fn render(&self, reason: &str, url: &str, key: &QuoteKey, nonce: QuoteNonce, expires: UnixMillis) -> Challenge {
+        let reason = escaped(reason);
+        let url = escaped(url);
+        let quotes: Vec<String> = self.digests.iter().map(|digest| key.seal(digest, nonce, expires)).collect();
+        let fill = |parts: &[Part]| {
+            let mut text = String::with_capacity(2048);
+            for part in parts {
+                match part {
+                    Part::Static(piece) => text.push_str(piece),
+                    Part::Reason => text.push_str(&reason),
+                    Part::Url => text.push_str(&url),
+                    Part::Quote(index) => text.push_str(quotes.get(*index).map_or("", String::as_str)),
+                }
+            }
+            text
+        };
+        let v2 = fill(&self.header);
+        let header = STANDARD.encode(&v2);
+        Challenge { header, body: self.body.as_deref().map_or(v2, fill) }
+    }
+
+    fn header_bytes(&self) -> usize {
+        const QUOTE_BYTES: usize = 55;
+        let bytes: usize = self
+            .header
+            .iter()
+            .map(|part| match part {
+                Part::Static(piece) => piece.len(),
+                Part::Quote(_) => QUOTE_BYTES,
+                Part::Reason | Part::Url => VARIABLE_BYTES / 2,
+            })
+            .sum();
+        bytes.div_ceil(3) * 4
+    }
+}
+
+fn v2_terms(offers: &[Offer], resource: &ResourceInfo) -> Value {
+    let accepts: Vec<Value> = offers
+        .iter()
+        .map(|offer| {
+            let mut entry = serde_json::to_value(&offer.terms).unwrap_or_default();
+            if let Some(Value::Object(extra)) = entry.get_mut("extra") {
+                extra.insert(QUOTE_KEY.to_owned(), QUOTE_MARK.to_string().into());
+            }
+            entry
+        })
+        .collect();
+    let mut about = Map::new();
+    about.insert("url".to_owned(), URL_MARK.to_string().into());
+    for (key, text) in [("description", &resource.description), ("mimeType", &resource.mime_type)] {
+        if !text.is_empty() {
+            about.insert(key.to_owned(), text.as_str().into());
+        }
+    }
+    json!({"x402Version": 2, "error": REASON_MARK.to_string(), "resource": about, "accepts": accepts, "extensions": {}})
+}
+
+/// An entry of a v1 body: absent fields are left out, never null, or v1 JavaScript throws.
+fn v1_entry(offer: &Offer, resource: &ResourceInfo) -> Value {
+    let terms = &offer.terms;
+    let mut entry = json!({
+        "scheme": terms.scheme,
+        "network": terms.network.v1_name().unwrap_or(terms.network.as_str()),
+        "maxAmountRequired": terms.amount,
+        "resource": URL_MARK.to_string(),
+        "description": resource.description,
+        "mimeType": resource.mime_type,
+        "payTo": terms.pay_to,
+        "maxTimeoutSeconds": terms.max_timeout_seconds,
+        "asset": terms.asset,
+    });
+    if let Value::Object(entry) = &mut entry {
+        if !terms.extra.is_empty() {
+            entry.insert("extra".to_owned(), Value::Object(terms.extra.clone()));
+        }
+        if let Some(schema) = &resource.output_schema {
+            entry.insert("outputSchema".to_owned(), schema.clone());
+        }
+    }
+    entry
+}
+
+/// Cuts rendered JSON at its placeholders.
+fn split(terms: &Value, has_quotes: bool) -> Vec<Part> {
+    let text = terms.to_string();
+    let text = escape_non_ascii(&text);
+    let mut parts = Vec::new();
+    let mut rest = text.as_ref();
+    let mut quotes = 0;
+    // The whole JSON string, quotes included: inside a longer string the same escape never follows an unescaped quote.
+    let marks = [(r#""\u0001""#, REASON_MARK), (r#""\u0002""#, URL_MARK), (r#""\u0003""#, QUOTE_MARK)];
+    loop {
+        let next = marks.iter().filter_map(|(escape, mark)| rest.find(escape).map(|at| (at, *escape, *mark))).min();
+        let Some((at, escape, mark)) = next else { break };
+        let (before, after) = rest.split_at(at);
+        parts.push(Part::Static(format!("{before}\"")));
+        parts.push(match mark {
+            REASON_MARK => Part::Reason,
+            URL_MARK => Part::Url,
+            _ => {
+                quotes += 1;
+                Part::Quote(quotes - 1)
+            }
+        });
+        // The closing quote stays with what follows.
+        rest = after.get(escape.len() - 1..).unwrap_or_default();
+    }
+    debug_assert!(has_quotes || quotes == 0, "only v2 terms hold quotes");
+    parts.push(Part::Static(rest.to_owned()));
+    parts
+}
+
+/// Text as it stands between the quotes of an ASCII JSON string.
+fn escaped(text: &str) -> String {
+    let json = Value::from(text).to_string();
+    let ascii = escape_non_ascii(&json);
+    ascii.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(network: &str) -> Offer {
+        let terms = json!({"scheme":"exact","network":network,"amount":"10000","asset":"0xA","payTo":"0xB",
+            "maxTimeoutSeconds":60,"extra":{"name":"USDC","version":"2"}});
+        Offer::new("GET /a", serde_json::from_value(terms).unwrap())
+    }
+
+    fn rendered(offers: &[Offer], resource: &ResourceInfo) -> (Value, Value) {
+        let key = QuoteKey::new(&[1; 32]).unwrap();
+        let template = ChallengeTemplate::new(offers, resource).unwrap();
+        let challenge = template.render(
+            "it's \"due\" \u{1}é",
+            "https://h/p?x=\"",
+            &key,
+            QuoteNonce::random().unwrap(),
+            UnixMillis::from_secs(100),
+        );
+        assert!(challenge.body.is_ascii());
+        let header = STANDARD.decode(&challenge.header).unwrap();
+        (serde_json::from_slice(&header).unwrap(), serde_json::from_str(&challenge.body).unwrap())
+    }
+
+    #[test]
+    fn one_answer_carries_v2_terms_in_the_header_and_v1_safe_terms_in_the_body() {
+        let resource = ResourceInfo { description: "Wetter für Köln".into(), ..ResourceInfo::default() };
+        let (v2, v1) = rendered(&[offer("eip155:84532"), offer("eip155:1")], &resource);
+        assert_eq!(v2["accepts"].as_array().unwrap().len(), 2);
+        assert_eq!(v2["error"], "it's \"due\" \u{1}é");
+        assert_eq!(v2["resource"], json!({"url":"https://h/p?x=\"","description":"Wetter für Köln"}));
+        assert_eq!(v2["accepts"][0]["amount"], "10000");
+        assert_eq!(v1["x402Version"], 1);
+        assert_eq!(v1["accepts"].as_array().unwrap().len(), 1, "ethereum is not v1-safe");
+        assert_eq!(
+            v1["accepts"][0],
+            json!({"scheme":"exact","network":"base-sepolia","maxAmountRequired":"10000","resource":"https://h/p?x=\"",
+                "description":"Wetter für Köln","mimeType":"","payTo":"0xB","maxTimeoutSeconds":60,"asset":"0xA",
+                "extra":{"name":"USDC","version":"2"}})
+        );
+    }
+
+    #[test]
+    fn each_offer_carries_a_quote_of_its_own_that_opens() {
+        let offers = [offer("eip155:84532"), offer("eip155:1")];
+        let (v2, _) = rendered(&offers, &ResourceInfo::default());
+        let key = QuoteKey::new(&[1; 32]).unwrap();
+        for (index, offer) in offers.iter().enumerate() {
+            let quote = v2["accepts"][index]["extra"]["quote"].as_str().unwrap();
+            assert_eq!(quote.len(), 55);
+            assert_eq!(key.open(quote, &offer.digest, UnixMillis::from_secs(1)), super::super::QuoteVerdict::Valid);
+        }
+    }
+
+    #[test]
+    fn without_a_v1_safe_offer_the_body_holds_the_v2_terms() {
+        let (v2, body) = rendered(&[offer("eip155:1")], &ResourceInfo::default());
+        assert_eq!(v2, body);
+    }
+
+    #[test]
+    fn terms_that_outgrow_the_header_are_refused() {
+        let resource = ResourceInfo { description: "x".repeat(7000), ..ResourceInfo::default() };
+        assert!(matches!(ChallengeTemplate::new(&[offer("eip155:1")], &resource), Err(ChallengeError::TooLong(_))));
+    }
+
+    #[test]
+    fn a_description_with_placeholder_characters_is_not_a_placeholder() {
+        for text in ["\\u0001", "\"\\u0001\"", "\u{1}x", "\"\u{2}\""] {
+            let resource = ResourceInfo { description: text.into(), ..ResourceInfo::default() };
+            let (v2, _) = rendered(&[offer("eip155:84532")], &resource);
+            assert_eq!(v2["resource"]["description"], text);
+        }
+    }
+}

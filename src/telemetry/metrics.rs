@@ -1,0 +1,187 @@
+//! The metrics, all of them, with bounded labels: routes, networks, states and methods, never an address or a path
+//! (threat G2).
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    exponential_buckets,
+};
+
+/// A stage of the money path whose latency is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Decode, match, check, prove the signature.
+    Verify,
+    /// Ask the chain whether the settlement would succeed.
+    Simulate,
+    /// W1: claim and sign.
+    Claim,
+    /// Broadcast until the outcome is proven.
+    Settle,
+    /// W2: record as paid.
+    Record,
+    /// From the first byte to the origin to the last byte to the client.
+    Deliver,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Simulate => "simulate",
+            Self::Claim => "claim",
+            Self::Settle => "settle",
+            Self::Record => "record",
+            Self::Deliver => "deliver",
+        }
+    }
+}
+
+/// Every metric of the gateway.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    payments: IntCounterVec,
+    refusals: IntCounterVec,
+    stage_seconds: HistogramVec,
+    rpc_calls: IntCounterVec,
+    rpc_seconds: HistogramVec,
+    ledger_seconds: HistogramVec,
+    signer_balance: GaugeVec,
+    network_up: GaugeVec,
+    settlements_running: IntGauge,
+    invariant_violations: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers everything in a registry of its own.
+    ///
+    /// # Errors
+    /// When two metrics share a name, which a test rules out.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str]| {
+            let buckets = exponential_buckets(0.000_1, 2.5, 15)?;
+            let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            let metric = GaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
+        let settlements_running =
+            IntGauge::new("tollhouse_settlements_running", "Settlements whose outcome is not proven yet")?;
+        registry.register(Box::new(settlements_running.clone()))?;
+        Ok(Self {
+            requests: counter("tollhouse_requests_total", "Requests by route and outcome", &["route", "outcome"])?,
+            payments: counter("tollhouse_payments_total", "Payments that entered a state", &["network", "state"])?,
+            refusals: counter("tollhouse_refusals_total", "Refused payments by reason", &["reason"])?,
+            stage_seconds: histogram("tollhouse_stage_seconds", "Latency of the money path by stage", &["stage"])?,
+            rpc_calls: counter(
+                "tollhouse_rpc_calls_total",
+                "Calls to chain nodes, members of a batch one each",
+                &["network", "method", "outcome"],
+            )?,
+            rpc_seconds: histogram("tollhouse_rpc_seconds", "Latency of calls to chain nodes", &["network", "method"])?,
+            ledger_seconds: histogram("tollhouse_ledger_seconds", "Latency of ledger operations", &["operation"])?,
+            signer_balance: gauge(
+                "tollhouse_signer_balance",
+                "Balance of a gas payer in whole native units",
+                &["network", "signer"],
+            )?,
+            network_up: gauge("tollhouse_network_up", "Whether payments are taken on a network", &["network"])?,
+            invariant_violations: counter(
+                "tollhouse_invariant_violations_total",
+                "Broken ledger invariants: each needs an operator",
+                &["invariant"],
+            )?,
+            settlements_running,
+            registry,
+        })
+    }
+
+    /// A request was answered.
+    pub fn request(&self, route: &str, outcome: &str) {
+        self.requests.with_label_values(&[route, outcome]).inc();
+    }
+
+    /// A payment entered a state.
+    pub fn payment(&self, network: &str, state: &str) {
+        self.payments.with_label_values(&[network, state]).inc();
+    }
+
+    /// A payment was refused.
+    pub fn refusal(&self, reason: &str) {
+        self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// A stage of the money path took this long.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        self.stage_seconds.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
+    }
+
+    /// A node was called. `outcome` is `ok`, `error` or `timeout`.
+    pub fn rpc(&self, network: &str, method: &str, outcome: &str, took: Duration) {
+        self.rpc_calls.with_label_values(&[network, method, outcome]).inc();
+        self.rpc_seconds.with_label_values(&[network, method]).observe(took.as_secs_f64());
+    }
+
+    /// A ledger operation took this long.
+    pub fn ledger(&self, operation: &str, took: Duration) {
+        self.ledger_seconds.with_label_values(&[operation]).observe(took.as_secs_f64());
+    }
+
+    /// A gas payer's balance in whole native units.
+    pub fn signer_balance(&self, network: &str, signer: &str, balance: f64) {
+        self.signer_balance.with_label_values(&[network, signer]).set(balance);
+    }
+
+    /// Whether payments are taken on a network.
+    pub fn network_up(&self, network: &str, is_up: bool) {
+        self.network_up.with_label_values(&[network]).set(if is_up { 1.0 } else { 0.0 });
+    }
+
+    /// How many settlements have no proven outcome yet.
+    pub fn settlements_running(&self, count: usize) {
+        self.settlements_running.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A ledger invariant broke.
+    pub fn invariant_violated(&self, invariant: &str) {
+        self.invariant_violations.with_label_values(&[invariant]).inc();
+    }
+
+    /// Everything in the Prometheus text format.
+    ///
+    /// # Errors
+    /// When a metric can't be encoded.
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_and_renders() {
+        let metrics = Metrics::new().unwrap();
+        metrics.request("GET /a", "free");
+        metrics.rpc("eip155:1", "eth_call", "ok", Duration::from_millis(3));
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        assert!(text.contains(r#"tollhouse_requests_total{outcome="free",route="GET /a"} 1"#), "{text}");
+        assert!(text.contains("tollhouse_rpc_seconds_bucket"), "{text}");
+    }
+}
