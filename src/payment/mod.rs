@@ -12,6 +12,8 @@ mod recover;
 pub mod scheme;
 mod settlements;
 mod standing;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 pub use decision::Decision;
