@@ -9,4 +9,5 @@ pub mod config;
 pub mod ledger;
 pub mod payment;
 pub mod protocol;
+pub mod route;
 pub mod types;
