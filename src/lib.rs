@@ -10,5 +10,6 @@ pub mod crash;
 pub mod ledger;
 pub mod payment;
 pub mod protocol;
+pub mod route;
 pub mod telemetry;
 pub mod types;
