@@ -4,8 +4,15 @@
 //! once with file, line and column.
 
 mod diagnostic;
+mod later;
+mod leaf;
 mod model;
+mod raw;
+mod reader;
+mod schema;
 mod secret;
+mod secret_source;
+mod section;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
