@@ -16,7 +16,11 @@ impl FromToml for bool {
     fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let value = node.get_ref().as_bool();
         if value.is_none() {
-            reader.wrong(node, &format!("expected true or false, got {}", super::reader::type_name(node.get_ref())), None);
+            reader.wrong(
+                node,
+                &format!("expected true or false, got {}", super::reader::type_name(node.get_ref())),
+                None,
+            );
         }
         value
     }
@@ -64,7 +68,11 @@ impl FromToml for Duration {
         match humantime::parse_duration(text) {
             Ok(duration) if !duration.is_zero() && duration <= DURATION_MAX => Some(duration),
             Ok(_) => {
-                reader.wrong(node, &format!("expected more than nothing and at most ten years, got {}", shown(text)), None);
+                reader.wrong(
+                    node,
+                    &format!("expected more than nothing and at most ten years, got {}", shown(text)),
+                    None,
+                );
                 None
             }
             Err(error) => {
@@ -111,7 +119,11 @@ impl<T: Word> FromToml for T {
         let expected = if T::WORDS.len() > 1 { format!("one of {expected}") } else { expected };
         let text = reader.text(node, &format!("{expected} as a string"))?;
         if T::LATER.contains(&text) {
-            reader.wrong(node, &format!("{text:?} is not supported by this version yet"), Some(format!("use {expected}")));
+            reader.wrong(
+                node,
+                &format!("{text:?} is not supported by this version yet"),
+                Some(format!("use {expected}")),
+            );
             return None;
         }
         let found = T::WORDS.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
@@ -189,7 +201,6 @@ pub(super) struct Entry<T> {
     pub value: Option<At<T>>,
 }
 
-
 impl<T: FromToml> FromToml for Named<T> {
     fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
         let table = reader.table(node, "a table")?;
@@ -230,7 +241,9 @@ fn to_json(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Value> {
     let value = match node.get_ref() {
         DeValue::String(text) => Some(json!(text)),
         DeValue::Boolean(boolean) => Some(json!(boolean)),
-        DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(|value| json!(value)),
+        DeValue::Integer(integer) => {
+            i64::from_str_radix(integer.as_str(), integer.radix()).ok().map(|value| json!(value))
+        }
         DeValue::Float(float) => number(float.as_str()),
         DeValue::Datetime(_) => None,
         DeValue::Array(items) => {

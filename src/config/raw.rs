@@ -187,6 +187,14 @@ section! {
     }
 }
 
+impl Route {
+    /// A route that says nothing but its price.
+    pub fn with_defaults() -> Option<Self> {
+        let empty = DeValue::parse("{ price = \"\" }").ok()?;
+        Self::from_toml(&empty, &mut Reader::new(""))
+    }
+}
+
 /// A route's value: a price or a table.
 #[derive(Debug, Clone)]
 pub(super) enum RouteValue {
@@ -202,10 +210,8 @@ impl FromToml for RouteValue {
             DeValue::String(text) => Some(Self::Price(text.to_string())),
             DeValue::Table(_) => Route::from_toml(node, reader).map(|route| Self::Table(Box::new(route))),
             other => {
-                let message = format!(
-                    "expected a price such as \"$0.01\", or a table, got {}",
-                    super::reader::type_name(other)
-                );
+                let message =
+                    format!("expected a price such as \"$0.01\", or a table, got {}", super::reader::type_name(other));
                 let hint = match other {
                     DeValue::Integer(_) | DeValue::Float(_) => {
                         "a price is a string with its currency: \"$0.01\" in dollars, \"10000 USDC\" in atomic units"

@@ -129,7 +129,8 @@ impl<'t> Reader<'t> {
         for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref().as_ref();
             let location = self.place(key.span().start);
-            let place = if self.path.is_empty() { "at the top level".to_owned() } else { format!("in {}", self.dotted()) };
+            let place =
+                if self.path.is_empty() { "at the top level".to_owned() } else { format!("in {}", self.dotted()) };
             if later::is_for_later(section, name) {
                 let message = format!("{name:?} {place} is not supported by this version yet");
                 self.report.error_with_hint(location, message, "remove it");
@@ -158,7 +159,11 @@ impl<'t> Reader<'t> {
             }
         } else if field.is_required {
             let owner = if self.path.is_empty() { "the file".to_owned() } else { self.dotted() };
-            self.report.error_with_hint(location, format!("{owner} lacks the key {:?}", field.key), first_line(field.doc));
+            self.report.error_with_hint(
+                location,
+                format!("{owner} lacks the key {:?}", field.key),
+                first_line(field.doc),
+            );
         }
         let default = DeValue::parse(field.default?).ok()?;
         let value = self.within(field.key, |reader| T::from_toml(&default, reader))?;

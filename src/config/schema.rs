@@ -17,11 +17,7 @@ pub fn json_schema() -> Value {
 }
 
 /// An object with the fields' own schemas, explanations and defaults.
-pub(super) fn of_section(
-    about: &str,
-    fields: &[FieldSpec],
-    types: impl IntoIterator<Item = Value>,
-) -> Value {
+pub(super) fn of_section(about: &str, fields: &[FieldSpec], types: impl IntoIterator<Item = Value>) -> Value {
     let mut properties = Map::new();
     for (field, mut schema) in fields.iter().zip(types) {
         if let Value::Object(object) = &mut schema {

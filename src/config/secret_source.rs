@@ -245,7 +245,8 @@ impl Secrets<'_> {
         };
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            let message = format!("the secret file {} is open to others than its owner (mode {mode:04o})", shown(value));
+            let message =
+                format!("the secret file {} is open to others than its owner (mode {mode:04o})", shown(value));
             report.error_with_hint(*location, message, format!("chmod 600 {}", shown(value)));
             return None;
         }
@@ -261,7 +262,9 @@ fn check_key(text: &str) -> Result<(), String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let length = digits.chars().count();
-        return Err(format!("expected a private key of 64 hexadecimal digits, got {length} characters that are no such key"));
+        return Err(format!(
+            "expected a private key of 64 hexadecimal digits, got {length} characters that are no such key"
+        ));
     }
     let lower = Zeroizing::new(digits.to_ascii_lowercase());
     if lower.bytes().all(|byte| byte == b'0') {

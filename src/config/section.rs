@@ -22,7 +22,7 @@ macro_rules! section {
             ];
 
             /// The keys.
-            pub const KEYS: &'static [&'static str] = &[ $( stringify!($key) ),* ];
+            const KEYS: &'static [&'static str] = &[ $( stringify!($key) ),* ];
         }
 
         impl $crate::config::reader::FromToml for $name {
