@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::leaf::{JsonObject, List, Named, OneOrMany, Word};
-use super::model::{LogFormat, Redeliver, SettleMode, WaitFor};
+use super::model::{LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
+use crate::types::WaitFor;
 
 section! {
     /// The configuration of a Tollhouse gateway.

@@ -9,13 +9,14 @@ use super::diagnostic::Location;
 use super::finality::time_to_finality;
 use super::later;
 use super::leaf::{Entry, List, Named, OneOrMany};
-use super::model::{NetworkConfig, Payers, SignerSource, WaitFor};
+use super::model::{NetworkConfig, Payers, SignerSource};
 use super::raw::{Network as RawNetwork, PayerKind};
 use super::reader::{At, Report, did_you_mean, shown};
 use super::resolve::bounded;
 use super::resolve_asset::assets;
 use super::secret::Secret;
 use super::secret_source::{Secrets, Signer, TextOrSecret, location_of};
+use crate::types::WaitFor;
 use crate::types::{
     AccountId, Asset, AtomicAmount, ChainKind, DecimalAmount, KNOWN_NETWORKS, Network, canonical_evm_address,
 };

@@ -88,7 +88,7 @@ impl Gate {
         Ok(resumed)
     }
 
-    async fn sweep(self: &Arc<Self>) {
+    pub(super) async fn sweep(self: &Arc<Self>) {
         for market in self.markets().values() {
             if let Err(error) = self.sweep_market(market).await {
                 tracing::warn!(network = %market.scheme.network(), %error, "Leftovers could not be looked at.");

@@ -50,10 +50,6 @@ impl FakeChain {
             still_usable: true,
         }));
     }
-
-    pub fn stalls(&self) {
-        self.outcome.send_replace(None);
-    }
 }
 
 pub fn settlement() -> Settlement {

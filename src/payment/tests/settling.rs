@@ -116,6 +116,7 @@ async fn a_client_that_hangs_up_cancels_no_settlement() {
         tokio::spawn(async move { shop.present(&header).await })
     };
     while shop.chain.settles.load(Ordering::SeqCst) == 0 {
+        assert!(!waiting.is_finished(), "{:?}", waiting.await);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     waiting.abort();
