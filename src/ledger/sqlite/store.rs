@@ -8,6 +8,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 
+use super::fault;
 use crate::ledger::LedgerError;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/sqlite");
@@ -80,7 +81,10 @@ pub(super) async fn open_for_writing(path: &Path) -> Result<SqliteConnection, Le
         .synchronous(SqliteSynchronous::Full)
         // The writer does it, and looks at the result.
         .pragma("wal_autocheckpoint", "0");
-    let mut connection = options.connect().await.map_err(|error| open_error(path.display(), error))?;
+    let mut connection = options.connect().await.map_err(|error| {
+        let sort = if fault::is_fatal(&error) { " is damaged or no ledger" } else { "" };
+        open_error(format_args!("{}{sort}", path.display()), error)
+    })?;
     check_sound(&mut connection).await?;
     MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| migrate_error(&error))?;
     Ok(connection)
