@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use super::fault;
 use crate::ledger::LedgerError;
 
+/// Cargo sees changed migrations, not new ones: change this file too when one is added.
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/sqlite");
 
 /// Damage that is reported in one message.
@@ -34,7 +35,7 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
 #[derive(Debug)]
 pub(super) struct OwnedFile {
     pub(super) path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl OwnedFile {
@@ -64,7 +65,14 @@ impl OwnedFile {
                 .and_then(|folder| folder.sync_all())
                 .map_err(|error| open_error(folder.display(), error))?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
+    }
+}
+
+impl Drop for OwnedFile {
+    fn drop(&mut self) {
+        // Said aloud: a process that is just being started may share the descriptor for a moment, and the lock with it.
+        let _ = self.lock.unlock();
     }
 }
 
