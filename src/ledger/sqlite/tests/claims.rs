@@ -189,3 +189,13 @@ async fn while_the_writer_is_busy_reads_go_on_commands_queue_and_too_many_are_re
     let batches = (QUEUE_COMMANDS_MAX + 1).div_ceil(256);
     assert_eq!(commits.load(Ordering::SeqCst) - before, batches, "full batches while there is a queue");
 }
+
+#[tokio::test]
+async fn a_signer_that_ran_out_of_nonces_signs_nothing() {
+    let rig = Rig::new().await;
+    let last = AccountNonce::try_from(i64::MAX).unwrap();
+    rig.ledger.lease_signer(&network(), &signer(), last).await.unwrap();
+    let refused = rig.ledger.claim(payment("id"), Box::new(|_| panic!("must not sign"))).await;
+    assert!(matches!(refused, Err(LedgerError::NotWritten(_))), "{refused:?}");
+    assert_eq!(rig.next_nonce().await, last);
+}

@@ -148,6 +148,11 @@ async fn child_claims_until_its_files_may_not_grow() {
                 assert!(matches!(read, Err(LedgerError::NotRead(_))), "a row that seems missing may come back");
                 assert!(ledger.halted().await.contains("writes nothing more"));
                 say("halted");
+                Arc::into_inner(ledger).unwrap().close().await;
+                let log = path.with_file_name("tollhouse.db-wal").metadata().unwrap();
+                assert!(log.len() > 0, "nothing was tried again on the way out");
+                let again = SqliteLedger::open(&path, Arc::new(ManualClock::new(NOON))).await;
+                assert!(again.is_err(), "only a new process may go on");
                 // As the gateway does: nothing is closed.
                 std::process::exit(7);
             }
@@ -174,4 +179,16 @@ async fn a_failed_write_of_a_commit_halts_the_ledger_until_a_new_start() {
     let acknowledged: BTreeMap<_, _> = lines.iter().filter_map(|line| acknowledgement(line)).collect();
     assert!(acknowledged.len() > 10);
     assert_acknowledged(&path, &acknowledged).await;
+}
+
+#[tokio::test]
+async fn the_log_is_copied_into_the_database_while_the_gateway_runs() {
+    let rig = Rig::new().await;
+    let size = || rig.path.metadata().unwrap().len();
+    let before = size();
+    let claims = (0..600).map(|index| rig.ledger.claim(payment(&format!("{index}")), signing()));
+    futures::future::try_join_all(claims).await.unwrap();
+    // Answered after the checkpoint that the claims made due.
+    rig.ledger.probe().await.unwrap();
+    assert!(size() > before + 100_000, "{before} {}", size());
 }
