@@ -51,3 +51,71 @@ fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+    use std::error::Error;
+
+    use sqlx::error::{DatabaseError, ErrorKind};
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("code {0}")]
+    struct Coded(i32);
+
+    impl DatabaseError for Coded {
+        fn message(&self) -> &'static str {
+            "coded"
+        }
+
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.to_string().into())
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    /// SQLite's codes with their extended forms, whether nothing may be written after them, and what a COMMIT that gave
+    /// them left behind.
+    #[test]
+    fn each_fault_of_the_disk_is_judged_by_what_may_be_on_it() {
+        let table = [
+            (5, false, CommitFault::RolledBack),             // BUSY
+            (5 | (2 << 8), false, CommitFault::RolledBack),  // BUSY_SNAPSHOT
+            (6, false, CommitFault::RolledBack),             // LOCKED
+            (13, false, CommitFault::RolledBack),            // FULL
+            (19 | (3 << 8), false, CommitFault::RolledBack), // CONSTRAINT_FOREIGNKEY
+            (7, false, CommitFault::Unknown),                // NOMEM
+            (1, false, CommitFault::Unknown),                // ERROR
+            (10 | (3 << 8), true, CommitFault::Unknown),     // IOERR_WRITE
+            (10 | (4 << 8), true, CommitFault::Unknown),     // IOERR_FSYNC
+            (10 | (19 << 8), true, CommitFault::Unknown),    // IOERR_SHMSIZE
+            (11, true, CommitFault::Unknown),                // CORRUPT
+            (26, true, CommitFault::Unknown),                // NOTADB
+        ];
+        for (code, fatal, fate) in table {
+            let error = sqlx::Error::Database(Box::new(Coded(code)));
+            assert_eq!(is_fatal(&error), fatal, "{code}");
+            assert_eq!(of_commit(&error), fate, "{code}");
+        }
+        assert!(is_fatal(&sqlx::Error::WorkerCrashed));
+        assert_eq!(of_commit(&sqlx::Error::WorkerCrashed), CommitFault::Unknown);
+        assert!(!is_fatal(&sqlx::Error::RowNotFound));
+    }
+}

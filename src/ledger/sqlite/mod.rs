@@ -84,7 +84,8 @@ impl SqliteLedger {
         Ok(Self { queue, reader, halt: halted, ended })
     }
 
-    /// Writes what is queued, closes the files and gives up the lock.
+    /// Writes what is queued, closes the files and gives up the lock. Tidy, but not needed: what was answered is durable,
+    /// and dropping the ledger does the same in the background.
     pub async fn close(self) {
         let Self { queue, reader, ended, .. } = self;
         drop(queue);

@@ -36,9 +36,8 @@ struct Stored<'row> {
 
 impl<'row> Stored<'row> {
     fn new(row: &'row SqliteRow, id_column: &str) -> Result<Self, LedgerError> {
-        let record = row
-            .try_get(id_column)
-            .map_err(|error| LedgerError::Corrupt { record: "?".to_owned(), detail: error.to_string() })?;
+        let nameless = Self { row, record: "?".to_owned() };
+        let record = nameless.get(id_column)?;
         Ok(Self { row, record })
     }
 
@@ -46,11 +45,20 @@ impl<'row> Stored<'row> {
         LedgerError::Corrupt { record: self.record.clone(), detail: format!("{column}: {detail}") }
     }
 
-    fn get<T>(&self, column: &str) -> Result<T, LedgerError>
+    /// A column that may be NULL.
+    fn get_if_any<T>(&self, column: &str) -> Result<Option<T>, LedgerError>
     where
         T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
     {
         self.row.try_get(column).map_err(|error| self.corrupt(column, error))
+    }
+
+    /// A column that may not; asked for as one that may, since sqlx reads SQLite's NULL as zero or empty otherwise.
+    fn get<T>(&self, column: &str) -> Result<T, LedgerError>
+    where
+        T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
+    {
+        self.get_if_any(column)?.ok_or_else(|| self.corrupt(column, "is missing"))
     }
 
     fn parse<T: FromStr>(&self, column: &str) -> Result<T, LedgerError> {
@@ -64,7 +72,7 @@ impl<'row> Stored<'row> {
     }
 
     fn integer_if_any<T: TryFrom<i64>>(&self, column: &str) -> Result<Option<T>, LedgerError> {
-        let value: Option<i64> = self.get(column)?;
+        let value: Option<i64> = self.get_if_any(column)?;
         if value.is_some() { self.integer(column).map(Some) } else { Ok(None) }
     }
 
@@ -85,7 +93,7 @@ impl<'row> Stored<'row> {
     }
 
     fn account_if_any(&self, column: &str) -> Result<Option<AccountId>, LedgerError> {
-        let text: Option<String> = self.get(column)?;
+        let text: Option<String> = self.get_if_any(column)?;
         text.map(|text| AccountId::new(text).map_err(|error| self.corrupt(column, error))).transpose()
     }
 
@@ -103,7 +111,7 @@ impl<'row> Stored<'row> {
     }
 
     fn settlement(&self) -> Result<Option<Settlement>, LedgerError> {
-        let Some(transaction) = self.get::<Option<String>>("settled_transaction")? else { return Ok(None) };
+        let Some(transaction) = self.get_if_any::<String>("settled_transaction")? else { return Ok(None) };
         Ok(Some(Settlement {
             transaction,
             block: self.integer("settled_block")?,
@@ -144,10 +152,10 @@ impl<'row> Stored<'row> {
             state: self.parse("state")?,
             attempts: Vec::new(),
             settlement: self.settlement()?,
-            paid_at: self.get::<Option<i64>>("paid_at")?.map(UnixMillis),
+            paid_at: self.get_if_any::<i64>("paid_at")?.map(UnixMillis),
             deliveries: self.integer("deliveries")?,
-            failure: self.get("failure")?,
-            failed_transaction: self.get("failed_transaction")?,
+            failure: self.get_if_any("failure")?,
+            failed_transaction: self.get_if_any("failed_transaction")?,
             updated_at: self.time("updated_at")?,
         })
     }

@@ -8,8 +8,10 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection};
 
+use super::fault;
 use crate::ledger::LedgerError;
 
+/// Cargo sees changed migrations, not new ones: change this file too when one is added.
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/sqlite");
 
 /// Damage that is reported in one message.
@@ -33,7 +35,7 @@ pub(super) fn options(path: &Path) -> SqliteConnectOptions {
 #[derive(Debug)]
 pub(super) struct OwnedFile {
     pub(super) path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl OwnedFile {
@@ -63,7 +65,14 @@ impl OwnedFile {
                 .and_then(|folder| folder.sync_all())
                 .map_err(|error| open_error(folder.display(), error))?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { path, lock })
+    }
+}
+
+impl Drop for OwnedFile {
+    fn drop(&mut self) {
+        // Said aloud: a process that is just being started may share the descriptor for a moment, and the lock with it.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -80,7 +89,10 @@ pub(super) async fn open_for_writing(path: &Path) -> Result<SqliteConnection, Le
         .synchronous(SqliteSynchronous::Full)
         // The writer does it, and looks at the result.
         .pragma("wal_autocheckpoint", "0");
-    let mut connection = options.connect().await.map_err(|error| open_error(path.display(), error))?;
+    let mut connection = options.connect().await.map_err(|error| {
+        let sort = if fault::is_fatal(&error) { " is damaged or no ledger" } else { "" };
+        open_error(format_args!("{}{sort}", path.display()), error)
+    })?;
     check_sound(&mut connection).await?;
     MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| migrate_error(&error))?;
     Ok(connection)

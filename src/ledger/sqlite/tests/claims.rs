@@ -156,3 +156,46 @@ async fn a_failed_payment_does_not_block_its_id_and_the_live_one_is_found() {
     rig.sql("DELETE FROM payments WHERE state = 'failed'").await;
     assert!(rig.ledger.find(&id).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn while_the_writer_is_busy_reads_go_on_commands_queue_and_too_many_are_refused() {
+    let commits = Arc::new(AtomicUsize::new(0));
+    let counter = commits.clone();
+    let rig = Rig::observed(Arc::new(move |name, _took| {
+        counter.fetch_add(usize::from(name == "commit"), Ordering::SeqCst);
+    }))
+    .await;
+    let before = commits.load(Ordering::SeqCst);
+    let (at_work, is_at_work) = oneshot::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+    let sign: SignInClaim = Box::new(move |nonce| {
+        at_work.send(()).unwrap();
+        may_go_on.recv().unwrap();
+        Ok(attempt(nonce))
+    });
+    let mut claim = std::pin::pin!(rig.ledger.claim(payment("id"), sign));
+    assert!(futures::poll!(&mut claim).is_pending());
+    is_at_work.await.unwrap();
+    assert!(rig.ledger.find(&PaymentId("id".to_owned())).await.unwrap().is_none(), "not yet durable, not yet seen");
+    let mut waiting: Vec<_> = (0..QUEUE_COMMANDS_MAX).map(|_| rig.ledger.probe()).collect();
+    for probe in &mut waiting {
+        assert!(futures::poll!(probe).is_pending());
+    }
+    let refused = rig.ledger.probe().await;
+    assert!(matches!(refused, Err(LedgerError::NotWritten(_))), "{refused:?}");
+    go_on.send(()).unwrap();
+    assert!(matches!(claim.await, Ok(ClaimOutcome::Claimed(_))));
+    futures::future::try_join_all(waiting).await.unwrap();
+    let batches = (QUEUE_COMMANDS_MAX + 1).div_ceil(256);
+    assert_eq!(commits.load(Ordering::SeqCst) - before, batches, "full batches while there is a queue");
+}
+
+#[tokio::test]
+async fn a_signer_that_ran_out_of_nonces_signs_nothing() {
+    let rig = Rig::new().await;
+    let last = AccountNonce::try_from(i64::MAX).unwrap();
+    rig.ledger.lease_signer(&network(), &signer(), last).await.unwrap();
+    let refused = rig.ledger.claim(payment("id"), Box::new(|_| panic!("must not sign"))).await;
+    assert!(matches!(refused, Err(LedgerError::NotWritten(_))), "{refused:?}");
+    assert_eq!(rig.next_nonce().await, last);
+}
