@@ -215,7 +215,9 @@ fn find_clashes(parsed: &[Parsed]) -> Vec<Diagnostic> {
     let mut by_pattern: HashMap<&str, Vec<&Parsed>> = HashMap::new();
     for (position, later) in parsed.iter().enumerate() {
         let same = by_pattern.entry(&later.pattern.loose).or_default();
-        if same.is_empty() {
+        if same.is_empty() && later.pattern.is_mixed() {
+            // Not matched by matchit, and never in the way of others.
+        } else if same.is_empty() {
             let refused = patterns.insert(later.pattern.loose.clone(), ()).err();
             diagnostics.extend(refused.map(|refused| pattern_clash(parsed.iter().take(position), later, &refused)));
         } else {
