@@ -132,3 +132,6 @@ pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> P
 
 /// The TOML parser's words for a key that was set before.
 const DUPLICATE_KEY: &str = "duplicate key";
+
+#[cfg(test)]
+mod tests;
