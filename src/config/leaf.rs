@@ -138,6 +138,20 @@ impl<T: Word> FromToml for T {
     }
 }
 
+/// A value whose mistake has been reported, but whose presence still counts.
+#[derive(Debug, Clone)]
+pub(super) struct Lenient<T>(pub Option<T>);
+
+impl<T: FromToml> FromToml for Lenient<T> {
+    fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self(T::from_toml(node, reader)))
+    }
+
+    fn schema() -> Value {
+        T::schema()
+    }
+}
+
 /// One value or a list of them.
 #[derive(Debug, Clone)]
 pub(super) struct OneOrMany<T>(pub Vec<At<T>>);

@@ -115,7 +115,8 @@ pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> P
         let location = reader.place(error.span().map_or(0, |span| span.start));
         // What stands beside a duplicate is still sound; behind a syntax error it may have lost its meaning.
         is_whole &= error.message() == DUPLICATE_KEY;
-        reader.report.error(location, error.message());
+        let hint = hint_for_syntax(error.message()).map(str::to_owned);
+        reader.report.list.push(Diagnostic { location, message: format!("TOML: {}", error.message()), hint });
     }
     let dir = file.parent().unwrap_or(Path::new(""));
     let config = if is_whole {
@@ -132,6 +133,18 @@ pub fn parse(text: &str, file: &Path, env: &dyn Fn(&str) -> Option<String>) -> P
 
 /// The TOML parser's words for a key that was set before.
 const DUPLICATE_KEY: &str = "duplicate key";
+
+fn hint_for_syntax(message: &str) -> Option<&'static str> {
+    if message == DUPLICATE_KEY {
+        Some("each key and each [table] may stand only once; it stands further up already")
+    } else if message.contains("unquoted key") {
+        Some("a key with other characters stands in double quotes: \"/path\" = \"$0.01\"")
+    } else if message.contains("must be quoted") {
+        Some("a text stands in double quotes")
+    } else {
+        None
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use super::diagnostic::Location;
 use super::leaf::{Entry, List, Named};
 use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer};
 use super::raw::{Route, RouteValue};
-use super::reader::{At, Report, did_you_mean, listed, shown};
+use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
 use super::resolve_network::{NamedNetwork, account, check_finality, refuse_token_as_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
@@ -78,7 +78,7 @@ impl<'a> Scope<'a> {
             if names().any(|name| name == value) {
                 return Some(value.clone());
             }
-            let hint = did_you_mean(value, names()).unwrap_or_else(|| format!("add [upstreams.{value}]"));
+            let hint = did_you_mean(value, names()).unwrap_or_else(|| format!("add [upstreams.{}]", toml_key(value)));
             report.error_with_hint(
                 *location,
                 format!("{}.upstream: no upstream is called {}", name_of(key), shown(value)),
@@ -122,7 +122,7 @@ impl<'a> Scope<'a> {
             .filter_map(|network| {
                 let (asset, amount) = amount_on(network, &name_of(key), ask, self.max_price, report)?;
                 if let (Some(wait_for), Some(chain)) = (&table.wait_for, &network.network) {
-                    check_finality(&network.name, chain, wait_for, network.settle_timeout, report);
+                    check_finality(&toml_key(&network.name), chain, wait_for, network.settle_timeout, report);
                 }
                 let own = payees.iter().find(|(name, _)| *name == network.name).map(|(_, account)| account.clone());
                 Some(RouteOffer {
@@ -198,7 +198,7 @@ impl<'a> Scope<'a> {
         if found.is_none() {
             let hint = did_you_mean(value, self.networks.iter().map(|network| network.name.as_str()));
             let is_known = KNOWN_NETWORKS.iter().any(|known| known.is_called(value));
-            let hint = hint.filter(|_| !is_known).unwrap_or_else(|| format!("add [networks.{}]", name_of_table(value)));
+            let hint = hint.filter(|_| !is_known).unwrap_or_else(|| format!("add [networks.{}]", toml_key(value)));
             report.error_with_hint(*location, format!("{key}: no network is called {}", shown(value)), hint);
         }
         found
@@ -237,10 +237,6 @@ impl<'a> Scope<'a> {
 
 fn name_of(key: &str) -> String {
     format!("routes.{}", shown(key))
-}
-
-fn name_of_table(name: &str) -> String {
-    if name.contains(':') { format!("{name:?}") } else { name.to_owned() }
 }
 
 /// A free or denied route has nothing to say of payment.
