@@ -199,6 +199,16 @@ pub(super) fn toml_key(key: &str) -> String {
     if is_bare { key.to_owned() } else { shown(key) }
 }
 
+/// Reports a name of the operator's choice that would not stand well in logs and metrics.
+pub(super) fn check_name(name: &str, location: Location, report: &mut Report) {
+    let is_legal = (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if !is_legal {
+        let expected = "expected a name of 1 to 64 letters, digits, `-`, `_` and `.`";
+        report.error(location, format!("{expected}, got {}", shown(name)));
+    }
+}
+
 /// What a value is, for people.
 pub(super) fn type_name(value: &DeValue<'_>) -> String {
     match value {

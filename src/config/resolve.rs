@@ -24,11 +24,13 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
     if let (Some(listen), Some(admin_listen)) = (&raw_server.listen, &raw_admin.listen) {
         refuse_same_listener(listen, admin_listen, report);
     }
+    let listeners: Vec<SocketAddr> =
+        [&raw_server.listen, &raw_admin.listen].into_iter().flatten().map(|at| at.value).collect();
     let server = server(raw_server, secrets, report);
     let admin = admin(raw_admin, secrets, report);
     let ledger = ledger(raw.ledger?.value, secrets.dir, report);
     let log = log(raw.log?.value, report);
-    let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, secrets, report);
+    let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, &listeners, secrets, report);
     let networks = resolve_network::networks(raw.networks?.value, secrets, report);
     let mut routes: Vec<RouteConfig> = Vec::new();
     if let (Some(raw_routes), Some(server)) = (raw.routes, &server) {

@@ -11,7 +11,7 @@ use super::later;
 use super::leaf::{Entry, Lenient, List, Named, OneOrMany};
 use super::model::{NetworkConfig, Payers, SignerSource, WaitFor};
 use super::raw::{Network as RawNetwork, PayerKind};
-use super::reader::{At, Report, did_you_mean, shown, toml_key};
+use super::reader::{At, Report, check_name, did_you_mean, shown, toml_key};
 use super::resolve::bounded;
 use super::resolve_asset::assets;
 use super::secret::Secret;
@@ -163,6 +163,7 @@ fn chain(name: &str, location: Location, raw: &RawNetwork, report: &mut Report) 
         report.error_with_hint(location, format!("{} is no known network", shown(name)), hint);
         return None;
     };
+    check_name(name, location, report);
     let chain_id = (*chain_id)?;
     if chain_id == 0 {
         report.error(*at, format!("networks.{label}.chain_id: expected 1 or more, got 0"));

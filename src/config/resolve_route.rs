@@ -134,6 +134,7 @@ impl<'a> Scope<'a> {
                 })
             })
             .collect();
+        refuse_differing_units(&name_of(key), ask, &offers, report)?;
         // A network that can't be offered is a mistake that was reported; a route without it is not what was asked for.
         if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal {
             return None;
@@ -256,6 +257,19 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
         report.error_with_hint(location, message, "remove it, or ask a price");
     }
     Some(action)
+}
+
+/// The same number of atomic units is another price where the asset has other decimals.
+fn refuse_differing_units(route: &str, ask: &At<Ask>, offers: &[RouteOffer], report: &mut Report) -> Option<()> {
+    let Ask::Atomic { .. } = ask.value else { return Some(()) };
+    let first = offers.first()?;
+    let Some(other) = offers.iter().find(|offer| offer.asset.decimals != first.asset.decimals) else { return Some(()) };
+    let message = format!(
+        "{route}: {} has {} decimals on {} and {} on {}, so the same number of units is another price",
+        first.asset.symbol, first.asset.decimals, first.network, other.asset.decimals, other.network
+    );
+    report.error_with_hint(ask.location, message, "ask a price in dollars, or name one network with networks = […]");
+    None
 }
 
 /// The protocol counts whole seconds, and a payer needs a signature that stays valid for that long.
