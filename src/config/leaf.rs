@@ -171,7 +171,7 @@ impl<T: FromToml> FromToml for OneOrMany<T> {
     }
 }
 
-/// A list with something in it.
+/// A list with something in it; entries that could not be read have been reported and are left out.
 #[derive(Debug, Clone)]
 pub(super) struct List<T>(pub Vec<At<T>>);
 
@@ -192,7 +192,8 @@ impl<T: FromToml> FromToml for List<T> {
                 T::from_toml(item, reader).map(|value| At { value, location })
             })
             .collect();
-        (items.len() == array.len()).then_some(Self(items))
+        // What could be read is kept, so that its own mistakes are told in the same run.
+        (!items.is_empty()).then_some(Self(items))
     }
 
     fn schema() -> Value {

@@ -430,6 +430,8 @@ mod any_text {
         }
         let _text = parsed.diagnostics.to_string();
         assert!(parsed.config.is_some() || !parsed.diagnostics.list.is_empty());
+        let silent = parsed.diagnostics.list.iter().any(|mistake| mistake.message.starts_with("a part of"));
+        assert!(!silent, "something was left out without a word:\n{text}");
     }
 
     proptest! {
