@@ -138,6 +138,20 @@ impl<T: Word> FromToml for T {
     }
 }
 
+/// A value whose mistake has been reported, but whose presence still counts.
+#[derive(Debug, Clone)]
+pub(super) struct Lenient<T>(pub Option<T>);
+
+impl<T: FromToml> FromToml for Lenient<T> {
+    fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self(T::from_toml(node, reader)))
+    }
+
+    fn schema() -> Value {
+        T::schema()
+    }
+}
+
 /// One value or a list of them.
 #[derive(Debug, Clone)]
 pub(super) struct OneOrMany<T>(pub Vec<At<T>>);
@@ -157,7 +171,7 @@ impl<T: FromToml> FromToml for OneOrMany<T> {
     }
 }
 
-/// A list with something in it.
+/// A list with something in it; entries that could not be read have been reported and are left out.
 #[derive(Debug, Clone)]
 pub(super) struct List<T>(pub Vec<At<T>>);
 
@@ -178,7 +192,8 @@ impl<T: FromToml> FromToml for List<T> {
                 T::from_toml(item, reader).map(|value| At { value, location })
             })
             .collect();
-        (items.len() == array.len()).then_some(Self(items))
+        // What could be read is kept, so that its own mistakes are told in the same run.
+        (!items.is_empty()).then_some(Self(items))
     }
 
     fn schema() -> Value {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use toml::de::DeValue;
 
-use super::leaf::{JsonObject, List, Named, OneOrMany, Word};
+use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Word};
 use super::model::{LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
@@ -113,9 +113,9 @@ section! {
     /// A network that payments are taken on.
     struct Network {
         /// The chain's family; only for a network that isn't known by name.
-        kind: Kind,
+        kind: Lenient<Kind>,
         /// The EVM chain id; only for a network that isn't known by name.
-        chain_id: u64,
+        chain_id: Lenient<u64>,
         /// The JSON-RPC endpoint, or a list of which the first healthy one wins.
         rpc_url: OneOrMany<TextOrSecret> => required,
         /// The account that pays gas and holds no revenue; a list gives parallel lanes.

@@ -81,7 +81,7 @@ impl<'t> Reader<'t> {
 
     /// Runs `read` one key deeper, so that its mistakes name the whole path.
     pub fn within<T>(&mut self, key: &str, read: impl FnOnce(&mut Self) -> T) -> T {
-        self.path.push(quoted_if_needed(key));
+        self.path.push(toml_key(key));
         let value = read(self);
         self.path.pop();
         value
@@ -193,9 +193,20 @@ fn first_line(doc: &str) -> String {
     format!("it is needed: {}", doc.trim().lines().next().unwrap_or_default().trim())
 }
 
-fn quoted_if_needed(key: &str) -> String {
+/// A key as it would be written in the file.
+pub(super) fn toml_key(key: &str) -> String {
     let is_bare = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if is_bare { key.to_owned() } else { shown(key) }
+}
+
+/// Reports a name of the operator's choice that would not stand well in logs and metrics.
+pub(super) fn check_name(name: &str, location: Location, report: &mut Report) {
+    let is_legal = (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if !is_legal {
+        let expected = "expected a name of 1 to 64 letters, digits, `-`, `_` and `.`";
+        report.error(location, format!("{expected}, got {}", shown(name)));
+    }
 }
 
 /// What a value is, for people.
@@ -263,7 +274,10 @@ pub(super) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = 
             let other = candidate.to_lowercase().replace(['-', '.', ' '], "_");
             (strsim::damerau_levenshtein(&folded, &other), candidate)
         })
-        .filter(|(distance, candidate)| *distance <= (candidate.chars().count() / 3).clamp(1, 3))
+        .filter(|(distance, candidate)| {
+            let length = candidate.chars().count();
+            *distance < length && *distance <= (length / 3).clamp(1, 3)
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| format!("did you mean {candidate:?}?"))
 }

@@ -24,12 +24,15 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
     if let (Some(listen), Some(admin_listen)) = (&raw_server.listen, &raw_admin.listen) {
         refuse_same_listener(listen, admin_listen, report);
     }
+    let listeners: Vec<SocketAddr> =
+        [&raw_server.listen, &raw_admin.listen].into_iter().flatten().map(|at| at.value).collect();
     let server = server(raw_server, secrets, report);
     let admin = admin(raw_admin, secrets, report);
     let ledger = ledger(raw.ledger?.value, secrets.dir, report);
     let log = log(raw.log?.value, report);
-    let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, secrets, report);
+    let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, &listeners, secrets, report);
     let networks = resolve_network::networks(raw.networks?.value, secrets, report);
+    let typed_routes = raw.routes.as_ref().map_or(0, |routes| routes.value.0.len());
     let mut routes: Vec<RouteConfig> = Vec::new();
     if let (Some(raw_routes), Some(server)) = (raw.routes, &server) {
         if raw_routes.value.0.is_empty() {
@@ -38,7 +41,8 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
         let scope = resolve_route::Scope { upstreams: &upstreams, networks: &networks, max_price: server.max_price };
         routes = raw_routes.value.0.iter().filter_map(|route| scope.route(route, report)).collect();
     }
-    Some(Config {
+    let typed = (upstreams.len(), networks.len(), typed_routes);
+    let config = Config {
         file: file.to_owned(),
         server: server?,
         admin: admin?,
@@ -47,7 +51,12 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
         upstreams: upstreams.into_iter().filter_map(|upstream| upstream.config).collect(),
         networks: networks.into_iter().filter_map(|network| network.config).collect(),
         routes,
-    })
+    };
+    // Whatever is left out has a mistake to show for it; should that ever fail, nothing starts.
+    if report.list.is_empty() && typed != (config.upstreams.len(), config.networks.len(), config.routes.len()) {
+        report.error(Location { line: 1, column: 1 }, "a part of the configuration could not be read");
+    }
+    Some(config)
 }
 
 fn refuse_same_listener(server: &At<SocketAddr>, admin: &At<SocketAddr>, report: &mut Report) {

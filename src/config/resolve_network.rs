@@ -8,10 +8,10 @@ use url::Url;
 use super::diagnostic::Location;
 use super::finality::time_to_finality;
 use super::later;
-use super::leaf::{Entry, List, Named, OneOrMany};
+use super::leaf::{Entry, Lenient, List, Named, OneOrMany};
 use super::model::{NetworkConfig, Payers, SignerSource};
 use super::raw::{Network as RawNetwork, PayerKind};
-use super::reader::{At, Report, did_you_mean, shown};
+use super::reader::{At, Report, check_name, did_you_mean, shown, toml_key};
 use super::resolve::bounded;
 use super::resolve_asset::assets;
 use super::secret::Secret;
@@ -56,7 +56,8 @@ pub(super) fn networks(raw: Named<RawNetwork>, secrets: &Secrets<'_>, report: &m
             continue;
         };
         if network.network.as_ref().is_some_and(|chain| !seen.insert(chain.clone())) {
-            let message = format!("[networks.{name}] is a network that already stands above under another name");
+            let message =
+                format!("[networks.{}] is a network that already stands above under another name", toml_key(&name));
             report.error(location, message);
         }
         networks.push(network);
@@ -82,29 +83,30 @@ impl NamedNetwork {
 fn network(entry: Entry<RawNetwork>, secrets: &Secrets<'_>, report: &mut Report) -> Option<NamedNetwork> {
     let Entry { name, location, value } = entry;
     let raw = value?.value;
+    let label = toml_key(&name);
     let chain = chain(&name, location, &raw, report);
     if chain.as_ref().is_some_and(|chain| chain.kind() != ChainKind::Evm) {
         return None;
     }
     let assets = match &chain {
-        Some(chain) => assets(&name, location, chain, raw.assets?.value, raw.asset.as_ref(), report),
+        Some(chain) => assets(&label, location, chain, raw.assets?.value, raw.asset.as_ref(), report),
         None => None,
     };
-    let rpc_urls = raw.rpc_url.and_then(|urls| rpc_urls(&name, urls.value, secrets, report));
-    let signers = raw.signer.and_then(|signers| read_signers(&name, signers.value, secrets, report));
+    let rpc_urls = raw.rpc_url.and_then(|urls| rpc_urls(&label, urls.value, secrets, report));
+    let signers = raw.signer.and_then(|signers| read_signers(&label, signers.value, secrets, report));
     let pay_to = raw.pay_to.and_then(|text| {
-        let key = format!("networks.{name}.pay_to");
+        let key = format!("networks.{label}.pay_to");
         let account = account(&key, &text, report)?;
         refuse_token_as_payee(&key, &account, assets.as_deref().unwrap_or_default(), text.location, report);
         Some(account)
     });
-    let payers = payers(&name, raw.payers?.value, report);
+    let payers = payers(&label, raw.payers?.value, report);
     let confirmations =
-        bounded(&format!("networks.{name}.confirmations"), &raw.confirmations?, 1..=CONFIRMATIONS_MAX, report);
-    let max_fee = max_fee(&name, &raw.max_fee?, report);
+        bounded(&format!("networks.{label}.confirmations"), &raw.confirmations?, 1..=CONFIRMATIONS_MAX, report);
+    let max_fee = max_fee(&label, &raw.max_fee?, report);
     let (wait_for, settle_timeout, max_window) = (raw.wait_for?, raw.settle_timeout?.value, raw.max_window?.value);
     if let Some(chain) = &chain {
-        check_finality(&name, chain, &wait_for, settle_timeout, report);
+        check_finality(&label, chain, &wait_for, settle_timeout, report);
     }
     let config = (|| {
         Some(NetworkConfig {
@@ -137,11 +139,12 @@ fn chain(name: &str, location: Location, raw: &RawNetwork, report: &mut Report) 
         report.error_with_hint(location, message, "this version knows EVM networks");
         return named.or_else(|| "cosmos:later".parse().ok());
     }
-    let chain_id = raw.chain_id.as_ref();
+    let label = toml_key(name);
     if let Some(network) = named {
-        if let Some(other) = chain_id.filter(|id| Some(id.value) != network.chain_id()) {
-            let message = format!("networks.{name}.chain_id: {name} is {network}, got {}", other.value);
-            report.error_with_hint(other.location, message, "leave chain_id out, or give the network another name");
+        let chain_id = raw.chain_id.as_ref().and_then(|at| at.value.0.map(|id| (id, at.location)));
+        if let Some((other, location)) = chain_id.filter(|(id, _)| Some(*id) != network.chain_id()) {
+            let message = format!("networks.{label}.chain_id: {name} is {network}, got {other}");
+            report.error_with_hint(location, message, "leave chain_id out, or give the network another name");
         }
         return Some(network);
     }
@@ -150,7 +153,10 @@ fn chain(name: &str, location: Location, raw: &RawNetwork, report: &mut Report) 
         report.error(location, message);
         return None;
     }
-    let Some(chain_id) = chain_id.filter(|_| raw.kind.is_some()) else {
+    if raw.kind.as_ref().is_some_and(|kind| kind.value.0.is_none()) {
+        return None;
+    }
+    let (Some(At { value: Lenient(chain_id), location: at }), Some(_)) = (raw.chain_id.as_ref(), &raw.kind) else {
         let names =
             KNOWN_NETWORKS.iter().flat_map(|known| known.v1_name.into_iter().chain(known.aliases.iter().copied()));
         let hint = did_you_mean(name, names)
@@ -158,11 +164,13 @@ fn chain(name: &str, location: Location, raw: &RawNetwork, report: &mut Report) 
         report.error_with_hint(location, format!("{} is no known network", shown(name)), hint);
         return None;
     };
-    if chain_id.value == 0 {
-        report.error(chain_id.location, format!("networks.{name}.chain_id: expected 1 or more, got 0"));
+    check_name(name, location, report);
+    let chain_id = (*chain_id)?;
+    if chain_id == 0 {
+        report.error(*at, format!("networks.{label}.chain_id: expected 1 or more, got 0"));
         return None;
     }
-    Some(Network::evm(chain_id.value))
+    Some(Network::evm(chain_id))
 }
 
 /// The URLs are never shown: they often hold an access token.

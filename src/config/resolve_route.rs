@@ -6,7 +6,7 @@ use super::diagnostic::Location;
 use super::leaf::{Entry, List, Named};
 use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer};
 use super::raw::{Route, RouteValue};
-use super::reader::{At, Report, did_you_mean, listed, shown};
+use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
 use super::resolve_network::{NamedNetwork, account, check_finality, refuse_token_as_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
@@ -78,7 +78,7 @@ impl<'a> Scope<'a> {
             if names().any(|name| name == value) {
                 return Some(value.clone());
             }
-            let hint = did_you_mean(value, names()).unwrap_or_else(|| format!("add [upstreams.{value}]"));
+            let hint = did_you_mean(value, names()).unwrap_or_else(|| format!("add [upstreams.{}]", toml_key(value)));
             report.error_with_hint(
                 *location,
                 format!("{}.upstream: no upstream is called {}", name_of(key), shown(value)),
@@ -122,7 +122,7 @@ impl<'a> Scope<'a> {
             .filter_map(|network| {
                 let (asset, amount) = amount_on(network, &name_of(key), ask, self.max_price, report)?;
                 if let (Some(wait_for), Some(chain)) = (&table.wait_for, &network.network) {
-                    check_finality(&network.name, chain, wait_for, network.settle_timeout, report);
+                    check_finality(&toml_key(&network.name), chain, wait_for, network.settle_timeout, report);
                 }
                 let own = payees.iter().find(|(name, _)| *name == network.name).map(|(_, account)| account.clone());
                 Some(RouteOffer {
@@ -134,6 +134,7 @@ impl<'a> Scope<'a> {
                 })
             })
             .collect();
+        refuse_differing_units(&name_of(key), ask, &offers, report)?;
         // A network that can't be offered is a mistake that was reported; a route without it is not what was asked for.
         if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal {
             return None;
@@ -198,7 +199,7 @@ impl<'a> Scope<'a> {
         if found.is_none() {
             let hint = did_you_mean(value, self.networks.iter().map(|network| network.name.as_str()));
             let is_known = KNOWN_NETWORKS.iter().any(|known| known.is_called(value));
-            let hint = hint.filter(|_| !is_known).unwrap_or_else(|| format!("add [networks.{}]", name_of_table(value)));
+            let hint = hint.filter(|_| !is_known).unwrap_or_else(|| format!("add [networks.{}]", toml_key(value)));
             report.error_with_hint(*location, format!("{key}: no network is called {}", shown(value)), hint);
         }
         found
@@ -239,10 +240,6 @@ fn name_of(key: &str) -> String {
     format!("routes.{}", shown(key))
 }
 
-fn name_of_table(name: &str) -> String {
-    if name.contains(':') { format!("{name:?}") } else { name.to_owned() }
-}
-
 /// A free or denied route has nothing to say of payment.
 fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: RouteAction) -> Option<RouteAction> {
     let Some(table) = table else { return Some(action) };
@@ -260,6 +257,19 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
         report.error_with_hint(location, message, "remove it, or ask a price");
     }
     Some(action)
+}
+
+/// The same number of atomic units is another price where the asset has other decimals.
+fn refuse_differing_units(route: &str, ask: &At<Ask>, offers: &[RouteOffer], report: &mut Report) -> Option<()> {
+    let Ask::Atomic { .. } = ask.value else { return Some(()) };
+    let first = offers.first()?;
+    let Some(other) = offers.iter().find(|offer| offer.asset.decimals != first.asset.decimals) else { return Some(()) };
+    let message = format!(
+        "{route}: {} has {} decimals on {} and {} on {}, so the same number of units is another price",
+        first.asset.symbol, first.asset.decimals, first.network, other.asset.decimals, other.network
+    );
+    report.error_with_hint(ask.location, message, "ask a price in dollars, or name one network with networks = […]");
+    None
 }
 
 /// The protocol counts whole seconds, and a payer needs a signature that stays valid for that long.

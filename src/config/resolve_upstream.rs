@@ -1,13 +1,13 @@
 //! From typed to validated: `[upstreams]`.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use http::{HeaderName, HeaderValue};
 
 use super::leaf::{Entry, Named};
 use super::model::UpstreamConfig;
 use super::raw::Upstream;
-use super::reader::{At, Report, shown};
+use super::reader::{At, Report, check_name, shown, toml_key};
 use super::secret::Secret;
 use super::secret_source::{Secrets, TextOrSecret};
 
@@ -20,8 +20,20 @@ pub(super) struct NamedUpstream {
     pub config: Option<UpstreamConfig>,
 }
 
-pub(super) fn upstreams(raw: Named<Upstream>, secrets: &Secrets<'_>, report: &mut Report) -> Vec<NamedUpstream> {
-    let resolve = |Entry { name, value, .. }: Entry<Upstream>| {
+/// `listeners` are the gateway's own: traffic sent there would go round in circles, or reach what is for operators only.
+pub(super) fn upstreams(
+    raw: Named<Upstream>,
+    listeners: &[SocketAddr],
+    secrets: &Secrets<'_>,
+    report: &mut Report,
+) -> Vec<NamedUpstream> {
+    let resolve = |Entry { name, location, value }: Entry<Upstream>| {
+        check_name(&name, location, report);
+        for server in
+            value.as_ref().and_then(|at| at.value.servers.as_ref()).map(|at| &at.value.0).into_iter().flatten()
+        {
+            refuse_own_listener(&toml_key(&name), server, listeners, report);
+        }
         let config = value.and_then(|value| upstream(&name, value.value, secrets, report));
         NamedUpstream { name, config }
     };
@@ -54,6 +66,20 @@ fn upstream(name: &str, raw: Upstream, secrets: &Secrets<'_>, report: &mut Repor
         write_timeout: raw.write_timeout?.value,
         set_headers: set_headers?,
     })
+}
+
+fn refuse_own_listener(name: &str, server: &At<String>, listeners: &[SocketAddr], report: &mut Report) {
+    let Some(address) = server.value.replace("localhost:", "127.0.0.1:").parse::<SocketAddr>().ok() else { return };
+    let is_here = |listener: &&SocketAddr| {
+        let reaches = address.ip() == listener.ip()
+            || address.ip().is_unspecified()
+            || (listener.ip().is_unspecified() && address.ip().is_loopback());
+        listener.port() == address.port() && reaches
+    };
+    if let Some(listener) = listeners.iter().find(is_here) {
+        let message = format!("upstreams.{name}.servers: {} is this gateway's own listener, {listener}", server.value);
+        report.error(server.location, message);
+    }
 }
 
 fn servers(name: &str, raw: Vec<At<String>>, report: &mut Report) -> Option<Vec<String>> {

@@ -199,7 +199,7 @@ impl Secrets<'_> {
             return None;
         }
         match (self.env)(&name.value).map(Secret::new) {
-            Some(secret) if !secret.expose().trim().is_empty() => Some(Secret::new(secret.expose().trim().to_owned())),
+            Some(secret) if !secret.expose().trim().is_empty() => Some(without_line_end(secret.expose())),
             Some(_) => {
                 report.error(name.location, format!("the environment variable {shown} is empty"));
                 None
@@ -224,7 +224,7 @@ impl Secrets<'_> {
             report.error(path.location, format!("the file {} is empty", shown(&path.value)));
             return None;
         }
-        Some(Secret::new(text.trim().to_owned()))
+        Some(without_line_end(&text))
     }
 
     /// The file, if it is there and only its owner can read it.
@@ -252,6 +252,11 @@ impl Secrets<'_> {
         }
         Some(file)
     }
+}
+
+/// Editors and `echo` end a file with a line end, which is no part of the secret.
+fn without_line_end(text: &str) -> Secret {
+    Secret::new(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// The order of secp256k1's group (SEC 2 §2.4.1): private keys lie between zero and it.
