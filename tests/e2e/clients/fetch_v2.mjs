@@ -14,6 +14,9 @@ const { ExactEvmScheme } = require('@x402/evm');
 const { ExactEvmSchemeV1 } = require('@x402/evm/v1');
 const { privateKeyToAccount } = require('viem/accounts');
 
+// Node 18, which Debian 12 carries, has it but doesn't make it global; the client's nonces come from it.
+globalThis.crypto ??= require('node:crypto').webcrypto;
+
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
   options: { v1: { type: 'boolean', default: false }, header: { type: 'string', multiple: true, default: [] } },
