@@ -19,7 +19,7 @@ use super::*;
 use crate::ledger::{Ledger, PaymentState, SqliteLedger};
 use crate::protocol::{Offer, PaymentRequirements, QuoteKey, QuoteNonce, ResourceInfo};
 use crate::telemetry::Metrics;
-use crate::types::{Clock, ManualClock, Network, UnixMillis, WaitFor};
+use crate::types::{AccountId, Clock, ManualClock, Network, UnixMillis, WaitFor};
 
 const ROUTE: &str = "GET /a";
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
@@ -59,6 +59,7 @@ impl Shop {
         let clock = ManualClock::new(UnixMillis::from_secs(1_000_000));
         let ledger: Arc<dyn Ledger> =
             Arc::new(SqliteLedger::open(&folder.path().join("t.db"), Arc::new(clock.clone())).await.unwrap());
+        ledger.lease_signer(&Network::evm(84532), &AccountId::new("0xGas").unwrap(), 0).await.unwrap();
         let chain = Arc::new(FakeChain::new(Network::evm(84532)));
         let market = Arc::new(Market {
             scheme: chain.clone(),
