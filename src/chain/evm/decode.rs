@@ -254,3 +254,205 @@ pub(super) fn address(text: &str) -> Option<Address> {
 pub(super) fn word(text: &str) -> Option<B256> {
     hex_bytes(text).and_then(|bytes| B256::try_from(bytes.as_slice()).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
+
+    use super::*;
+    use crate::types::Network;
+
+    const TOKEN: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+    const SIGNATURE: &str = "0x56eca79af8845a206a6b6806f1c1c969d9870ba1632c908c9d6881b61235a0cd6430df18c5a1333451aff539658ba853df8fc3611b7bfb04467eebc0a0573ca11b";
+
+    fn terms() -> PaymentRequirements {
+        PaymentRequirements {
+            scheme: "exact".to_owned(),
+            network: Network::evm(84532),
+            amount: AtomicAmount::from(10_000),
+            asset: AssetId::new(TOKEN).unwrap(),
+            pay_to: AccountId::new("0x209693Bc6afc0C5328bA36FaF03C514EF312287C").unwrap(),
+            max_timeout_seconds: 60,
+            extra: Map::new(),
+        }
+    }
+
+    fn payload() -> Value {
+        json!({
+            "signature": SIGNATURE,
+            "authorization": {
+                "from": "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A",
+                "to": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
+                "value": "10000",
+                "validAfter": "0",
+                "validBefore": "1893456000",
+                "nonce": format!("0x{}", "22".repeat(32)),
+            },
+        })
+    }
+
+    fn with(key: &str, value: Value) -> Result<Decoded, Reason> {
+        let mut changed = payload();
+        changed["authorization"][key] = value;
+        decode(84532, &changed, &terms())
+    }
+
+    fn signed(signature: &str) -> Result<Decoded, Reason> {
+        let mut changed = payload();
+        changed["signature"] = json!(signature);
+        decode(84532, &changed, &terms())
+    }
+
+    /// The test vector of protocol §3.1.
+    #[test]
+    fn the_published_vector_gives_the_published_hash_separator_and_signer() {
+        let domain = Eip712Domain { name: "USDC".to_owned(), version: "2".to_owned() };
+        let separator = domain_separator(&domain, 84532, address(TOKEN).unwrap());
+        assert_eq!(separator.to_string(), "0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818");
+        let decoded = decode(84532, &payload(), &terms()).unwrap();
+        let hash = decoded.authorization.hash(separator);
+        assert_eq!(hash.to_string(), "0x96b10c9ca72b8507a90f09da88d354975cce0b8b7fbf49578d97a582e59ddb3a");
+        let signer = super::super::verify::recover(&decoded.signature, &hash);
+        assert_eq!(signer, Some(decoded.authorization.from));
+        assert_eq!(
+            decoded.facts.id.0,
+            format!("eip155:84532/{TOKEN}/0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A/0x{}", "22".repeat(32))
+        );
+    }
+
+    #[test]
+    fn every_field_and_every_part_of_the_domain_changes_who_signed() {
+        let domain = Eip712Domain { name: "USDC".to_owned(), version: "2".to_owned() };
+        let token = address(TOKEN).unwrap();
+        let signer = |decoded: &Decoded, separator: B256| {
+            super::super::verify::recover(&decoded.signature, &decoded.authorization.hash(separator))
+        };
+        let right = domain_separator(&domain, 84532, token);
+        for (key, value) in [
+            ("from", json!(TOKEN)),
+            ("to", json!(TOKEN)),
+            ("value", json!("10001")),
+            ("validAfter", json!("1")),
+            ("validBefore", json!("1893456001")),
+            ("nonce", json!(format!("0x{}", "23".repeat(32)))),
+        ] {
+            let changed = with(key, value).unwrap();
+            assert_ne!(signer(&changed, right), Some(changed.authorization.from), "{key}");
+        }
+        let decoded = decode(84532, &payload(), &terms()).unwrap();
+        for wrong in [
+            domain_separator(&domain, 8453, token),
+            domain_separator(&domain, 84532, Address::ZERO),
+            domain_separator(&Eip712Domain { name: "USD Coin".to_owned(), ..domain.clone() }, 84532, token),
+            domain_separator(&Eip712Domain { version: "1".to_owned(), ..domain.clone() }, 84532, token),
+        ] {
+            assert_ne!(signer(&decoded, wrong), Some(decoded.authorization.from));
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_canonical_decimals_are_refused() {
+        for key in ["value", "validAfter", "validBefore"] {
+            for bad in ["", "0x2710", " 10000", "10000 ", "+1", "-1", "010", "1e4", "1.0", "١"] {
+                assert_eq!(with(key, json!(bad)).err(), Some(Reason::InvalidPayload), "{key} {bad:?}");
+            }
+            for bad in [json!(null), json!(1.5), json!(-1), json!([]), json!({}), json!(true)] {
+                assert_eq!(with(key, bad.clone()).err(), Some(Reason::InvalidPayload), "{key} {bad}");
+            }
+            let too_large = "115792089237316195423570985008687907853269984665640564039457584007913129639936";
+            assert_eq!(with(key, json!(too_large)).err(), Some(Reason::InvalidPayload));
+        }
+        let text = decode(84532, &payload(), &terms()).unwrap();
+        let number = with("value", json!(10_000)).unwrap();
+        assert_eq!(number.facts, text.facts, "a JSON integer is the same payment");
+    }
+
+    #[test]
+    fn addresses_and_nonces_must_be_whole_hex() {
+        for bad in [
+            "",
+            "0x",
+            "19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A",
+            "0x19E7",
+            "0X19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A",
+            "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2Z",
+            " 0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A",
+        ] {
+            assert_eq!(with("from", json!(bad)).err(), Some(Reason::InvalidPayload), "{bad:?}");
+            assert_eq!(with("to", json!(bad)).err(), Some(Reason::InvalidPayload), "{bad:?}");
+            assert_eq!(with("nonce", json!(bad)).err(), Some(Reason::InvalidPayload), "{bad:?}");
+        }
+        for key in ["from", "to", "value", "validAfter", "validBefore", "nonce"] {
+            let mut missing = payload();
+            missing["authorization"].as_object_mut().unwrap().remove(key);
+            assert_eq!(decode(84532, &missing, &terms()).err(), Some(Reason::InvalidPayload), "{key}");
+        }
+        for bad in [json!(null), json!("text"), json!({}), json!([]), json!({"authorization": {}, "signature": 1})] {
+            assert_eq!(decode(84532, &bad, &terms()).err(), Some(Reason::InvalidPayload), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spellings_of_one_payment_have_one_digest() {
+        let plain = decode(84532, &payload(), &terms()).unwrap();
+        let mut spelled = payload();
+        spelled["authorization"]["from"] = json!("0x19e7e376e7c213b7e7e7e46cc70a5dd086daff2a");
+        spelled["authorization"]["to"] = json!("0x209693BC6AFC0C5328BA36FAF03C514EF312287C");
+        spelled["authorization"]["comment"] = json!("unknown keys are not signed");
+        let body = SIGNATURE.strip_suffix("1b").unwrap();
+        spelled["signature"] = json!(format!("{}00", body.to_uppercase().replace("0X", "0x")));
+        assert_eq!(decode(84532, &spelled, &terms()).unwrap().facts, plain.facts);
+        // EIP-2098: parity 0 leaves s as it is.
+        assert_eq!(signed(body).unwrap().facts, plain.facts);
+        assert_eq!(
+            decode(84532, &plain.facts.payload, &terms()).unwrap().facts,
+            plain.facts,
+            "the kept form reads back"
+        );
+        assert_ne!(with("value", json!("10001")).unwrap().facts.digest, plain.facts.digest);
+        assert_ne!(decode(8453, &payload(), &terms()).unwrap().facts.digest, plain.facts.digest);
+    }
+
+    #[test]
+    fn a_malleated_or_unreadable_signature_is_refused() {
+        let (r, s) = (&SIGNATURE[2..66], U256::from_str_radix(&SIGNATURE[66..130], 16).unwrap());
+        let order = HALF_ORDER * U256::from(2) + U256::from(1);
+        let high = format!("0x{r}{:064x}1c", order - s);
+        let at_half = format!("0x{r}{HALF_ORDER:064x}1b");
+        assert!(signed(&at_half).is_ok());
+        for bad in [
+            high,
+            format!("0x{r}{:064x}1b", HALF_ORDER + U256::from(1)),
+            format!("0x{}{:064x}1b", "0".repeat(64), s),
+            format!("0x{r}{}1b", "0".repeat(64)),
+            format!("0x{r}{s:064x}1d"),
+            format!("0x{r}{s:064x}02"),
+            format!("0x{r}{s:064x}1"),
+            "0x".to_owned(),
+            String::new(),
+            SIGNATURE[2..].to_owned(),
+            format!("0x0x{}", &SIGNATURE[4..]),
+            format!("0x{}", "ab".repeat(SIGNATURE_BYTES_MAX + 1)),
+            format!("0x{}", "6492".repeat(16)),
+        ] {
+            assert_eq!(signed(&bad).err(), Some(Reason::EvmSignatureForm), "{}", &bad[..bad.len().min(140)]);
+        }
+    }
+
+    #[test]
+    fn what_only_a_contract_can_judge_is_kept_as_it_came() {
+        let long = format!("0x{}", "ab".repeat(130));
+        assert_eq!(signed(&long).unwrap().signature, PayerSignature::Contract(vec![0xab; 130]));
+        assert_eq!(signed("0xAB").unwrap().signature, PayerSignature::Contract(vec![0xab]));
+        let inner = vec![7u8; 65];
+        let parts = super::super::abi::WrappedSignature {
+            factory: Address::ZERO,
+            factoryCalldata: Vec::new().into(),
+            innerSignature: inner.clone().into(),
+        };
+        let wrapped = [parts.abi_encode_params(), WRAPPED_SUFFIX.to_vec()].concat();
+        let decoded = signed(&alloy::hex::encode_prefixed(wrapped)).unwrap();
+        assert_eq!(decoded.signature, PayerSignature::Wrapped(inner));
+        assert_eq!(decode(84532, &decoded.facts.payload, &terms()).unwrap().facts, decoded.facts);
+    }
+}
