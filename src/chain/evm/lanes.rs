@@ -185,7 +185,10 @@ impl Lane {
         if let Ok(mut queue) = self.queue.lock() {
             queue.next = queue.next.max(nonce.saturating_add(1));
             let fresh = Entry { raw, holders: 0, due: Instant::now(), tries: 0 };
-            queue.entries.entry((nonce, hash)).or_insert(fresh).holders += 1;
+            let entry = queue.entries.entry((nonce, hash)).or_insert(fresh);
+            entry.holders += 1;
+            // One that is known from before is sent again, and so looked for at once.
+            entry.due = Instant::now();
         }
         self.wake.notify_one();
         Ticket { lane: Arc::clone(self), key: (nonce, hash) }
