@@ -5,6 +5,7 @@
 //! it in the ledger (`ledger`) together with the signed settlement, and only then lets the chain see it. The request is
 //! forwarded with the receipt, and the ledger remembers that it was served.
 
+pub mod chain;
 pub mod config;
 pub mod crash;
 pub mod ledger;
