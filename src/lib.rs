@@ -5,6 +5,7 @@
 //! it in the ledger (`ledger`) together with the signed settlement, and only then lets the chain see it. The request is
 //! forwarded with the receipt, and the ledger remembers that it was served.
 
+pub mod cli;
 pub mod config;
 pub mod ledger;
 pub mod payment;
