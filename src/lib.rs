@@ -7,8 +7,10 @@
 
 pub mod cli;
 pub mod config;
+pub mod crash;
 pub mod ledger;
 pub mod payment;
 pub mod protocol;
+pub mod route;
 pub mod telemetry;
 pub mod types;

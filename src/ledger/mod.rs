@@ -2,12 +2,16 @@
 //!
 //! Knows no chain and no HTTP. The store is the authority: what is held in memory only ever says "in flight here".
 
+mod hex;
 mod model;
+mod sqlite;
 
 pub use model::{
     AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, PaymentId, PaymentRecord,
     PaymentState, RecordId, Settlement,
 };
+
+pub use sqlite::{Observer, SqliteLedger, SqliteReader};
 
 use async_trait::async_trait;
 
