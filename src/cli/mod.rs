@@ -118,8 +118,8 @@ fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resu
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
 }
 
-fn load_config(_file: &Path) -> anyhow::Result<Config> {
-    anyhow::bail!("not wired")
+fn load_config(file: &Path) -> Result<Config, Diagnostics> {
+    crate::config::load(file, &|name| std::env::var(name).ok())
 }
 
 fn run(_args: &ConfigArgs) -> anyhow::Result<ExitCode> {

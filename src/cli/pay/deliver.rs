@@ -1,7 +1,5 @@
 //! The answer on its way to stdout, and what it means for the saved payment and the exit code.
 
-use std::io::Write;
-
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

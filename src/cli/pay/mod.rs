@@ -17,7 +17,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -217,7 +217,7 @@ fn sign_payment(
     clock: &dyn Clock,
 ) -> anyhow::Result<SavedPayment> {
     let mut nonce = [0_u8; 32];
-    getrandom::fill(&mut nonce).context("no randomness for the payment's nonce")?;
+    getrandom::fill(&mut nonce).map_err(|error| anyhow!("no randomness for the payment's nonce: {error}"))?;
     let now_secs = clock.now().as_secs();
     let valid_before = now_secs.checked_add(offer.terms.max_timeout_seconds).ok_or(SignError::Window)?;
     let payload = key.authorize(offer, valid_before, nonce)?;

@@ -73,10 +73,10 @@ pub enum SavedError {
         detail: String,
     },
     /// No payment waits to be resumed.
-    #[error("no saved payment in {0}", .0.display())]
+    #[error("no saved payment in {directory}", directory = .0.display())]
     None(PathBuf),
     /// `--resume` without a name, and several wait.
-    #[error("several payments are saved; name one: {}", .0.join(", "))]
+    #[error("several payments are saved; name one: {names}", names = .0.join(", "))]
     Several(Vec<String>),
 }
 
