@@ -8,9 +8,7 @@ use crate::types::{AtomicAmount, DecimalAmount, KNOWN_NETWORKS, KnownNetwork, Ne
 /// The known network whose default asset this is. Addresses compare without case.
 #[must_use]
 pub fn known_asset(network: &Network, asset: &str) -> Option<&'static KnownNetwork> {
-    KNOWN_NETWORKS
-        .iter()
-        .find(|known| known.caip2 == network.as_str() && known.asset.eq_ignore_ascii_case(asset))
+    KNOWN_NETWORKS.iter().find(|known| known.caip2 == network.as_str() && known.asset.eq_ignore_ascii_case(asset))
 }
 
 /// `0.01 USDC` where the asset is known, else `10000 0x…`.

@@ -155,7 +155,9 @@ mod tests {
         for good in [&["http://h/"][..], &["--resume"], &["--resume", "x"], &["--resume", "x", "--json"]] {
             assert!(parse(good).is_ok(), "{good:?}");
         }
-        for bad in [&[][..], &["--resume", "x", "http://h/"], &["--resume", "x", "--data", "y"], &["http://h/", "--max", "1"]] {
+        for bad in
+            [&[][..], &["--resume", "x", "http://h/"], &["--resume", "x", "--data", "y"], &["http://h/", "--max", "1"]]
+        {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -27,7 +27,8 @@ impl FromStr for Max {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || format!("expected dollars such as '$0.10' or atomic units such as '10000 0xASSET', got {text:?}");
+        let expected =
+            || format!("expected dollars such as '$0.10' or atomic units such as '10000 0xASSET', got {text:?}");
         match text.parse::<Price>() {
             Ok(Price::Usd(dollars)) => Ok(Self::Usd(dollars)),
             Ok(Price::Atomic { amount, asset }) => match address(&asset) {
@@ -150,7 +151,8 @@ fn signable_chain(terms: &PaymentRequirements) -> Result<u64, Unpayable> {
         return Err(method(&format!("scheme {}", terms.scheme)));
     }
     let chain_id = terms.network.chain_id().ok_or_else(|| method(terms.network.as_str()))?;
-    for (key, known) in [("assetTransferMethod", &["eip3009"][..]), ("paymentFlow", &["authorization", "upfront"][..])] {
+    for (key, known) in [("assetTransferMethod", &["eip3009"][..]), ("paymentFlow", &["authorization", "upfront"][..])]
+    {
         match terms.extra.get(key) {
             None => {}
             Some(Value::String(value)) if known.contains(&value.as_str()) => {}
@@ -183,8 +185,8 @@ fn known_domain(terms: &PaymentRequirements) -> Option<Eip712Domain> {
 /// Reads an address in one case, or in mixed case with its right checksum (EIP-55).
 fn address(text: &str) -> Option<Address> {
     let digits = text.strip_prefix("0x")?;
-    let is_one_case = !digits.bytes().any(|byte| byte.is_ascii_uppercase())
-        || !digits.bytes().any(|byte| byte.is_ascii_lowercase());
+    let is_one_case =
+        !digits.bytes().any(|byte| byte.is_ascii_uppercase()) || !digits.bytes().any(|byte| byte.is_ascii_lowercase());
     if is_one_case { text.parse().ok() } else { Address::parse_checksummed(text, None).ok() }
 }
 
@@ -213,7 +215,8 @@ mod tests {
         upto["scheme"] = "upto".into();
         let mut permit2 = fixtures::offer("eip155:84532", "1");
         permit2["extra"]["assetTransferMethod"] = "permit2".into();
-        let offers = [solana, upto, permit2, fixtures::offer("eip155:84532", "7"), fixtures::offer("eip155:84532", "6")];
+        let offers =
+            [solana, upto, permit2, fixtures::offer("eip155:84532", "7"), fixtures::offer("eip155:84532", "6")];
         assert_eq!(chosen(&offers, None, "$0.10").unwrap().terms.amount, AtomicAmount::from(7));
     }
 

@@ -143,7 +143,10 @@ async fn pay(
     }
     let terms = read_terms(response, args.v1).await?;
     if terms.offers.is_empty() {
-        bail!("nothing was paid: the server offers nothing ({})", printable(terms.error.as_deref().unwrap_or("no reason")));
+        bail!(
+            "nothing was paid: the server offers nothing ({})",
+            printable(terms.error.as_deref().unwrap_or("no reason"))
+        );
     }
     let offer = choose::choose(&terms.offers, args.network.as_ref(), &args.max)?;
     let key = PayerKey::load(args.key_file.as_deref(), key_variable)?;

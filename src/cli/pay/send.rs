@@ -18,6 +18,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(120);
 /// The pause when the server names none, or names it as a date.
 const PAUSE_DEFAULT: Duration = Duration::from_secs(2);
 
+/// The longest wait for an outcome: the longest that an authorization is signed for.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The shortest pause, whatever the server says.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 
@@ -113,7 +116,7 @@ pub async fn present(
     wait: Duration,
     progress: &mut dyn Write,
 ) -> Presented {
-    let deadline = Instant::now() + wait;
+    let deadline = Instant::now() + wait.min(WAIT_MAX);
     let left = || deadline.saturating_duration_since(Instant::now());
     loop {
         let (pause, why) = match tokio::time::timeout(left(), once(client, request, Some(payment))).await {
@@ -132,11 +135,7 @@ pub async fn present(
     }
 }
 
-async fn once(
-    client: &Client,
-    request: &Request,
-    payment: Option<&PaymentHeader>,
-) -> Result<Response, reqwest::Error> {
+async fn once(client: &Client, request: &Request, payment: Option<&PaymentHeader>) -> Result<Response, reqwest::Error> {
     let mut builder = client.request(request.method.clone(), request.url.clone()).headers(request.headers.clone());
     if let Some(body) = &request.body {
         builder = builder.body(body.clone());

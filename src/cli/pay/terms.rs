@@ -74,7 +74,8 @@ fn from_object(mut object: Map<String, Value>, version: Version) -> Terms {
         _ => Vec::new(),
     };
     let offers = entries.into_iter().map(|raw| SeenOffer { terms: requirements(&raw, version), raw }).collect();
-    let mut echoed = |key: &str| object.remove(key).filter(|value| value.as_object().is_some_and(|map| !map.is_empty()));
+    let mut echoed =
+        |key: &str| object.remove(key).filter(|value| value.as_object().is_some_and(|map| !map.is_empty()));
     let (resource, extensions) = (echoed("resource"), echoed("extensions"));
     let error = object.get("error").and_then(Value::as_str).map(str::to_owned);
     Terms { version, error, resource, extensions, offers }

@@ -95,7 +95,8 @@ async fn serve(State(script): State<Shared>, head: Parts, body: Bytes) -> axum::
     let answer = axum::http::Response::builder();
     match step {
         Some(Step::Answer(status, headers, body)) => {
-            let answer = headers.into_iter().fold(answer.status(status), |answer, (key, value)| answer.header(key, value));
+            let answer =
+                headers.into_iter().fold(answer.status(status), |answer, (key, value)| answer.header(key, value));
             answer.body(body.into()).unwrap()
         }
         // The server's own panic handler is the connection task: it ends without an answer.
@@ -105,8 +106,9 @@ async fn serve(State(script): State<Shared>, head: Parts, body: Bytes) -> axum::
 }
 
 fn files(state: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(state).map(|entries| entries.map(|entry| entry.unwrap().path()).collect()).unwrap_or_default();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(state)
+        .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+        .unwrap_or_default();
     files.sort();
     files
 }
@@ -276,9 +278,8 @@ async fn each_payment_has_a_nonce_of_its_own() {
         shop.pay(&[]).await.exit.unwrap();
     }
     let payments = shop.payments();
-    let nonce = |index: usize| {
-        decode_object(payments[index].as_bytes()).unwrap()["payload"]["authorization"]["nonce"].clone()
-    };
+    let nonce =
+        |index: usize| decode_object(payments[index].as_bytes()).unwrap()["payload"]["authorization"]["nonce"].clone();
     assert_ne!(nonce(0), nonce(1));
 }
 

@@ -56,8 +56,7 @@ fn cells(row: &Row) -> [String; COLUMNS.len()] {
 pub fn show(out: &mut dyn Write, row: &Row) -> io::Result<()> {
     let block = row.block.map(|block| block.to_string());
     let external = row.is_external.map(|is_external| if is_external { "somebody else" } else { "this gateway" });
-    let amount =
-        format!("{} ({} atomic units)", amount_text(row.amount, &row.network, row.asset.as_str()), row.amount);
+    let amount = format!("{} ({} atomic units)", amount_text(row.amount, &row.network, row.asset.as_str()), row.amount);
     let (network, deliveries) = (network_text(&row.network), row.deliveries.to_string());
     let fields = [
         ("record", Some(row.record.as_str())),

@@ -53,12 +53,8 @@ async fn books() -> (tempfile::TempDir, SqliteReader, String) {
         last = Some(record.record);
     }
     let record = last.unwrap();
-    let settlement = Settlement {
-        transaction: "0xtx2".to_owned(),
-        block: 7,
-        block_hash: "0xb".to_owned(),
-        is_external: false,
-    };
+    let settlement =
+        Settlement { transaction: "0xtx2".to_owned(), block: 7, block_hash: "0xb".to_owned(), is_external: false };
     ledger.record_paid(&record, settlement, false).await.unwrap();
     ledger.close().await;
     let reader = SqliteReader::open(&path).await.unwrap();
