@@ -6,6 +6,7 @@
 //! forwarded with the receipt, and the ledger remembers that it was served.
 
 pub mod chain;
+pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod ledger;
