@@ -1,1 +1,155 @@
-//! chain
+//! The chains: one folder per chain family, each an implementation of [`Scheme`], built from the configuration.
+//!
+//! Knows no HTTP and no ledger storage. Adding a chain family is one folder and one line in [`build`].
+
+pub mod evm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::config::{Config, Diagnostic};
+use crate::ledger::AccountNonce;
+use crate::payment::scheme::Scheme;
+use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network};
+
+/// How a call to a node ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RpcOutcome {
+    /// With a result.
+    Ok,
+    /// With an error of the node.
+    Error,
+    /// With nothing: time-out, refused connection, unreadable answer.
+    Unanswered,
+}
+
+impl RpcOutcome {
+    /// The word in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Unanswered => "unanswered",
+        }
+    }
+}
+
+/// Who wants to know of every call to a node. Must be quick.
+pub trait ChainObserver: Send + Sync {
+    /// A call ended.
+    fn rpc(&self, network: &Network, method: &str, outcome: RpcOutcome, took: Duration);
+}
+
+/// Nobody.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct NoObserver;
+
+impl ChainObserver for NoObserver {
+    fn rpc(&self, _network: &Network, _method: &str, _outcome: RpcOutcome, _took: Duration) {}
+}
+
+/// Why a chain could not be checked against the configuration, or asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// The chain is not as the configuration says: nothing may start.
+    #[error("{network} is not as configured: {}", problems.join("; "))]
+    Mismatch {
+        /// The chain.
+        network: Network,
+        /// Everything that disagrees.
+        problems: Vec<String>,
+    },
+    /// The chain did not answer: not offered until it did.
+    #[error("{network} can't be reached: {detail}")]
+    Unreachable {
+        /// The chain.
+        network: Network,
+        /// For the log; holds no endpoint address.
+        detail: String,
+    },
+}
+
+/// A gas payer's balance as last seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignerBalance {
+    /// Who.
+    pub signer: AccountId,
+    /// How much native currency in its smallest unit; none if it was never read.
+    pub balance: Option<AtomicAmount>,
+}
+
+/// A scheme together with what its owner needs to start, watch and stop it.
+#[async_trait]
+pub trait Chain: Scheme {
+    /// Starts the background work (heads, receipts, sending, balances) on the current tokio runtime, once. It ends when
+    /// the value is dropped.
+    fn start(self: Arc<Self>);
+
+    /// Compares the chain with the configuration: chain id, code, decimals, EIP-712 domain. Until this has succeeded once
+    /// (here or in the background) the network is not available.
+    ///
+    /// # Errors
+    /// [`ChainError::Mismatch`] must keep the process from starting; [`ChainError::Unreachable`] need not.
+    async fn verify_chain(&self) -> Result<(), ChainError>;
+
+    /// The next account nonce of each gas payer as the chain sees it, transactions waiting in the pool included.
+    ///
+    /// # Errors
+    /// [`ChainError::Unreachable`].
+    async fn chain_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, ChainError>;
+
+    /// Tells a lane which account nonce the ledger will hand out next, so that nonces which were handed out in an earlier
+    /// run and whose transactions are lost can be filled.
+    fn set_next_nonce(&self, signer: &AccountId, next: AccountNonce);
+
+    /// Says that every unfinished payment of an earlier run is being settled; only then is the network available.
+    fn set_reconciled(&self);
+
+    /// Balances of the gas payers as last seen.
+    fn signer_balances(&self) -> Vec<SignerBalance>;
+}
+
+/// Builds every network of a configuration. Asks no chain.
+///
+/// # Errors
+/// Every mistake that only the chain's own libraries can see, with its place: bad keys, unreadable keystores, a gas payer
+/// that is also paid.
+pub fn build(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    observer: &Arc<dyn ChainObserver>,
+) -> Result<Vec<Arc<dyn Chain>>, Vec<Diagnostic>> {
+    let mut chains: Vec<Arc<dyn Chain>> = Vec::new();
+    let mut mistakes = Vec::new();
+    for network in &config.networks {
+        let also_paid: Vec<AccountId> =
+            config.routes.iter().flat_map(|route| paid_on(route, &network.network)).collect();
+        match network.network.kind() {
+            ChainKind::Evm => {
+                match evm::EvmScheme::connect(network, &also_paid, Arc::clone(clock), Arc::clone(observer)) {
+                    Ok(scheme) => chains.push(scheme),
+                    Err(list) => mistakes.extend(list),
+                }
+            }
+            ChainKind::Solana | ChainKind::Cosmos => mistakes.push(Diagnostic {
+                location: network.location,
+                message: format!("{} networks are not supported by this version", network.network.kind().namespace()),
+                hint: None,
+            }),
+        }
+    }
+    if mistakes.is_empty() { Ok(chains) } else { Err(mistakes) }
+}
+
+/// Who a route pays on a network.
+fn paid_on(route: &crate::config::RouteConfig, network: &Network) -> Vec<AccountId> {
+    match &route.action {
+        crate::config::RouteAction::Paid(paid) => {
+            paid.offers.iter().filter(|offer| offer.network == *network).map(|offer| offer.pay_to.clone()).collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -32,6 +32,13 @@ pub struct Diagnostics {
     pub list: Vec<Diagnostic>,
 }
 
+impl Diagnostics {
+    /// Adds a mistake that a later stage found.
+    pub fn add(&mut self, location: Location, message: impl Into<String>, hint: Option<String>) {
+        self.list.push(Diagnostic { location, message: message.into(), hint });
+    }
+}
+
 impl fmt::Display for Diagnostics {
     /// One mistake a line, as `file:line:col: message`, each followed by its `hint:` line; in order of place.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

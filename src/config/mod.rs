@@ -4,14 +4,35 @@
 //! once with file, line and column.
 
 mod diagnostic;
+mod finality;
+mod later;
+mod leaf;
 mod model;
+mod parse;
+mod raw;
+mod reader;
+mod resolve;
+mod resolve_asset;
+mod resolve_network;
+mod resolve_price;
+mod resolve_route;
+mod resolve_upstream;
+mod route_key;
+mod schema;
 mod secret;
+mod secret_source;
+mod section;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
     AdminConfig, Config, LedgerConfig, LedgerUrl, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver,
     RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, UpstreamConfig,
 };
+pub use parse::{Parsed, load, parse, read};
+pub use schema::json_schema;
 pub use secret::Secret;
 
 pub use crate::types::WaitFor;
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,16 @@
 //!
 //! Knows no chain and no HTTP. The store is the authority: what is held in memory only ever says "in flight here".
 
+mod hex;
 mod model;
+mod sqlite;
 
 pub use model::{
     AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, PaymentId, PaymentRecord,
     PaymentState, RecordId, Settlement,
 };
+
+pub use sqlite::{Observer, SqliteLedger, SqliteReader};
 
 use async_trait::async_trait;
 
@@ -93,10 +97,13 @@ pub trait Ledger: Send + Sync {
     async fn get(&self, record: &RecordId) -> Result<Option<PaymentRecord>, LedgerError>;
 
     /// W1: in one durable transaction inserts the claim unless the payment id is taken, takes the signer's next account
-    /// nonce, signs, and stores the signed attempt. A lost race takes no nonce.
+    /// nonce, signs, and stores the signed attempt. A lost race takes no nonce. Once asked, the claim runs to its end, even
+    /// if the future is dropped.
     ///
     /// # Errors
-    /// [`LedgerError::NotWritten`], [`LedgerError::NotSigned`]; [`LedgerError::Unknown`] when the commit's answer is lost.
+    /// [`LedgerError::NotWritten`], also when the signer was never leased ([`Self::lease_signer`]);
+    /// [`LedgerError::NotSigned`], also when the attempt doesn't carry the nonce that was taken;
+    /// [`LedgerError::Unknown`] when the commit's answer is lost.
     async fn claim(&self, payment: NewPayment, sign: SignInClaim) -> Result<ClaimOutcome, LedgerError>;
 
     /// Adds a further signed attempt to a signed payment, before it is sent.
@@ -105,11 +112,12 @@ pub trait Ledger: Send + Sync {
     /// As for every write.
     async fn record_attempt(&self, record: &RecordId, attempt: NewAttempt) -> Result<PaymentRecord, LedgerError>;
 
-    /// W2: `signed` (or a `failed` one that landed after all) → `paid`, or straight to `delivering` with the first
-    /// delivery counted when somebody waits for the answer.
+    /// W2: `signed` (or a `failed` one that landed after all, or a `reorged` one that came back) → `paid`, or straight to
+    /// `delivering` with the first delivery counted when somebody waits for the answer.
     ///
     /// # Errors
-    /// As for every write.
+    /// As for every write. [`LedgerError::IllegalStep`] also for a `failed` row whose payment id was claimed anew: that
+    /// newer row is the one to be paid.
     async fn record_paid(
         &self,
         record: &RecordId,
@@ -211,7 +219,7 @@ pub trait Ledger: Send + Sync {
     /// As for every write.
     async fn value_or_insert(&self, name: &str, make: String) -> Result<String, LedgerError>;
 
-    /// Deletes finished payments that ended before `before` and whose authorization ended before then too.
+    /// Deletes `served`, `released` and `failed` payments that ended before `before` and whose authorization ended before then too.
     ///
     /// # Errors
     /// As for every write.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ledger::{Ledger, LedgerError, PaymentRecord, RecordId};
+use crate::telemetry::Metrics;
 
 use super::flight::Flight;
 
@@ -12,6 +13,7 @@ pub(super) struct Deliveries {
     pub ledger: Arc<dyn Ledger>,
     pub runtime: tokio::runtime::Handle,
     pub deliveries_max: u32,
+    pub metrics: Arc<Metrics>,
 }
 
 /// A counted delivery. Dropped without [`Delivery::served`], it is recorded as undelivered, uncounted if the request never
@@ -75,11 +77,12 @@ impl Drop for Delivery {
 
 /// Writes the ending until it is written: while it isn't, the payment must not be presented again here.
 async fn write_ending(open: Open, ending: Ending) {
-    fail::fail_point!("pre_w3");
+    crate::crash::point("pre_w3");
     let mut pause = Duration::from_millis(20);
     loop {
         match try_write(&open, ending).await {
             Ok(record) => {
+                open.surroundings.metrics.payment(record.claim.network.as_str(), record.state.as_str());
                 tracing::debug!(payment = %record.record, state = %record.state, "Delivery ended.");
                 return;
             }

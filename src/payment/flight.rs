@@ -118,10 +118,11 @@ mod tests {
     #[tokio::test]
     async fn a_newcomer_waits_for_one_who_is_finishing() {
         let flights = Arc::new(Flights::default());
-        let mut first = flights.enter(&id()).await.unwrap();
-        assert!(flights.enter(&id()).await.is_none());
+        let id = id();
+        let mut first = flights.enter(&id).await.unwrap();
+        assert!(flights.enter(&id).await.is_none());
         first.finishing();
-        let (second, ()) = tokio::join!(flights.enter(&id()), async {
+        let (second, ()) = tokio::join!(flights.enter(&id), async {
             tokio::time::sleep(Duration::from_millis(20)).await;
             drop(first);
         });

@@ -1,14 +1,32 @@
-//! The gate.
+//! The gate: what a presented payment gets. Every row of contract §3 that concerns money is decided here.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use tokio::sync::oneshot;
 
-use crate::ledger::Digest;
+use crate::ledger::{
+    ClaimOutcome, DeliveryBegun, Digest, Holder, Ledger, LedgerError, NewPayment, PaymentRecord, RecordId,
+};
+use crate::protocol::{QuoteKey, Reason, SettlementResponse, Version};
+use crate::telemetry::{Metrics, Stage};
+use crate::types::{Clock, Network, UnixMillis};
 
 use super::decision::Decision;
-use super::priced::PricedRoute;
+use super::delivery::{Deliveries, Delivery};
+use super::flight::{Flight, Flights};
+use super::priced::Market;
+use super::receipt::{Receipt, success_response};
+use super::scheme::{Availability, SettlementPlan, VerifyError};
+use super::settlements::{Handover, Settlements};
+use super::standing::{Presentation, Standing};
+use super::verify::{VerifiedPayment, refused};
+
+/// How often a decision is looked up again after the ledger changed under it.
+const LOOKUPS_MAX: usize = 8;
 
 /// The payment headers of a request, each as often as it came.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +45,8 @@ pub struct PaidRequest<'a> {
     pub redeliverable: bool,
     /// Where it came from.
     pub client: IpAddr,
+    /// The route's key, for the books.
+    pub route: &'a str,
     /// Method and path, for the books.
     pub summary: String,
     /// Whether the origin would answer.
@@ -40,37 +60,323 @@ pub trait OriginProbe: Send + Sync {
     async fn is_up(&self) -> bool;
 }
 
-/// A payment that is proven, or known to the ledger.
-pub struct VerifiedPayment {
-    _private: (),
+/// How the gate does business.
+#[derive(Debug, Clone)]
+pub struct GateRules {
+    /// How often a paid request may be sent to its origin in all.
+    pub deliveries_max: u32,
+    /// How long after settlement a payment may be presented again.
+    pub redeliver_for: Duration,
+    /// How long finished payments are kept.
+    pub retention: Duration,
 }
 
-/// The gate: decides what a presented payment gets.
+/// Decides what a presented payment gets, and carries it there.
 pub struct Gate {
-    _private: (),
+    flights: Arc<Flights>,
+    settlements: Arc<Settlements>,
+    markets: HashMap<Network, Arc<Market>>,
+    deliveries: Arc<Deliveries>,
+    quote_key: QuoteKey,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    rules: GateRules,
+}
+
+/// What one look at the ledger led to.
+enum Step {
+    Done(Decision),
+    Wait(PaymentRecord, oneshot::Receiver<Handover>),
+    LookAgain,
 }
 
 impl Gate {
-    /// Everything that needs neither the ledger's write nor the chain's: decodes the headers, finds the offer, checks and proves
-    /// the payment.
-    ///
-    /// # Errors
-    /// The decision, when it is already made: refused, contradictory or unavailable.
-    pub async fn verify(
-        &self,
-        _route: &PricedRoute,
-        _headers: &PaymentHeaders<'_>,
-    ) -> Result<VerifiedPayment, Decision> {
-        Err(Decision::Unavailable)
+    /// A gate over a ledger and its markets. `runtime` runs what must outlive a request: claims, settlements, endings.
+    #[must_use]
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        markets: HashMap<Network, Arc<Market>>,
+        quote_key: QuoteKey,
+        rules: GateRules,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        runtime: tokio::runtime::Handle,
+    ) -> Arc<Self> {
+        let deliveries = Arc::new(Deliveries {
+            ledger,
+            runtime,
+            deliveries_max: rules.deliveries_max,
+            metrics: Arc::clone(&metrics),
+        });
+        let settlements = Settlements::new(markets.clone(), Arc::clone(&deliveries));
+        let flights = Arc::new(Flights::default());
+        Arc::new(Self { flights, settlements, markets, deliveries, quote_key, clock, metrics, rules })
     }
 
-    /// Claims, settles, or finds what the payment bought earlier.
-    pub async fn admit(
-        self: &Arc<Self>,
-        _route: &PricedRoute,
-        _payment: VerifiedPayment,
-        _request: PaidRequest<'_>,
-    ) -> Decision {
-        Decision::Unavailable
+    pub(super) fn ledger(&self) -> &Arc<dyn Ledger> {
+        &self.deliveries.ledger
     }
+
+    pub(super) fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
+    pub(super) fn market(&self, network: &Network) -> Option<Arc<Market>> {
+        self.markets.get(network).map(Arc::clone)
+    }
+
+    pub(super) fn markets(&self) -> &HashMap<Network, Arc<Market>> {
+        &self.markets
+    }
+
+    pub(super) fn settlements(&self) -> &Arc<Settlements> {
+        &self.settlements
+    }
+
+    pub(super) fn rules(&self) -> &GateRules {
+        &self.rules
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The key under which offers are sealed.
+    #[must_use]
+    pub fn quote_key(&self) -> &QuoteKey {
+        &self.quote_key
+    }
+
+    /// Waits until no request and no settlement is running, or until the time is up. Settlements go on either way.
+    pub async fn drain(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline && (self.flights.len() > 0 || self.settlements.running() > 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Claims and settles a payment, or finds what it bought earlier.
+    pub async fn admit(self: &Arc<Self>, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision {
+        crate::crash::point("pre_m0");
+        let Some(flight) = self.flights.enter(&payment.facts().id).await else { return Decision::InProgress };
+        crate::crash::point("post_m0");
+        let patience = Instant::now() + payment.market.settle_timeout;
+        let mut flight = Some(flight);
+        for _ in 0..LOOKUPS_MAX {
+            let step = self.look(&payment, &request, &mut flight).await;
+            let (record, handover) = match step {
+                Step::Done(decision) => return decision,
+                Step::LookAgain => continue,
+                Step::Wait(record, handover) => (record, handover),
+            };
+            match tokio::time::timeout_at(patience.into(), handover).await {
+                Ok(Ok(Handover::Paid(record, delivery))) => {
+                    return deliver(*record, payment.version, *delivery, &mut flight);
+                }
+                Ok(Ok(Handover::Failed(record))) => return failed(&record, payment.version),
+                // The settlement ended as nobody waited: the ledger knows how.
+                Ok(Err(_closed)) => {}
+                Err(_elapsed) => return pending(&record, payment.version),
+            }
+        }
+        tracing::error!(payment = %payment.facts().id, "A payment's state changed again and again under one request.");
+        Decision::InProgress
+    }
+
+    /// One look at what the ledger knows, and the step that follows from it.
+    async fn look(
+        self: &Arc<Self>,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+        flight: &mut Option<Flight>,
+    ) -> Step {
+        let found = match self.ledger().find(&payment.facts().id).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "The ledger did not answer.");
+                return Step::Done(Decision::Unavailable);
+            }
+        };
+        let presented = Presentation {
+            payload_digest: payment.facts().digest,
+            fingerprint: request.fingerprint,
+            quote: payment.quote,
+            client: request.client,
+        };
+        let version = payment.version;
+        match (Standing::of(found.as_ref(), &presented), found) {
+            (Standing::New, _) => self.settle_new(payment, request).await,
+            (Standing::Pending, Some(record)) => {
+                let handover = self.settlements.join(record.clone());
+                Step::Wait(record, handover)
+            }
+            (Standing::Redeliver, Some(record)) => self.redeliver(&record.record, version, request, flight).await,
+            (Standing::Failed, Some(record)) => Step::Done(failed(&record, version)),
+            (Standing::Owed, Some(record)) => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
+            (Standing::Served, _) => Step::Done(refused(Reason::PaymentAlreadyUsed)),
+            (Standing::Bound, _) => Step::Done(Decision::BoundToOtherRequest),
+            (_, _) => Step::Done(Decision::InProgress),
+        }
+    }
+
+    /// A payment that nothing is known of: simulate, claim, and let the settlement run on its own.
+    async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
+        if let Some(reason) = payment.stale {
+            return Step::Done(refused(reason));
+        }
+        if let Availability::Unavailable(detail) = payment.market.scheme.availability() {
+            tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
+            return Step::Done(Decision::Unavailable);
+        }
+        if !request.origin.is_up().await {
+            return Step::Done(Decision::OriginDown);
+        }
+        crate::crash::point("post_verify");
+        let started = Instant::now();
+        let plan = match payment.incoming.simulate(&payment.terms).await {
+            Ok(plan) => plan,
+            Err(VerifyError::Invalid { reason }) => return Step::Done(refused(reason)),
+            Err(VerifyError::Unavailable { detail }) => {
+                tracing::warn!(network = %payment.terms.network, %detail, "Could not simulate a settlement.");
+                return Step::Done(Decision::Unavailable);
+            }
+        };
+        self.metrics.stage(Stage::Simulate, started.elapsed());
+        let claim = match self.new_payment(payment, request, plan.as_ref()) {
+            Ok(claim) => claim,
+            Err(error) => {
+                tracing::error!(%error, "Terms can't be written down.");
+                return Step::Done(Decision::Unavailable);
+            }
+        };
+        // From the claim on nothing may depend on the request: a client that hangs up cancels no settlement.
+        let gate = Arc::clone(self);
+        match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan).await }).await {
+            Ok(step) => step,
+            Err(error) => {
+                tracing::error!(%error, "A claim's task died.");
+                Step::Done(Decision::Unavailable)
+            }
+        }
+    }
+
+    /// W1. Nothing leaves the process before this returns with a claim.
+    async fn claim(self: Arc<Self>, claim: NewPayment, plan: Box<dyn SettlementPlan>) -> Step {
+        let started = Instant::now();
+        let network = claim.network.clone();
+        let sign = Box::new(move |account_nonce| plan.sign(account_nonce).map_err(|error| error.to_string()));
+        let outcome = self.ledger().claim(claim, sign).await;
+        self.metrics.stage(Stage::Claim, started.elapsed());
+        match outcome {
+            Ok(ClaimOutcome::Claimed(record)) => {
+                self.metrics.payment(network.as_str(), "signed");
+                crate::crash::point("post_w1_pre_send");
+                let handover = self.settlements.join(record.clone());
+                Step::Wait(record, handover)
+            }
+            Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
+            Err(error @ (LedgerError::NotWritten(_) | LedgerError::NotSigned(_))) => {
+                tracing::error!(%error, "A claim was not written; nothing was sent.");
+                Step::Done(Decision::Unavailable)
+            }
+            // If the row is there after all, the sweep finds and settles it; the payer gets no new terms meanwhile.
+            Err(error) => {
+                tracing::error!(%error, "A claim may or may not have been written.");
+                Step::Done(Decision::Unavailable)
+            }
+        }
+    }
+
+    async fn redeliver(
+        &self,
+        record: &RecordId,
+        version: Version,
+        request: &PaidRequest<'_>,
+        flight: &mut Option<Flight>,
+    ) -> Step {
+        if !request.origin.is_up().await {
+            return Step::Done(Decision::OriginDown);
+        }
+        let redeliver_for = i64::try_from(self.rules.redeliver_for.as_millis()).unwrap_or(i64::MAX);
+        let settled_after = UnixMillis(self.now().0.saturating_sub(redeliver_for));
+        match self.ledger().record_delivering(record, self.rules.deliveries_max, settled_after).await {
+            Ok(DeliveryBegun::Begun(record)) => {
+                let delivery = Delivery::new(record.record.clone(), Arc::clone(&self.deliveries));
+                Step::Done(deliver(record, version, delivery, flight))
+            }
+            Ok(DeliveryBegun::Owed(record)) => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
+            Ok(DeliveryBegun::NotPaid(_)) => Step::LookAgain,
+            Err(error) => {
+                tracing::error!(%error, "A delivery could not be recorded.");
+                Step::Done(Decision::Unavailable)
+            }
+        }
+    }
+
+    fn new_payment(
+        &self,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+        plan: &dyn SettlementPlan,
+    ) -> Result<NewPayment, serde_json::Error> {
+        let facts = payment.facts();
+        Ok(NewPayment {
+            id: facts.id.clone(),
+            payload_digest: facts.digest,
+            fingerprint: request.fingerprint,
+            redeliverable: request.redeliverable,
+            holder: payment.quote.map_or(Holder::Address(request.client), Holder::Quote),
+            route: request.route.to_owned(),
+            request: request.summary.clone(),
+            terms: serde_json::to_string(&payment.terms)?,
+            wait_for: payment.wait_for.as_str().to_owned(),
+            confirmations: payment.market.confirmations,
+            pay_to_exclusive: payment.market.pay_to_exclusive,
+            network: payment.terms.network.clone(),
+            asset: facts.asset.clone(),
+            payer: facts.payer.clone(),
+            pay_to: facts.pay_to.clone(),
+            amount: facts.amount,
+            payload: facts.payload.to_string(),
+            valid_until: facts.valid_until,
+            signer: plan.signer().cloned(),
+            claimed_at: self.now(),
+        })
+    }
+}
+
+fn deliver(record: PaymentRecord, version: Version, mut delivery: Delivery, flight: &mut Option<Flight>) -> Decision {
+    if let Some(flight) = flight.take() {
+        delivery.hold(flight);
+    }
+    crate::crash::point("post_w2");
+    Decision::Deliver(Box::new(Receipt::new(record, version, delivery)))
+}
+
+fn unfinished_response(
+    record: &PaymentRecord,
+    version: Version,
+    reason: Reason,
+    transaction: &str,
+) -> SettlementResponse {
+    SettlementResponse {
+        success: false,
+        error_reason: Some(reason.as_str()),
+        payer: Some(record.claim.payer.to_string()),
+        transaction: transaction.to_owned(),
+        network: SettlementResponse::network_for(version, &record.claim.network),
+        amount: None,
+    }
+}
+
+fn pending(record: &PaymentRecord, version: Version) -> Decision {
+    let transaction = record.attempts.last().map_or("", |attempt| attempt.signed.transaction.as_str());
+    Decision::Pending(Box::new(unfinished_response(record, version, Reason::SettlementPending, transaction)))
+}
+
+fn failed(record: &PaymentRecord, version: Version) -> Decision {
+    let reason =
+        record.failure.as_deref().and_then(|reason| reason.parse().ok()).unwrap_or(Reason::UnexpectedSettleError);
+    let transaction = record.failed_transaction.as_deref().unwrap_or("");
+    Decision::Refused { reason, outcome: Some(Box::new(unfinished_response(record, version, reason, transaction))) }
 }

@@ -8,9 +8,16 @@ mod flight;
 mod gate;
 mod priced;
 mod receipt;
+mod recover;
 pub mod scheme;
+mod settlements;
+mod standing;
+#[cfg(test)]
+mod tests;
+mod verify;
 
 pub use decision::Decision;
-pub use gate::{Gate, OriginProbe, PaidRequest, PaymentHeaders, VerifiedPayment};
-pub use priced::{PricedOffer, PricedRoute};
+pub use gate::{Gate, GateRules, OriginProbe, PaidRequest, PaymentHeaders};
+pub use priced::{Market, PricedOffer, PricedRoute};
 pub use receipt::Receipt;
+pub use verify::VerifiedPayment;

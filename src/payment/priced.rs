@@ -10,14 +10,11 @@ use crate::types::{UnixMillis, WaitFor};
 
 use super::scheme::{Availability, Scheme};
 
-/// An offer and how it is settled.
-#[derive(Clone)]
-pub struct PricedOffer {
-    /// The terms and their digest.
-    pub offer: Offer,
+/// A network as the money path sees it.
+pub struct Market {
     /// The chain.
     pub scheme: Arc<dyn Scheme>,
-    /// When the settlement counts as done.
+    /// When a settlement counts as done, unless a route says otherwise.
     pub wait_for: WaitFor,
     /// Blocks that count as confirmed.
     pub confirmations: u64,
@@ -25,6 +22,17 @@ pub struct PricedOffer {
     pub pay_to_exclusive: bool,
     /// How long a request waits for its settlement.
     pub settle_timeout: Duration,
+}
+
+/// An offer and where it is settled.
+#[derive(Clone)]
+pub struct PricedOffer {
+    /// The terms and their digest.
+    pub offer: Offer,
+    /// The network.
+    pub market: Arc<Market>,
+    /// When the settlement counts as done.
+    pub wait_for: WaitFor,
 }
 
 /// A priced route.
@@ -82,7 +90,7 @@ impl PricedRoute {
 
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
-            if priced.scheme.availability() == Availability::Ready { open | 1 << index } else { open }
+            if priced.market.scheme.availability() == Availability::Ready { open | 1 << index } else { open }
         })
     }
 

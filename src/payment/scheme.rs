@@ -144,4 +144,19 @@ pub trait Scheme: Send + Sync {
     /// decides only on proof. Runs as long as it takes; the caller's patience is the caller's affair. May be called for
     /// a record of an earlier run. It needs nothing but the record and the network.
     async fn settle(&self, record: &PaymentRecord) -> SettleOutcome;
+
+    /// Looks whether a failed payment landed after all: its authorization is public until it expires (contract §3).
+    ///
+    /// # Errors
+    /// When the chain can't be asked.
+    async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError>;
+
+    /// Each gas payer and the account nonce the chain expects of it next; none where the gateway signs no transactions.
+    ///
+    /// # Errors
+    /// When the chain can't be asked, or is not the one that was configured.
+    async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError>;
+
+    /// Unfinished payments of earlier runs are in hand: new ones may be taken.
+    fn open(&self);
 }

@@ -101,6 +101,11 @@ impl Pattern {
         last.starts_with("{*").then_some(parent)
     }
 
+    /// Whether a parameter has text round it.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment, Segment::Mixed(_)))
+    }
+
     /// Compares two patterns that match the same path: the first segment that differs in kind decides. Two parameters with
     /// different texts round them can't be ranked; then `self` wins, which the caller makes the priced one.
     pub(super) fn compare(&self, other: &Self) -> MoreSpecific {
@@ -128,6 +133,30 @@ impl Segment {
             Self::Mixed(_) => 1,
             Self::Parameter => 2,
             Self::CatchAll => 3,
+        }
+    }
+}
+
+/// Whether a pattern in one of its matchit forms matches a path of that form; for patterns that are kept out of matchit.
+pub(super) fn matches(pattern: &str, path: &str) -> bool {
+    let mut wanted = pattern.split('/');
+    let mut found = path.split('/');
+    loop {
+        let (want, got) = match (wanted.next(), found.next()) {
+            (None, None) => return true,
+            (Some(want), Some(got)) => (want, got),
+            _ => return false,
+        };
+        let fits = match split_parameter(want) {
+            Some((_, name, _)) if name.starts_with('*') => return !got.is_empty(),
+            Some((before, _, behind)) => got
+                .strip_prefix(before)
+                .and_then(|value| value.strip_suffix(behind))
+                .is_some_and(|value| !value.is_empty()),
+            None => want == got,
+        };
+        if !fits {
+            return false;
         }
     }
 }

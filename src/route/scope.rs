@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::pattern::{MoreSpecific, Pattern};
+use super::pattern::{self, MoreSpecific, Pattern};
 use super::table::Route;
 use crate::config::RouteAction;
 
@@ -27,9 +27,18 @@ pub(super) struct Parsed {
 #[derive(Debug, Default)]
 pub(super) struct Scope {
     /// Priced and denied ones, by match key.
-    loose: matchit::Router<Arc<Entry>>,
+    loose: Patterns,
     /// Free ones, by canonical path.
-    exact: matchit::Router<Arc<Entry>>,
+    exact: Patterns,
+}
+
+/// Patterns of one form, to be searched by a path of that form.
+#[derive(Debug, Default)]
+struct Patterns {
+    router: matchit::Router<Arc<Entry>>,
+    /// Those with a parameter that has text round it, longest first. matchit 0.9 doesn't come back from a suffix that fits
+    /// when the rest of the path doesn't, and so misses other patterns that do.
+    mixed: Vec<(String, Arc<Entry>)>,
 }
 
 /// What matches a path, before methods are looked at. At least one of the two is there.
@@ -57,27 +66,39 @@ impl Scope {
     /// # Errors
     /// A pattern that matchit refuses, with its words.
     pub(super) fn build(parsed: &[Parsed]) -> Result<Self, (Pattern, matchit::InsertError)> {
-        let mut scope = Self::default();
         let (loose, exact): (Vec<&Parsed>, Vec<&Parsed>) = parsed.iter().partition(|one| is_loose(&one.route));
-        fill(&mut scope.loose, &loose, |pattern| &pattern.loose, false)?;
-        fill(&mut scope.exact, &exact, |pattern| &pattern.exact, true)?;
-        Ok(scope)
+        Ok(Self {
+            loose: fill(&loose, |pattern| &pattern.loose, false)?,
+            exact: fill(&exact, |pattern| &pattern.exact, true)?,
+        })
     }
 
     /// What matches a canonical path and its match key, if anything does.
     pub(super) fn candidates(&self, path: &str, match_key: &str) -> Option<Candidates<'_>> {
-        let loose = self.loose.at(match_key).ok().map(|found| found.value.as_ref());
-        let exact = self.exact.at(path).ok().map(|found| found.value.as_ref());
+        let loose = self.loose.at(match_key);
+        let exact = self.exact.at(path);
         (loose.is_some() || exact.is_some()).then_some(Candidates { loose, exact })
     }
 }
 
+impl Patterns {
+    /// The most specific pattern that matches.
+    fn at(&self, path: &str) -> Option<&Entry> {
+        let plain = self.router.at(path).ok().map(|found| found.value.as_ref());
+        let mixed = self.mixed.iter().filter(|(text, _)| pattern::matches(text, path)).map(|(_, entry)| entry.as_ref());
+        mixed.chain(plain).reduce(|best, next| match best.pattern.compare(&next.pattern) {
+            MoreSpecific::Right => next,
+            MoreSpecific::Left | MoreSpecific::Neither => best,
+        })
+    }
+}
+
 fn fill(
-    router: &mut matchit::Router<Arc<Entry>>,
     parsed: &[&Parsed],
     form: impl Fn(&Pattern) -> &String,
     with_slash: bool,
-) -> Result<(), (Pattern, matchit::InsertError)> {
+) -> Result<Patterns, (Pattern, matchit::InsertError)> {
+    let mut patterns = Patterns::default();
     let mut groups: BTreeMap<&String, Entry> = BTreeMap::new();
     for one in parsed {
         groups
@@ -98,10 +119,16 @@ fn fill(
             places.retain(|place| place == text || !named.contains(place));
         }
         for place in places {
-            router.insert(place, Arc::clone(&entry)).map_err(|refused| (entry.pattern.clone(), refused))?;
+            if entry.pattern.is_mixed() {
+                patterns.mixed.push((place, Arc::clone(&entry)));
+                continue;
+            }
+            let inserted = patterns.router.insert(place, Arc::clone(&entry));
+            inserted.map_err(|refused| (entry.pattern.clone(), refused))?;
         }
     }
-    Ok(())
+    patterns.mixed.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+    Ok(patterns)
 }
 
 impl<'a> Candidates<'a> {

@@ -39,6 +39,7 @@ fn key() -> impl Strategy<Value = String> {
         Just("x.json"),
         Just("{x}"),
         Just("{y}.json"),
+        Just("p{y}"),
         Just("wow!")
     ];
     let end = prop_oneof![3 => Just(""), 1 => Just("/"), 1 => Just("/{*r}")];
@@ -114,7 +115,15 @@ fn spell(path: &str, tricks: &[Trick]) -> String {
                     units[at] = format!("{text}/");
                 }
             }
-            Trick::Append(text) => behind.push_str(text),
+            Trick::Append(text) => {
+                // A dot behind a slash or another dot makes `..`, which is another path.
+                let so_far = format!("{path}{behind}");
+                let makes_parent = ["/", ".", "%2e"].iter().any(|end| so_far.ends_with(end))
+                    && (text.starts_with('.') || text.starts_with("%2e"));
+                if !makes_parent {
+                    behind.push_str(text);
+                }
+            }
             Trick::Prepend(text) => before.push_str(text),
         }
     }
@@ -143,12 +152,11 @@ mod oracle {
             let got = path.get(at)?;
             rank.push(if *want == *got {
                 0
-            } else if let Some((_, suffix)) = want.split_once('}') {
-                let value = got.strip_suffix(suffix)?;
-                if value.is_empty() {
+            } else if let (Some((prefix, _)), Some((_, suffix))) = (want.split_once('{'), want.split_once('}')) {
+                if got.strip_prefix(prefix)?.strip_suffix(suffix)?.is_empty() {
                     return None;
                 }
-                if suffix.is_empty() { 2 } else { 1 }
+                if prefix.is_empty() && suffix.is_empty() { 2 } else { 1 }
             } else {
                 return None;
             });

@@ -215,12 +215,12 @@ fn find_clashes(parsed: &[Parsed]) -> Vec<Diagnostic> {
     let mut by_pattern: HashMap<&str, Vec<&Parsed>> = HashMap::new();
     for (position, later) in parsed.iter().enumerate() {
         let same = by_pattern.entry(&later.pattern.loose).or_default();
-        if same.is_empty() {
+        // One message for each route is enough.
+        diagnostics.extend(same.iter().find_map(|earlier| method_clash(earlier, later)));
+        // A mixed pattern isn't matched by matchit, and so never in the way of others.
+        if same.is_empty() && !later.pattern.is_mixed() {
             let refused = patterns.insert(later.pattern.loose.clone(), ()).err();
             diagnostics.extend(refused.map(|refused| pattern_clash(parsed.iter().take(position), later, &refused)));
-        } else {
-            // One message for each route is enough.
-            diagnostics.extend(same.iter().find_map(|earlier| method_clash(earlier, later)));
         }
         same.push(later);
     }
@@ -229,11 +229,11 @@ fn find_clashes(parsed: &[Parsed]) -> Vec<Diagnostic> {
 
 /// Names the route whose pattern is in the way.
 fn pattern_clash<'a>(
-    mut earlier: impl Iterator<Item = &'a Parsed>,
+    earlier: impl Iterator<Item = &'a Parsed>,
     later: &Parsed,
     refused: &matchit::InsertError,
 ) -> Diagnostic {
-    let culprit = earlier.find(|earlier| {
+    let culprit = earlier.filter(|earlier| !earlier.pattern.is_mixed()).find(|earlier| {
         let mut pair = matchit::Router::new();
         let first = pair.insert(earlier.pattern.loose.clone(), ());
         first.and_then(|()| pair.insert(later.pattern.loose.clone(), ())).is_err()

@@ -240,6 +240,21 @@ fn the_more_specific_pattern_wins_whatever_it_costs() {
 }
 
 #[test]
+fn a_parameter_with_text_round_it_hides_no_other_pattern() {
+    // matchit 0.9.2 alone finds nothing for the first path, and would leave it to whatever is less specific.
+    let table = table(&[("/{x}/{*r}", "paid"), ("/{y}.json/paid", "paid"), ("/p{z}", "paid")]);
+    for (path, expected) in [
+        ("/x.json/other", "/{x}/{*r}"),
+        ("/x.json/paid", "/{y}.json/paid"),
+        ("/X.JSON/PAID/", "/{y}.json/paid"),
+        ("/pa", "/p{z}"),
+        ("/p", "/{x}/{*r}"),
+    ] {
+        assert_eq!(get(&table, path), expected, "{path}");
+    }
+}
+
+#[test]
 fn hosts_are_compared_without_case_port_and_trailing_dot() {
     let table = table(&[("a.com/x", "paid"), ("/x", "free"), ("/y", "free"), ("[::1]/x", "deny")]);
     for host in ["a.com", "A.com:8402", "a.COM.", "a.com.:80"] {

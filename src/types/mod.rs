@@ -4,12 +4,14 @@
 
 mod account;
 mod clock;
+mod evm_address;
 mod known;
 mod money;
 mod network;
 
 pub use account::{AccountId, AccountIdError, Asset, AssetId, Eip712Domain};
 pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
+pub use evm_address::{EvmAddressError, canonical_evm_address};
 pub use known::{KNOWN_NETWORKS, KnownNetwork};
 pub use money::{AmountError, AtomicAmount, DecimalAmount, Price, PriceError};
 pub use network::{ChainKind, Network, NetworkError, WaitFor};

@@ -1,0 +1,339 @@
+//! Scheme `exact` on EVM chains: EIP-3009 through a gas payer of our own.
+//!
+//! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
+
+mod abi;
+mod cache;
+mod decode;
+mod fees;
+mod inflight;
+mod lanes;
+mod rpc;
+mod settle;
+mod simulate;
+mod startup;
+mod verify;
+mod watch;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use alloy::primitives::{Address, U256};
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+use url::Url;
+
+use self::abi::quantity;
+use self::cache::{Expiring, RateLimit};
+use self::inflight::Inflight;
+use self::lanes::Lane;
+use self::rpc::Rpc;
+use self::startup::mistake_at;
+use self::verify::EvmPayment;
+use self::watch::Watch;
+use super::{Chain, ChainError, ChainObserver, SignerBalance};
+use crate::config::{Diagnostic, NetworkConfig, Payers};
+use crate::ledger::{AccountNonce, PaymentRecord};
+use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome};
+use crate::protocol::{PaymentRequirements, Reason};
+use crate::types::{AccountId, Asset, AtomicAmount, Clock, Network};
+
+/// Longest a call to a node may take.
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// Look-ups of code and of EIP-1271 wallets in a second.
+const LOOK_UPS_PER_SECOND: u32 = 20;
+/// How often gas payers' balances are read.
+const BALANCES_EVERY: Duration = Duration::from_secs(60);
+/// How often a chain that could not be verified is tried again.
+const VERIFY_EVERY: Duration = Duration::from_secs(5);
+
+/// What of the configuration is needed after the start.
+struct Settings {
+    payers: Payers,
+    max_window: Duration,
+    /// Wei.
+    max_fee: U256,
+    assets: Vec<Asset>,
+}
+
+/// Everything that payments, tasks and the scheme share.
+struct Inner {
+    network: Network,
+    chain_id: u64,
+    config: Settings,
+    clock: Arc<dyn Clock>,
+    rpc: Rpc,
+    watch: Arc<Watch>,
+    lanes: Vec<Arc<Lane>>,
+    /// Lanes of gas payers that only older payments know.
+    old_lanes: Mutex<HashMap<AccountId, Arc<Lane>>>,
+    inflight: Arc<Inflight>,
+    slow_fees: fees::SlowFees,
+    code: Expiring<Address, bool>,
+    refused: Expiring<[u8; 32], Reason>,
+    look_ups: RateLimit,
+    usual_gas: AtomicU64,
+    disabled: Mutex<BTreeSet<Address>>,
+    verified: AtomicBool,
+    /// What kept the chain from being verified, last time.
+    problem: Mutex<String>,
+    reconciled: AtomicBool,
+    runtime: OnceLock<Handle>,
+}
+
+impl Inner {
+    /// The lane of a gas payer, an old one's too.
+    fn lane_of(self: &Arc<Self>, account: &AccountId) -> Option<Arc<Lane>> {
+        if let Some(lane) = self.lanes.iter().find(|lane| lane.account == *account) {
+            return Some(Arc::clone(lane));
+        }
+        let address = decode::address(account.as_str())?;
+        let mut old = self.old_lanes.lock().ok()?;
+        if let Some(lane) = old.get(account) {
+            return Some(Arc::clone(lane));
+        }
+        let lane = Lane::new(account.clone(), address, None);
+        self.runtime.get()?.spawn(lanes::run(Arc::downgrade(self), Arc::clone(&lane)));
+        old.insert(account.clone(), Arc::clone(&lane));
+        Some(lane)
+    }
+
+    fn disable(&self, token: Address) {
+        if let Ok(mut disabled) = self.disabled.lock() {
+            disabled.insert(token);
+        }
+    }
+
+    /// Why a token is not taken, if it isn't.
+    fn disabled(&self, token: Address) -> Option<String> {
+        let is_disabled = self.disabled.lock().map_or(true, |disabled| disabled.contains(&token));
+        is_disabled.then(|| format!("token {token} did not move what it was told to"))
+    }
+
+    fn usual_gas(&self) -> u64 {
+        self.usual_gas.load(Ordering::Relaxed)
+    }
+
+    fn note_gas(&self, gas_limit: u64) {
+        self.usual_gas.store(gas_limit, Ordering::Relaxed);
+    }
+
+    async fn verify(&self) -> Result<(), ChainError> {
+        let result = startup::verify(self).await;
+        match &result {
+            Ok(()) => self.verified.store(true, Ordering::Release),
+            Err(error) => {
+                if let Ok(mut problem) = self.problem.lock() {
+                    *problem = error.to_string();
+                }
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The tasks see that there is nothing to work for.
+        self.watch.wake();
+        for lane in &self.lanes {
+            lane.wake();
+        }
+        if let Ok(old) = self.old_lanes.lock() {
+            old.values().for_each(|lane| lane.wake());
+        }
+    }
+}
+
+/// EIP-3009 payments on one EVM chain.
+pub struct EvmScheme(Arc<Inner>);
+
+impl std::fmt::Debug for EvmScheme {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("EvmScheme").field(&self.0.network).finish()
+    }
+}
+
+impl EvmScheme {
+    /// Reads the keys and prepares the network. Asks no chain. `also_paid` are the accounts that routes pay besides the
+    /// network's own `pay_to`.
+    ///
+    /// # Errors
+    /// Every mistake, with its place.
+    pub fn connect(
+        config: &NetworkConfig,
+        also_paid: &[AccountId],
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn ChainObserver>,
+    ) -> Result<Arc<Self>, Vec<Diagnostic>> {
+        let chain_id = config.network.chain_id();
+        let chain_id = chain_id.ok_or_else(|| vec![mistake_at(config.location, "expected an eip155 network")])?;
+        let lanes = startup::signers(config, also_paid)?;
+        let urls: Result<Vec<Url>, _> = config.rpc_urls.iter().map(|url| Url::parse(url.expose())).collect();
+        // The parser's own message may hold the text, and the text may hold a token.
+        let urls =
+            urls.map_err(|_error| vec![mistake_at(config.location, "expected an http or https URL as rpc_url")])?;
+        let rpc = Rpc::new(config.network.clone(), chain_id, urls, CALL_DEADLINE, observer)
+            .map_err(|message| vec![mistake_at(config.location, message)])?;
+        Ok(Arc::new(Self(Arc::new(Inner {
+            network: config.network.clone(),
+            chain_id,
+            config: Settings {
+                payers: config.payers,
+                max_window: config.max_window,
+                max_fee: config.max_fee.value(),
+                assets: config.assets.clone(),
+            },
+            clock,
+            rpc,
+            watch: Arc::default(),
+            lanes,
+            old_lanes: Mutex::default(),
+            inflight: Arc::default(),
+            slow_fees: fees::SlowFees::default(),
+            code: Expiring::default(),
+            refused: Expiring::default(),
+            look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
+            usual_gas: AtomicU64::new(fees::USUAL_GAS),
+            disabled: Mutex::default(),
+            verified: AtomicBool::new(false),
+            problem: Mutex::new("not verified yet".to_owned()),
+            reconciled: AtomicBool::new(false),
+            runtime: OnceLock::new(),
+        }))))
+    }
+}
+
+#[async_trait]
+impl Scheme for EvmScheme {
+    fn network(&self) -> &Network {
+        &self.0.network
+    }
+
+    fn availability(&self) -> Availability {
+        let inner = &self.0;
+        let no = |text: String| Availability::Unavailable(text);
+        if !inner.verified.load(Ordering::Acquire) {
+            return no(inner.problem.lock().map(|problem| problem.clone()).unwrap_or_default());
+        }
+        if !inner.reconciled.load(Ordering::Acquire) {
+            return no("unfinished payments are being reconciled".to_owned());
+        }
+        if !inner.rpc.is_reachable() {
+            return no("no endpoint answers".to_owned());
+        }
+        let tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
+        if let Some(text) = tokens.filter_map(|token| inner.disabled(token)).next() {
+            return no(text);
+        }
+        let Some(fees) = inner.known_fees() else { return no("fees are not known yet".to_owned()) };
+        let cost = fees.with_replacement(inner.usual_gas());
+        if cost > inner.config.max_fee {
+            return no(format!("a settlement may cost {cost} wei now, over max_fee {}", inner.config.max_fee));
+        }
+        if inner.lanes.iter().all(|lane| lane.balance().is_some_and(|balance| balance < cost)) {
+            return no("no gas payer can pay for a settlement".to_owned());
+        }
+        Availability::Ready
+    }
+
+    fn decode(&self, payload: &Value, terms: &PaymentRequirements) -> Result<Box<dyn IncomingPayment>, Reason> {
+        let decoded = decode::decode(self.0.chain_id, payload, terms)?;
+        Ok(Box::new(EvmPayment { inner: Arc::clone(&self.0), decoded, proven: OnceLock::new() }))
+    }
+
+    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
+        settle::settle(&self.0, record).await
+    }
+}
+
+#[async_trait]
+impl Chain for EvmScheme {
+    fn start(self: Arc<Self>) {
+        let inner = &self.0;
+        let runtime = Handle::current();
+        if inner.runtime.set(runtime.clone()).is_err() {
+            return;
+        }
+        runtime.spawn(watch::run(Arc::downgrade(inner), Arc::clone(&inner.watch)));
+        for lane in &inner.lanes {
+            runtime.spawn(lanes::run(Arc::downgrade(inner), Arc::clone(lane)));
+        }
+        let weak = Arc::downgrade(inner);
+        runtime.spawn(async move {
+            loop {
+                let pause = match weak.upgrade() {
+                    Some(inner) => keep_up(&inner).await,
+                    None => return,
+                };
+                tokio::time::sleep(pause).await;
+            }
+        });
+    }
+
+    async fn verify_chain(&self) -> Result<(), ChainError> {
+        self.0.verify().await
+    }
+
+    async fn chain_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, ChainError> {
+        let inner = &self.0;
+        let unreachable = |error| startup::of_rpc(&inner.network, error);
+        let calls = inner.lanes.iter().map(|lane| ("eth_getTransactionCount", json!([lane.address, "pending"])));
+        let results = inner.rpc.batch(calls.collect()).await.map_err(unreachable)?;
+        let mut nonces = Vec::with_capacity(results.len());
+        for (lane, result) in inner.lanes.iter().zip(results) {
+            let count = result.map_err(unreachable)?.as_str().and_then(quantity::parse);
+            let count = count.ok_or_else(|| ChainError::Unreachable {
+                network: inner.network.clone(),
+                detail: "eth_getTransactionCount gave no count".to_owned(),
+            })?;
+            nonces.push((lane.account.clone(), count));
+        }
+        Ok(nonces)
+    }
+
+    fn set_next_nonce(&self, signer: &AccountId, next: AccountNonce) {
+        if let Some(lane) = self.0.lanes.iter().find(|lane| lane.account == *signer) {
+            lane.set_next(next);
+        }
+    }
+
+    fn set_reconciled(&self) {
+        self.0.reconciled.store(true, Ordering::Release);
+    }
+
+    fn signer_balances(&self) -> Vec<SignerBalance> {
+        let balance = |lane: &Arc<Lane>| SignerBalance {
+            signer: lane.account.clone(),
+            balance: lane.balance().map(AtomicAmount::from),
+        };
+        self.0.lanes.iter().map(balance).collect()
+    }
+}
+
+/// Verifies a chain that isn't verified yet, and reads balances; gives how long to wait.
+async fn keep_up(inner: &Inner) -> Duration {
+    if !inner.verified.load(Ordering::Acquire) {
+        match inner.verify().await {
+            Ok(()) => tracing::info!(network = %inner.network, "Network verified."),
+            Err(error @ ChainError::Mismatch { .. }) => tracing::error!(%error, "Network is not offered."),
+            Err(error @ ChainError::Unreachable { .. }) => tracing::warn!(%error, "Network is not offered yet."),
+        }
+        return VERIFY_EVERY;
+    }
+    match startup::read_balances(inner).await {
+        Ok(()) => BALANCES_EVERY,
+        Err(error) => {
+            tracing::warn!(%error, network = %inner.network, "Could not read the gas payers' balances.");
+            VERIFY_EVERY
+        }
+    }
+}

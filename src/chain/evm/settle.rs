@@ -1,0 +1,562 @@
+//! From signed bytes to a proven end (threats §2.6, EVM table).
+//!
+//! Paid: a receipt deep enough that shows the money moving. Failed: proof that it can't move any more by our hand, or
+//! that the authorization is gone. Anything else is not an end, however long it takes. Needs nothing but the ledger's
+//! record and the chain.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use alloy::primitives::{Address, B256, Bytes, keccak256};
+use alloy::sol_types::{SolCall, SolEvent};
+use futures::FutureExt;
+use futures::future::{pending, select_all};
+use serde_json::{Value, json};
+
+use super::Inner;
+use super::abi::{Block, Log, Receipt, Token, quantity};
+use super::decode::{Authorization, address, decode, word};
+use super::inflight::InflightGuard;
+use super::lanes::Ticket;
+use super::rpc::{RpcError, parse};
+use super::watch::{Head, Watched};
+use crate::ledger::{AccountNonce, Attempt, NewPayment, PaymentRecord, Settlement};
+use crate::payment::scheme::SettleOutcome;
+use crate::protocol::{PaymentRequirements, Reason};
+
+/// How often it is asked whether a transaction that isn't mined was overtaken.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the finalized head is read.
+const FINALIZED_EVERY: Duration = Duration::from_secs(2);
+/// Pause after a failed call; doubles up to the second value.
+const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Looks that must agree before a transaction counts as overtaken: a node's index may lag behind its state.
+const STRIKES: u32 = 2;
+/// Blocks whose logs are read in one call.
+const LOG_BLOCKS: u64 = 1000;
+/// Logs are read back to this long before the claim.
+const LOG_MARGIN_SECS: u64 = 600;
+
+/// Drives a record to its end.
+pub(super) async fn settle(inner: &Arc<Inner>, record: &PaymentRecord) -> SettleOutcome {
+    match Job::new(inner, record) {
+        Ok(job) => job.run().await,
+        Err(detail) => {
+            // Nothing can be proven about a row that can't be read, so it has no end here.
+            tracing::error!(payment_id = %record.claim.id, record = %record.record, detail, "Payment can't be settled.");
+            pending().await
+        }
+    }
+}
+
+struct Try {
+    hash: B256,
+    nonce: Option<AccountNonce>,
+    signer: Option<Address>,
+    ticket: Option<Ticket>,
+    watched: Watched,
+    /// Proven not to move money: failed, or its account nonce went to another.
+    is_dead: bool,
+    strikes: u32,
+}
+
+/// One payment on its way.
+struct Job {
+    inner: Arc<Inner>,
+    claim: NewPayment,
+    token: Address,
+    authorization: Authorization,
+    tries: Vec<Try>,
+    purse: InflightGuard,
+    is_finalized: bool,
+    confirmations: u64,
+    next_look: Instant,
+    finalized: Option<(Head, Instant)>,
+}
+
+/// What the chain's logs say of an authorization that is gone.
+enum Gone {
+    By(B256),
+    Canceled,
+    Unseen,
+}
+
+impl Job {
+    fn new(inner: &Arc<Inner>, record: &PaymentRecord) -> Result<Self, String> {
+        let claim = record.claim.clone();
+        let terms: PaymentRequirements =
+            serde_json::from_str(&claim.terms).map_err(|error| format!("terms: {error}"))?;
+        let payload: Value = serde_json::from_str(&claim.payload).map_err(|error| format!("payload: {error}"))?;
+        let decoded =
+            decode(inner.chain_id, &payload, &terms).map_err(|reason| format!("payload does not decode: {reason}"))?;
+        let is_consistent = decoded.facts.id == claim.id
+            && claim.network == inner.network
+            && address(claim.pay_to.as_str()) == Some(decoded.authorization.to)
+            && claim.amount.value() == decoded.authorization.value;
+        if !is_consistent {
+            return Err("claim and payload disagree".to_owned());
+        }
+        let purse =
+            inner.inflight.enter((decoded.authorization.from, decoded.token), &claim.id, decoded.authorization.value);
+        let is_new = record.attempts.len() == 1 && inner.clock.now().since(claim.claimed_at) < LOOK_EVERY;
+        let tries = record.attempts.iter().map(|attempt| Try::new(inner, attempt, is_new)).collect::<Result<_, _>>()?;
+        Ok(Self {
+            inner: Arc::clone(inner),
+            token: decoded.token,
+            authorization: decoded.authorization,
+            tries,
+            purse,
+            is_finalized: claim.wait_for == "finalized",
+            confirmations: claim.confirmations.max(1),
+            // A row of an earlier run is looked at at once.
+            next_look: if is_new { Instant::now() + LOOK_EVERY } else { Instant::now() },
+            finalized: None,
+            claim,
+        })
+    }
+
+    async fn run(mut self) -> SettleOutcome {
+        let _interest = self.inner.watch.interest();
+        let mut heads = self.inner.watch.heads();
+        let mut pause = ERROR_PAUSE.0;
+        loop {
+            // Marks the head as seen before it is used, so that none is missed while working.
+            heads.borrow_and_update();
+            match self.look().await {
+                Ok(Some(outcome)) => return self.end(outcome),
+                Ok(None) => {
+                    pause = ERROR_PAUSE.0;
+                    self.wait(&mut heads).await;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, payment_id = %self.claim.id, "Chain did not answer; will ask again.");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ERROR_PAUSE.1);
+                }
+            }
+        }
+    }
+
+    /// Lets go of everything that is mined; what isn't stays with its lane, which keeps it going until its account
+    /// nonce is passed.
+    fn end(self, outcome: SettleOutcome) -> SettleOutcome {
+        for attempt in &self.tries {
+            if attempt.watched.receipt().is_some()
+                && let Some(ticket) = &attempt.ticket
+            {
+                ticket.landed();
+            }
+        }
+        if matches!(outcome, SettleOutcome::Paid(_)) {
+            self.purse.paid();
+        }
+        outcome
+    }
+
+    async fn wait(&mut self, heads: &mut tokio::sync::watch::Receiver<Option<Head>>) {
+        let look_in = self.next_look.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let receipts = self.tries.iter_mut().map(|attempt| attempt.watched.changed().boxed()).collect::<Vec<_>>();
+        let any_receipt = async {
+            if receipts.is_empty() {
+                pending::<()>().await;
+            } else {
+                select_all(receipts).await;
+            }
+        };
+        tokio::select! {
+            () = any_receipt => {}
+            _ = heads.changed() => {}
+            () = tokio::time::sleep(look_in) => {}
+        }
+    }
+
+    /// One look at everything that is known; asks the chain only where that may decide something.
+    async fn look(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
+        if let Some(outcome) = self.judge_receipts().await? {
+            return Ok(Some(outcome));
+        }
+        if let Some(outcome) = self.judge_expiry().await? {
+            return Ok(Some(outcome));
+        }
+        if Instant::now() >= self.next_look {
+            self.next_look = Instant::now() + LOOK_EVERY;
+            return self.judge_overtaken().await;
+        }
+        Ok(None)
+    }
+
+    async fn judge_receipts(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
+        for position in 0..self.tries.len() {
+            let Some(receipt) = self.tries.get(position).and_then(|attempt| attempt.watched.receipt()) else {
+                continue;
+            };
+            if !self.is_deep(position, &receipt).await? {
+                continue;
+            }
+            if receipt.is_success() {
+                return Ok(Some(self.judge_success(&receipt)));
+            }
+            let nonce = self.tries.get(position).and_then(|attempt| attempt.nonce);
+            for attempt in &mut self.tries {
+                // Attempts with one account nonce exclude each other.
+                attempt.is_dead |=
+                    attempt.hash == receipt.transaction_hash || (nonce.is_some() && attempt.nonce == nonce);
+            }
+            if self.tries.iter().all(|attempt| attempt.is_dead) {
+                return self.judge_all_dead(Some(&receipt)).await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Paid only if the token itself says so (threats B9, B13).
+    fn judge_success(&self, receipt: &Receipt) -> SettleOutcome {
+        let transaction = receipt.transaction_hash.to_string();
+        if has_moved(receipt, self.token, &self.authorization) {
+            return SettleOutcome::Paid(Settlement {
+                transaction,
+                block: receipt.block_number,
+                block_hash: receipt.block_hash.to_string(),
+                is_external: false,
+            });
+        }
+        let payment_id = &self.claim.id;
+        tracing::error!(%payment_id, transaction, token = %self.token, "Token did not move what it was told to; it is not taken any more.");
+        self.inner.disable(self.token);
+        SettleOutcome::Failed {
+            reason: Reason::EvmTransferEventMismatch,
+            transaction: Some(transaction),
+            still_usable: false,
+        }
+    }
+
+    /// No attempt can move money any more: what about the authorization itself?
+    async fn judge_all_dead(&mut self, failed: Option<&Receipt>) -> Result<Option<SettleOutcome>, RpcError> {
+        let Some(deep) = self.deep_head().await? else { return Ok(None) };
+        let block = failed.map_or(deep.number, |receipt| receipt.block_number.max(deep.number));
+        if self.is_authorization_used(block).await? {
+            return self.judge_used(block).await;
+        }
+        let reason = if failed.is_some() { Reason::EvmTransactionFailed } else { Reason::UnexpectedSettleError };
+        Ok(Some(SettleOutcome::Failed {
+            reason,
+            transaction: failed.map(|receipt| receipt.transaction_hash.to_string()),
+            still_usable: deep.timestamp < self.authorization.valid_before_secs(),
+        }))
+    }
+
+    /// Past the authorization's end by the chain's own clock, at a block that counts as settled: if it is unused there, it
+    /// stays unused for ever (the token demands block time < validBefore).
+    async fn judge_expiry(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
+        let valid_before = self.authorization.valid_before_secs();
+        if self.inner.watch.head().is_none_or(|head| head.timestamp <= valid_before) {
+            return Ok(None);
+        }
+        let Some(deep) = self.deep_head().await?.filter(|deep| deep.timestamp > valid_before) else { return Ok(None) };
+        // What is mined but not yet deep decides by itself.
+        if self.tries.iter().any(|attempt| !attempt.is_dead && attempt.watched.receipt().is_some()) {
+            return Ok(None);
+        }
+        if !self.is_authorization_used(deep.number).await? {
+            return Ok(Some(SettleOutcome::Failed {
+                reason: Reason::PaymentExpired,
+                transaction: None,
+                still_usable: false,
+            }));
+        }
+        if self.fetch_receipts().await? {
+            return Ok(None);
+        }
+        self.judge_used(deep.number).await
+    }
+
+    /// Whether another transaction took an attempt's account nonce; the rows of the table for "nonce too low".
+    async fn judge_overtaken(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
+        let Some(deep) = self.deep_head().await? else { return Ok(None) };
+        for attempt in self.tries.iter_mut().filter(|attempt| !attempt.is_dead && attempt.watched.receipt().is_none()) {
+            let (Some(nonce), Some(signer)) = (attempt.nonce, attempt.signer) else { continue };
+            // In one request, so that one node answers both.
+            let count = ("eth_getTransactionCount", json!([signer, format!("{:#x}", deep.number)]));
+            let receipt = ("eth_getTransactionReceipt", json!([attempt.hash]));
+            let mut results = self.inner.rpc.batch(vec![count, receipt]).await?.into_iter();
+            let mut next = || results.next().unwrap_or(Ok(Value::Null));
+            let count = next()?.as_str().and_then(quantity::parse);
+            let count = count.ok_or_else(|| RpcError::Transport("eth_getTransactionCount gave no count".to_owned()))?;
+            match parse::<Option<Receipt>>("eth_getTransactionReceipt", next()?)? {
+                Some(receipt) => attempt.watched.put(Some(receipt)),
+                None if count > nonce => attempt.strikes += 1,
+                None => attempt.strikes = 0,
+            }
+            attempt.is_dead = attempt.strikes >= STRIKES;
+        }
+        if self.tries.iter().all(|attempt| attempt.is_dead) {
+            return self.judge_all_dead(None).await;
+        }
+        // Ours may still be waiting, but somebody else's may have been first, or the payer cancelled.
+        if self.tries.iter().all(|attempt| attempt.watched.receipt().is_none())
+            && self.is_authorization_used(deep.number).await?
+            && !self.fetch_receipts().await?
+        {
+            return self.judge_used(deep.number).await;
+        }
+        Ok(None)
+    }
+
+    /// The authorization is gone at `block`, and not by a receipt of ours: by whom?
+    async fn judge_used(&mut self, block: u64) -> Result<Option<SettleOutcome>, RpcError> {
+        let failed = |reason: Reason, transaction: Option<B256>| {
+            let transaction = transaction.map(|hash| hash.to_string());
+            Ok(Some(SettleOutcome::Failed { reason, transaction, still_usable: false }))
+        };
+        match self.find_end(block).await? {
+            Gone::Canceled => failed(Reason::EvmAuthorizationCanceled, None),
+            Gone::By(hash) if self.tries.iter().any(|attempt| attempt.hash == hash) => {
+                self.fetch_receipts().await?;
+                Ok(None)
+            }
+            Gone::By(hash) => match self.judge_foreign(hash, block).await? {
+                Some(settlement) => Ok(Some(SettleOutcome::Paid(settlement))),
+                None => failed(Reason::EvmNonceAlreadyUsed, None),
+            },
+            // A log index may lag: that is no proof while an attempt of ours may be what used it.
+            Gone::Unseen if self.tries.iter().all(|attempt| attempt.is_dead) => {
+                failed(Reason::EvmNonceAlreadyUsed, None)
+            }
+            Gone::Unseen => {
+                tracing::warn!(payment_id = %self.claim.id, "Authorization is used, and no log says by whom; will look again.");
+                Err(RpcError::Transport("no log of a used authorization".to_owned()))
+            }
+        }
+    }
+
+    /// Threats §2.5: somebody else's submission counts only where nobody else earns, and only after our claim.
+    async fn judge_foreign(&self, hash: B256, block: u64) -> Result<Option<Settlement>, RpcError> {
+        let receipt: Option<Receipt> = self.inner.rpc.call("eth_getTransactionReceipt", json!([hash])).await?;
+        let receipt = receipt
+            .filter(|receipt| receipt.block_number <= block)
+            .ok_or_else(|| RpcError::Transport("no receipt of a logged transaction".to_owned()))?;
+        let held_in = self.block(&format!("{:#x}", receipt.block_number)).await?;
+        if held_in.hash != receipt.block_hash {
+            return Err(RpcError::Transport("receipt is of another branch".to_owned()));
+        }
+        let is_ours = self.claim.pay_to_exclusive
+            && receipt.is_success()
+            && has_moved(&receipt, self.token, &self.authorization)
+            && self.claim.claimed_at.as_secs() <= held_in.timestamp;
+        Ok(is_ours.then(|| Settlement {
+            transaction: receipt.transaction_hash.to_string(),
+            block: receipt.block_number,
+            block_hash: receipt.block_hash.to_string(),
+            is_external: true,
+        }))
+    }
+
+    /// Looks for the log that ended the authorization, backwards from `block` to before the claim.
+    async fn find_end(&self, block: u64) -> Result<Gone, RpcError> {
+        let names = [Token::AuthorizationUsed::SIGNATURE_HASH, Token::AuthorizationCanceled::SIGNATURE_HASH];
+        let claimed = self.claim.claimed_at.as_secs();
+        let mut last = block;
+        loop {
+            let first = last.saturating_sub(LOG_BLOCKS - 1);
+            let filter = json!([{
+                "address": self.token,
+                "fromBlock": format!("{first:#x}"),
+                "toBlock": format!("{last:#x}"),
+                "topics": [names, self.authorization.from.into_word(), self.authorization.nonce],
+            }]);
+            let logs: Vec<Log> = self.inner.rpc.call("eth_getLogs", filter).await?;
+            for log in logs {
+                match (log.topics.first(), log.transaction_hash) {
+                    _ if !is_of(&log, self.token, &[self.authorization.from.into_word(), self.authorization.nonce]) => {
+                    }
+                    (Some(name), _) if *name == Token::AuthorizationCanceled::SIGNATURE_HASH => {
+                        return Ok(Gone::Canceled);
+                    }
+                    (Some(name), Some(hash)) if *name == Token::AuthorizationUsed::SIGNATURE_HASH => {
+                        return Ok(Gone::By(hash));
+                    }
+                    _ => {}
+                }
+            }
+            let is_before_claim = self.block(&format!("{first:#x}")).await?.timestamp + LOG_MARGIN_SECS < claimed;
+            if first == 0 || is_before_claim {
+                return Ok(Gone::Unseen);
+            }
+            last = first - 1;
+        }
+    }
+
+    /// Asks for the receipts of all attempts; whether any is there.
+    async fn fetch_receipts(&self) -> Result<bool, RpcError> {
+        let mut is_any = false;
+        for attempt in self.tries.iter().filter(|attempt| !attempt.is_dead) {
+            let receipt: Option<Receipt> =
+                self.inner.rpc.call("eth_getTransactionReceipt", json!([attempt.hash])).await?;
+            if receipt.is_some() {
+                is_any = true;
+                attempt.watched.put(receipt);
+            }
+        }
+        Ok(is_any)
+    }
+
+    async fn is_authorization_used(&self, block: u64) -> Result<bool, RpcError> {
+        let Authorization { from, nonce, .. } = self.authorization;
+        let question = Token::authorizationStateCall { authorizer: from, nonce }.abi_encode();
+        let call = json!([{"to": self.token, "input": Bytes::from(question)}, format!("{block:#x}")]);
+        let answer: Bytes = self.inner.rpc.call("eth_call", call).await?;
+        Token::authorizationStateCall::abi_decode_returns(&answer)
+            .map_err(|_error| RpcError::Transport("token gave no authorization state".to_owned()))
+    }
+
+    async fn block(&self, tag: &str) -> Result<Block, RpcError> {
+        let block: Option<Block> = self.inner.rpc.call("eth_getBlockByNumber", json!([tag, false])).await?;
+        block.ok_or_else(|| RpcError::Transport("node lacks a block".to_owned()))
+    }
+
+    /// The newest block that counts as settled under the terms.
+    async fn deep_head(&mut self) -> Result<Option<Head>, RpcError> {
+        if self.is_finalized {
+            if let Some((head, _)) = self.finalized.filter(|(_, read_at)| read_at.elapsed() < FINALIZED_EVERY) {
+                return Ok(Some(head));
+            }
+            let head = head_of(&self.block("finalized").await?);
+            self.finalized = Some((head, Instant::now()));
+            return Ok(Some(head));
+        }
+        let Some(head) = self.inner.watch.head() else { return Ok(None) };
+        if self.confirmations == 1 {
+            return Ok(Some(head));
+        }
+        match (head.number + 1).checked_sub(self.confirmations) {
+            Some(number) => Ok(Some(head_of(&self.block(&format!("{number:#x}")).await?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a receipt's block counts as settled; looks again whether it is still the chain's.
+    async fn is_deep(&mut self, position: usize, receipt: &Receipt) -> Result<bool, RpcError> {
+        let deep_number = if self.is_finalized {
+            self.deep_head().await?.map(|head| head.number)
+        } else if self.confirmations == 1 {
+            // Seen in a block just now: that is what one confirmation means.
+            return Ok(true);
+        } else {
+            self.inner.watch.head().and_then(|head| (head.number + 1).checked_sub(self.confirmations))
+        };
+        if deep_number.is_none_or(|number| number < receipt.block_number) {
+            return Ok(false);
+        }
+        let again: Option<Receipt> =
+            self.inner.rpc.call("eth_getTransactionReceipt", json!([receipt.transaction_hash])).await?;
+        if again.as_ref().is_some_and(|again| again.block_hash == receipt.block_hash) {
+            let held_in = self.block(&format!("{:#x}", receipt.block_number)).await?;
+            if held_in.hash == receipt.block_hash {
+                return Ok(true);
+            }
+        }
+        let is_gone = again.is_none();
+        if let Some(attempt) = self.tries.get(position) {
+            tracing::warn!(payment_id = %self.claim.id, transaction = %attempt.hash, "The chain took a block back.");
+            attempt.watched.put(again);
+            if is_gone && let Some(ticket) = &attempt.ticket {
+                ticket.resend();
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Try {
+    fn new(inner: &Arc<Inner>, attempt: &Attempt, is_new: bool) -> Result<Self, String> {
+        let signed = &attempt.signed;
+        let hash = word(&signed.transaction).ok_or("transaction id is no hash")?;
+        if keccak256(&signed.raw) != hash {
+            return Err("stored bytes are not the stored transaction".to_owned());
+        }
+        let signer = signed.signer.as_ref();
+        let watched = inner.watch.add(hash, is_new);
+        let ticket = match (signer, signed.account_nonce) {
+            (Some(signer), Some(nonce)) => {
+                let lane = inner.lane_of(signer).ok_or("signer is no address")?;
+                Some(lane.submit(nonce, hash, signed.raw.clone().into()))
+            }
+            _ => None,
+        };
+        Ok(Self {
+            hash,
+            nonce: signed.account_nonce,
+            signer: signer.and_then(|signer| address(signer.as_str())),
+            ticket,
+            watched,
+            is_dead: false,
+            strikes: 0,
+        })
+    }
+}
+
+fn head_of(block: &Block) -> Head {
+    Head { number: block.number, timestamp: block.timestamp, base_fee: None, seen_at: Instant::now() }
+}
+
+/// Whether a log is the token's and its indexed fields are these.
+fn is_of(log: &Log, token: Address, fields: &[B256]) -> bool {
+    log.address == token && log.topics.get(1..) == Some(fields)
+}
+
+/// Whether a receipt holds the token's own word that exactly this money moved under exactly this authorization.
+fn has_moved(receipt: &Receipt, token: Address, authorization: &Authorization) -> bool {
+    let Authorization { from, to, value, nonce, .. } = authorization;
+    let (from, to) = (from.into_word(), to.into_word());
+    let amount = value.to_be_bytes::<32>();
+    let named = |log: &Log, name: B256| log.topics.first() == Some(&name);
+    let is_transfer = |log: &Log| {
+        named(log, Token::Transfer::SIGNATURE_HASH) && is_of(log, token, &[from, to]) && log.data.as_ref() == amount
+    };
+    let is_use = |log: &Log| named(log, Token::AuthorizationUsed::SIGNATURE_HASH) && is_of(log, token, &[from, *nonce]);
+    receipt.logs.iter().any(is_transfer) && receipt.logs.iter().any(is_use)
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::U256;
+
+    use super::*;
+
+    fn log(address: Address, topics: Vec<B256>, data: Vec<u8>) -> Log {
+        Log { address, topics, data: data.into(), transaction_hash: None }
+    }
+
+    #[test]
+    fn money_moved_only_if_the_token_itself_logged_this_transfer_and_this_authorization() {
+        let (token, other) = (Address::repeat_byte(1), Address::repeat_byte(2));
+        let authorization = Authorization {
+            from: Address::repeat_byte(3),
+            to: Address::repeat_byte(4),
+            value: U256::from(10_000),
+            valid_after: U256::ZERO,
+            valid_before: U256::from(9),
+            nonce: B256::repeat_byte(5),
+        };
+        let (from, to) = (authorization.from.into_word(), authorization.to.into_word());
+        let transfer = |by: Address, from: B256, to: B256, value: u64| {
+            log(by, vec![Token::Transfer::SIGNATURE_HASH, from, to], U256::from(value).to_be_bytes::<32>().to_vec())
+        };
+        let used =
+            |by: Address, nonce: B256| log(by, vec![Token::AuthorizationUsed::SIGNATURE_HASH, from, nonce], Vec::new());
+        let moved = |logs: Vec<Log>| {
+            let receipt =
+                Receipt { transaction_hash: B256::ZERO, block_hash: B256::ZERO, block_number: 1, status: 1, logs };
+            has_moved(&receipt, token, &authorization)
+        };
+        let nonce = authorization.nonce;
+        assert!(moved(vec![used(token, nonce), transfer(token, from, to, 10_000)]));
+        assert!(!moved(vec![used(token, nonce)]), "no transfer");
+        assert!(!moved(vec![transfer(token, from, to, 10_000)]), "no authorization");
+        assert!(!moved(vec![used(token, nonce), transfer(other, from, to, 10_000)]), "another contract's transfer");
+        assert!(!moved(vec![used(other, nonce), transfer(token, from, to, 10_000)]), "another contract's word");
+        assert!(!moved(vec![used(token, nonce), transfer(token, from, to, 9_999)]), "a fee was taken");
+        assert!(!moved(vec![used(token, nonce), transfer(token, to, from, 10_000)]), "the wrong way");
+        assert!(!moved(vec![used(token, B256::ZERO), transfer(token, from, to, 10_000)]), "another authorization");
+    }
+}

@@ -1,0 +1,752 @@
+//! The scheme against a scripted node: what each answer of a chain leads to.
+
+use std::time::Duration;
+
+use alloy::primitives::{B256, Bytes, keccak256};
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol_types::SolEvent;
+use serde_json::Map;
+
+use super::abi::Token;
+use super::decode::{Authorization, domain_separator};
+use super::fake::{self, Answer, CHAIN, Mined, Send, Shared, TOKEN, World};
+use super::*;
+use crate::chain::NoObserver;
+use crate::config::{Location, Secret, SignerSource, WaitFor};
+use crate::ledger::{Attempt, Holder, NewAttempt, NewPayment, PaymentState, RecordId, Settlement};
+use crate::payment::scheme::{SettlementPlan, VerifyError};
+use crate::types::{AssetId, Eip712Domain, ManualClock, UnixMillis};
+
+const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
+const GAS_KEY: &str = "0x3333333333333333333333333333333333333333333333333333333333333333";
+const NOW: u64 = 1_800_000_000;
+
+struct Shop {
+    world: Shared,
+    scheme: Arc<EvmScheme>,
+    clock: ManualClock,
+}
+
+fn config(url: &str) -> NetworkConfig {
+    NetworkConfig {
+        network: Network::evm(CHAIN),
+        name: "base-sepolia".to_owned(),
+        rpc_urls: vec![Secret::new(url.to_owned())],
+        signers: vec![SignerSource::Key { key: Secret::new(GAS_KEY.to_owned()), location: Location::default() }],
+        pay_to: AccountId::new(PAY_TO).unwrap(),
+        pay_to_exclusive: false,
+        payers: Payers { eoa: true, contract: true },
+        max_window: Duration::from_secs(86_400),
+        confirmations: 1,
+        assets: vec![Asset {
+            id: AssetId::new(TOKEN).unwrap(),
+            symbol: "USDC".to_owned(),
+            decimals: 6,
+            is_usd: true,
+            eip712: Some(Eip712Domain { name: "USDC".to_owned(), version: "2".to_owned() }),
+        }],
+        wait_for: WaitFor::Confirmed,
+        max_fee: AtomicAmount::from(10_000_000_000_000_000),
+        settle_timeout: Duration::from_secs(30),
+        location: Location::default(),
+    }
+}
+
+async fn shop_with(change: impl FnOnce(&mut NetworkConfig)) -> Shop {
+    let world = World::new();
+    let mut config = config(&fake::serve(&world).await);
+    change(&mut config);
+    let clock = ManualClock::new(UnixMillis::from_secs(NOW));
+    let scheme = EvmScheme::connect(&config, &[], Arc::new(clock.clone()), Arc::new(NoObserver)).unwrap();
+    Shop { world, scheme, clock }
+}
+
+/// A shop that is open.
+async fn shop() -> Shop {
+    let shop = shop_with(|_| {}).await;
+    shop.open().await;
+    shop
+}
+
+fn terms() -> PaymentRequirements {
+    PaymentRequirements {
+        scheme: "exact".to_owned(),
+        network: Network::evm(CHAIN),
+        amount: AtomicAmount::from(10_000),
+        asset: AssetId::new(TOKEN).unwrap(),
+        pay_to: AccountId::new(PAY_TO).unwrap(),
+        max_timeout_seconds: 60,
+        extra: Map::from_iter([("name".to_owned(), json!("USDC")), ("version".to_owned(), json!("2"))]),
+    }
+}
+
+fn payer() -> PrivateKeySigner {
+    PrivateKeySigner::from_slice(&[0x11; 32]).unwrap()
+}
+
+fn authorization(nonce: u8) -> Authorization {
+    Authorization {
+        from: payer().address(),
+        to: PAY_TO.parse().unwrap(),
+        value: U256::from(10_000),
+        valid_after: U256::ZERO,
+        valid_before: U256::from(NOW + 60),
+        nonce: B256::repeat_byte(nonce),
+    }
+}
+
+fn payload(authorization: &Authorization, signature: &[u8]) -> Value {
+    json!({
+        "signature": Bytes::from(signature.to_vec()),
+        "authorization": {
+            "from": authorization.from,
+            "to": authorization.to,
+            "value": authorization.value.to_string(),
+            "validAfter": authorization.valid_after.to_string(),
+            "validBefore": authorization.valid_before.to_string(),
+            "nonce": authorization.nonce,
+        },
+    })
+}
+
+fn signed(authorization: &Authorization) -> Value {
+    let domain = Eip712Domain { name: "USDC".to_owned(), version: "2".to_owned() };
+    let hash = authorization.hash(domain_separator(&domain, CHAIN, TOKEN.parse().unwrap()));
+    payload(authorization, &payer().sign_hash_sync(&hash).unwrap().as_bytes())
+}
+
+fn reason(error: VerifyError) -> Reason {
+    match error {
+        VerifyError::Invalid { reason } => reason,
+        VerifyError::Unavailable { detail } => panic!("unavailable: {detail}"),
+    }
+}
+
+impl Shop {
+    async fn open(&self) {
+        Arc::clone(&self.scheme).start();
+        self.scheme.verify_chain().await.unwrap();
+        self.scheme.set_reconciled();
+        assert_eq!(self.scheme.availability(), Availability::Ready);
+        self.world.lock().unwrap().calls.clear();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world.lock().unwrap());
+    }
+
+    fn decode(&self, payload: &Value) -> Box<dyn IncomingPayment> {
+        self.scheme.decode(payload, &terms()).unwrap()
+    }
+
+    async fn plan(&self, payload: &Value) -> Result<Box<dyn SettlementPlan>, VerifyError> {
+        let payment = self.decode(payload);
+        payment.check(&terms(), self.clock.now())?;
+        payment.simulate(&terms()).await
+    }
+
+    fn record(&self, payload: &Value, attempts: Vec<NewAttempt>) -> PaymentRecord {
+        let facts = self.decode(payload).facts().clone();
+        let signed_at = self.clock.now();
+        let attempts = (1..).zip(attempts).map(|(number, signed)| Attempt { number, signed, signed_at }).collect();
+        PaymentRecord {
+            record: RecordId("pay_1".to_owned()),
+            claim: NewPayment {
+                id: facts.id,
+                payload_digest: facts.digest,
+                fingerprint: [0; 32],
+                redeliverable: true,
+                holder: Holder::Quote([0; 32]),
+                route: "GET /".to_owned(),
+                request: "GET /".to_owned(),
+                terms: serde_json::to_string(&terms()).unwrap(),
+                wait_for: "confirmed".to_owned(),
+                confirmations: 1,
+                pay_to_exclusive: false,
+                network: Network::evm(CHAIN),
+                asset: facts.asset,
+                payer: facts.payer,
+                pay_to: facts.pay_to,
+                amount: facts.amount,
+                payload: facts.payload.to_string(),
+                valid_until: facts.valid_until,
+                signer: None,
+                claimed_at: signed_at,
+            },
+            state: PaymentState::Signed,
+            attempts,
+            settlement: None,
+            paid_at: None,
+            deliveries: 0,
+            failure: None,
+            failed_transaction: None,
+            updated_at: signed_at,
+        }
+    }
+
+    /// Verifies and signs a payment at the given account nonce.
+    async fn claimed(&self, nonce: u8, account_nonce: u64) -> PaymentRecord {
+        let payload = signed(&authorization(nonce));
+        let attempt = self.plan(&payload).await.unwrap().sign(Some(account_nonce)).unwrap();
+        self.record(&payload, vec![attempt])
+    }
+
+    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
+        let settled = tokio::time::timeout(Duration::from_secs(40), self.scheme.settle(record)).await;
+        settled.expect("settlement did not end")
+    }
+
+    /// Asserts that a settlement has not ended after a while.
+    async fn stays_open(&self, record: &PaymentRecord, wait: Duration) {
+        let settled = tokio::time::timeout(wait, self.scheme.settle(record)).await;
+        assert!(settled.is_err(), "ended as {settled:?}");
+    }
+}
+
+fn paid_by(record: &PaymentRecord, outcome: &SettleOutcome) -> Settlement {
+    let SettleOutcome::Paid(settlement) = outcome else { panic!("not paid: {outcome:?}") };
+    assert_eq!(settlement.transaction, record.attempts[0].signed.transaction);
+    assert!(!settlement.is_external);
+    settlement.clone()
+}
+
+fn failed(outcome: SettleOutcome) -> (Reason, bool) {
+    match outcome {
+        SettleOutcome::Failed { reason, still_usable, .. } => (reason, still_usable),
+        SettleOutcome::Paid(settlement) => panic!("paid: {settlement:?}"),
+    }
+}
+
+// ── before the claim ────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test]
+async fn terms_that_the_authorization_does_not_meet_are_named_without_a_call() {
+    let shop = shop().await;
+    let check = |change: &dyn Fn(&mut Authorization)| {
+        let mut changed = authorization(1);
+        change(&mut changed);
+        shop.decode(&signed(&changed)).check(&terms(), shop.clock.now())
+    };
+    assert_eq!(check(&|_| {}), Ok(()));
+    assert_eq!(check(&|it| it.to = it.from), Err(Reason::EvmRecipientMismatch));
+    assert_eq!(check(&|it| it.valid_before = U256::from(NOW + 5)), Err(Reason::EvmValidBefore));
+    assert_eq!(check(&|it| it.valid_before = U256::from(NOW + 6)), Ok(()));
+    assert_eq!(check(&|it| it.valid_before = U256::from(NOW + 86_400)), Ok(()));
+    assert_eq!(check(&|it| it.valid_before = U256::from(NOW + 86_401)), Err(Reason::EvmWindowTooLong));
+    assert_eq!(check(&|it| it.valid_before = U256::MAX), Err(Reason::EvmWindowTooLong));
+    assert_eq!(check(&|it| it.valid_after = U256::from(NOW)), Ok(()));
+    assert_eq!(check(&|it| it.valid_after = U256::from(NOW + 1)), Err(Reason::EvmValidAfter));
+    assert_eq!(check(&|it| it.value = U256::from(9_999)), Err(Reason::EvmValueMismatch));
+    assert_eq!(check(&|it| it.value = U256::from(10_001)), Err(Reason::EvmValueMismatch));
+    let mut bare = terms();
+    bare.extra.clear();
+    let payment = shop.decode(&signed(&authorization(1)));
+    assert_eq!(payment.check(&bare, shop.clock.now()), Err(Reason::EvmMissingEip712Domain));
+    assert_eq!(shop.world.lock().unwrap().calls(), 0);
+}
+
+#[tokio::test]
+async fn an_ecdsa_signature_is_proven_without_a_call() {
+    let shop = shop().await;
+    shop.decode(&signed(&authorization(1))).prove(&terms()).await.unwrap();
+    assert_eq!(shop.world.lock().unwrap().calls(), 0);
+}
+
+#[tokio::test]
+async fn a_signature_of_nobody_costs_one_look_up_for_all_its_repetitions() {
+    let shop = shop().await;
+    let forged = payload(&authorization(1), &{
+        let mut bytes = [0x21; 65];
+        bytes[64] = 27;
+        bytes
+    });
+    for _ in 0..5 {
+        let error = shop.decode(&forged).simulate(&terms()).await.err().unwrap();
+        assert_eq!(reason(error), Reason::EvmSignature);
+    }
+    let world = shop.world.lock().unwrap();
+    assert_eq!((world.count("eth_getCode"), world.calls()), (1, 1));
+}
+
+#[tokio::test]
+async fn look_ups_of_unknown_accounts_are_limited() {
+    let shop = shop().await;
+    let mut refused = 0;
+    for account in 0..60u8 {
+        let stranger = Authorization { from: Address::repeat_byte(account + 1), ..authorization(1) };
+        let forged = payload(&stranger, &[7; 70]);
+        match shop.decode(&forged).prove(&terms()).await.err().unwrap() {
+            VerifyError::Unavailable { .. } => refused += 1,
+            VerifyError::Invalid { reason } => assert_eq!(reason, Reason::EvmUndeployedSmartWallet),
+        }
+    }
+    assert!(refused > 0);
+    assert!(shop.world.lock().unwrap().count("eth_getCode") <= 40);
+}
+
+#[tokio::test]
+async fn contract_payers_are_asked_and_only_their_yes_counts() {
+    let shop = shop().await;
+    let wallet = Authorization { from: Address::repeat_byte(9), ..authorization(1) };
+    shop.change(|world| {
+        world.code.insert(wallet.from);
+    });
+    let error = shop.decode(&payload(&wallet, &[7; 70])).prove(&terms()).await.err().unwrap();
+    assert_eq!(reason(error), Reason::EvmSignature);
+    shop.change(|world| world.wallet_says_yes = true);
+    shop.decode(&payload(&wallet, &[8; 70])).prove(&terms()).await.unwrap();
+    let plan = shop.plan(&payload(&wallet, &[8; 70])).await.unwrap();
+    plan.sign(Some(0)).unwrap();
+}
+
+#[tokio::test]
+async fn payers_that_are_not_taken_are_refused() {
+    let no_contracts = shop_with(|config| config.payers.contract = false).await;
+    no_contracts.open().await;
+    let long = payload(&authorization(1), &[7; 70]);
+    let error = no_contracts.decode(&long).prove(&terms()).await.err().unwrap();
+    assert_eq!(reason(error), Reason::EvmContractPayer);
+    no_contracts.decode(&signed(&authorization(1))).prove(&terms()).await.unwrap();
+    let delegated = shop_with(|config| config.payers.contract = false).await;
+    delegated.open().await;
+    delegated.change(|world| {
+        world.code.insert(payer().address());
+    });
+    let error = delegated.decode(&signed(&authorization(1))).prove(&terms()).await.err().unwrap();
+    assert_eq!(reason(error), Reason::EvmContractPayer);
+}
+
+#[tokio::test]
+async fn reverts_become_reasons_and_node_troubles_never_do() {
+    let text = |words: &str| {
+        use alloy::sol_types::SolError;
+        let data = Bytes::from(alloy::sol_types::Revert { reason: words.to_owned() }.abi_encode());
+        json!({"code": 3, "message": format!("execution reverted: {words}"), "data": data})
+    };
+    for (error, expected) in [
+        (text("FiatTokenV2: authorization is expired"), Some(Reason::EvmValidBefore)),
+        (text("FiatTokenV2: authorization is not yet valid"), Some(Reason::EvmValidAfter)),
+        (text("FiatTokenV2: authorization is used or canceled"), Some(Reason::EvmNonceAlreadyUsed)),
+        (text("ERC20: transfer amount exceeds balance"), Some(Reason::EvmInsufficientBalance)),
+        (text("FiatTokenV2: invalid signature"), Some(Reason::EvmSignature)),
+        (text("Pausable: paused"), Some(Reason::EvmSimulationFailed)),
+        (
+            json!({"code": 3, "message": "execution reverted", "data": "0xe450d38c"}),
+            Some(Reason::EvmInsufficientBalance),
+        ),
+        (
+            json!({"code": -32000, "message": "gas required exceeds allowance (300000)"}),
+            Some(Reason::EvmSimulationFailed),
+        ),
+        (json!({"code": -32000, "message": "header not found"}), None),
+        (json!({"code": -32603, "message": "internal error"}), None),
+        (json!({"code": -32000, "message": "insufficient funds for transfer"}), None),
+        (json!({"code": -32005, "message": "rate limit: https://node.example/secret used"}), None),
+    ] {
+        let shop = shop().await;
+        shop.change(|world| world.estimate_error = Some(error.clone()));
+        match (shop.plan(&signed(&authorization(1))).await.err().unwrap(), expected) {
+            (VerifyError::Invalid { reason }, expected) => assert_eq!(Some(reason), expected, "{error}"),
+            (VerifyError::Unavailable { detail }, expected) => {
+                assert_eq!(expected, None, "{error}: {detail}");
+                assert!(!detail.contains("secret"), "{detail}");
+            }
+        }
+        let calls = shop.world.lock().unwrap().calls();
+        assert!(calls <= 2, "{calls} calls for {error}");
+        assert_eq!(shop.world.lock().unwrap().sent.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_node_is_our_affair_and_no_address_of_it_is_told() {
+    let shop = shop().await;
+    shop.change(|world| world.is_down = true);
+    for _ in 0..3 {
+        match shop.plan(&signed(&authorization(1))).await.err().unwrap() {
+            VerifyError::Unavailable { detail } => {
+                assert!(!detail.contains("secret") && !detail.contains("127.0.0.1"), "{detail}");
+            }
+            VerifyError::Invalid { reason } => panic!("{reason}"),
+        }
+    }
+    assert!(matches!(shop.scheme.availability(), Availability::Unavailable(_)));
+    shop.change(|world| world.is_down = false);
+    assert!(shop.plan(&signed(&authorization(1))).await.is_ok());
+    assert_eq!(shop.scheme.availability(), Availability::Ready);
+}
+
+#[tokio::test]
+async fn a_settlement_over_max_fee_is_not_signed() {
+    let shop = shop_with(|config| config.max_fee = AtomicAmount::from(1_000_000_000_000)).await;
+    shop.open().await;
+    assert!(shop.plan(&signed(&authorization(1))).await.is_ok());
+    let dear = shop_with(|config| config.max_fee = AtomicAmount::from(1_000_000_000)).await;
+    Arc::clone(&dear.scheme).start();
+    dear.scheme.verify_chain().await.unwrap();
+    dear.scheme.set_reconciled();
+    assert!(matches!(dear.scheme.availability(), Availability::Unavailable(_)), "not even offered");
+    assert!(matches!(dear.plan(&signed(&authorization(1))).await, Err(VerifyError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn many_small_payments_cannot_share_one_balance() {
+    let shop = shop().await;
+    shop.change(|world| world.token_balance = U256::from(25_000));
+    let first = shop.plan(&signed(&authorization(1))).await.unwrap();
+    let _second = shop.plan(&signed(&authorization(2))).await.unwrap();
+    let third = shop.plan(&signed(&authorization(3))).await.err().unwrap();
+    assert_eq!(reason(third), Reason::EvmInsufficientBalance);
+    drop(first);
+    assert!(shop.plan(&signed(&authorization(3))).await.is_ok(), "there is room again");
+}
+
+// ── settling ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test]
+async fn a_payment_is_signed_locally_settled_once_and_costs_few_calls() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    let attempt = &record.attempts[0].signed;
+    assert_eq!(keccak256(&attempt.raw).to_string(), attempt.transaction);
+    let started = std::time::Instant::now();
+    let settlement = paid_by(&record, &shop.settle(&record).await);
+    assert_eq!((settlement.block, settlement.block_hash), (101, fake::block_hash(101).to_string()));
+    assert!(started.elapsed() < Duration::from_millis(200), "{:?}", started.elapsed());
+    let world = shop.world.lock().unwrap();
+    assert_eq!(world.sent.len(), 1);
+    assert!(world.calls() <= 5, "{:?}", world.calls);
+}
+
+#[tokio::test]
+async fn sixty_payments_at_once_share_their_calls() {
+    let shop = shop().await;
+    shop.change(|world| world.is_automine = false);
+    let mut records = Vec::new();
+    for number in 0..60u8 {
+        records.push(shop.claimed(number + 1, u64::from(number)).await);
+    }
+    shop.change(|world| world.calls.clear());
+    let miner = {
+        let world = Arc::clone(&shop.world);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                world.lock().unwrap().mine();
+            }
+        })
+    };
+    let outcomes = futures::future::join_all(records.iter().map(|record| shop.settle(record))).await;
+    miner.abort();
+    for (record, outcome) in records.iter().zip(&outcomes) {
+        paid_by(record, outcome);
+    }
+    let world = shop.world.lock().unwrap();
+    assert_eq!(world.sent.len(), 60);
+    assert!(world.calls() <= 60 * 2, "{:?}", world.calls);
+}
+
+#[tokio::test]
+async fn receipts_are_found_one_by_one_when_a_node_has_none_by_block() {
+    let shop = shop().await;
+    shop.change(|world| world.has_block_receipts = false);
+    let mut records = Vec::new();
+    for number in 0..10u8 {
+        records.push(shop.claimed(number + 1, u64::from(number)).await);
+    }
+    let outcomes = futures::future::join_all(records.iter().map(|record| shop.settle(record))).await;
+    for (record, outcome) in records.iter().zip(&outcomes) {
+        paid_by(record, outcome);
+    }
+}
+
+#[tokio::test]
+async fn no_answer_to_a_send_decides_anything() {
+    for (answer, takes) in [
+        (Answer::Status(502), true),
+        (Answer::Status(502), false),
+        (Answer::Error("already known"), true),
+        (Answer::Error("replacement transaction underpriced"), true),
+        (Answer::Error("nonce too low"), true),
+        (Answer::Error("internal error"), false),
+        (Answer::Error("insufficient funds for gas * price + value"), false),
+    ] {
+        let shop = shop().await;
+        let record = shop.claimed(1, 0).await;
+        shop.change(|world| world.sends = vec![Send { takes, answer: answer.clone() }]);
+        paid_by(&record, &shop.settle(&record).await);
+        let world = shop.world.lock().unwrap();
+        assert!(world.sent.iter().all(|raw| *raw == world.sent[0]), "the same bytes, whatever the node said");
+        assert_eq!(world.nonce, 1, "{answer:?} {takes}");
+    }
+}
+
+#[tokio::test]
+async fn an_earlier_runs_payment_is_found_whether_it_landed_or_not() {
+    let shop = shop().await;
+    let landed = shop.claimed(1, 0).await;
+    let never_sent = shop.claimed(2, 1).await;
+    let raw = Bytes::from(landed.attempts[0].signed.raw.clone());
+    shop.change(|world| {
+        world.pool.insert(0, (keccak256(&raw), raw));
+        world.mine();
+    });
+    shop.clock.advance(Duration::from_secs(20));
+    paid_by(&landed, &shop.settle(&landed).await);
+    paid_by(&never_sent, &shop.settle(&never_sent).await);
+}
+
+#[tokio::test]
+async fn a_receipt_without_the_tokens_word_is_no_payment_and_closes_the_token() {
+    let shop = shop().await;
+    shop.change(|world| world.mined = Mined::SaysNothing);
+    let record = shop.claimed(1, 0).await;
+    assert_eq!(failed(shop.settle(&record).await), (Reason::EvmTransferEventMismatch, false));
+    assert!(matches!(shop.scheme.availability(), Availability::Unavailable(_)));
+    assert!(matches!(shop.plan(&signed(&authorization(2))).await, Err(VerifyError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_reverted_settlement_of_an_unused_authorization_failed_but_stays_usable() {
+    let shop = shop().await;
+    shop.change(|world| world.mined = Mined::Reverts);
+    let record = shop.claimed(1, 0).await;
+    assert_eq!(failed(shop.settle(&record).await), (Reason::EvmTransactionFailed, true));
+}
+
+#[tokio::test]
+async fn an_authorization_that_its_payer_cancelled_is_not_taken_for_paid() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    shop.change(|world| {
+        let nonce = B256::repeat_byte(1);
+        world.state_used.insert(nonce);
+        let topics = [Token::AuthorizationCanceled::SIGNATURE_HASH, payer().address().into_word(), nonce];
+        let log = world.log(B256::repeat_byte(0xaa), &topics, &Bytes::new());
+        world.logs.push(log);
+    });
+    assert_eq!(failed(shop.settle(&record).await), (Reason::EvmAuthorizationCanceled, false));
+}
+
+/// Somebody else submits the authorization first.
+fn preempt(world: &mut World, nonce: u8) {
+    let authorization = authorization(nonce);
+    world.number += 1;
+    world.timestamp += 1;
+    world.state_used.insert(authorization.nonce);
+    let hash = B256::repeat_byte(0xbb);
+    let from = authorization.from.into_word();
+    let used = world.log(hash, &[Token::AuthorizationUsed::SIGNATURE_HASH, from, authorization.nonce], &Bytes::new());
+    let amount = Bytes::from(authorization.value.to_be_bytes::<32>());
+    let topics = [Token::Transfer::SIGNATURE_HASH, from, authorization.to.into_word()];
+    let transfer = world.log(hash, &topics, &amount);
+    world.logs.extend([used.clone(), transfer.clone()]);
+    world.put_receipt(hash, 1, &[used, transfer]);
+}
+
+#[tokio::test]
+async fn a_foreign_submission_counts_only_where_pay_to_is_exclusive_and_the_claim_came_first() {
+    for (is_exclusive, claimed_late, is_paid) in [(true, false, true), (false, false, false), (true, true, false)] {
+        let shop = shop().await;
+        let mut record = shop.claimed(1, 0).await;
+        record.claim.pay_to_exclusive = is_exclusive;
+        shop.change(|world| preempt(world, 1));
+        if claimed_late {
+            record.claim.claimed_at = UnixMillis::from_secs(NOW + 30);
+        }
+        match shop.settle(&record).await {
+            SettleOutcome::Paid(settlement) => {
+                assert!(is_paid && settlement.is_external);
+                assert_eq!(settlement.transaction, B256::repeat_byte(0xbb).to_string());
+            }
+            outcome => assert!(!is_paid && failed(outcome) == (Reason::EvmNonceAlreadyUsed, false)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_ends_by_the_chains_clock_and_not_by_ours() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    shop.change(|world| {
+        world.is_automine = false;
+        world.sends = vec![Send { takes: false, answer: Answer::Right }; 100];
+    });
+    shop.clock.advance(Duration::from_secs(3600));
+    shop.stays_open(&record, Duration::from_secs(2)).await;
+    shop.change(|world| {
+        world.timestamp = NOW + 61;
+        world.number += 1;
+    });
+    assert_eq!(failed(shop.settle(&record).await), (Reason::PaymentExpired, false));
+}
+
+#[tokio::test]
+async fn an_expired_settlement_that_is_still_unmined_is_sent_on_so_that_its_lane_does_not_stall() {
+    let shop = shop().await;
+    let expired = shop.claimed(1, 0).await;
+    shop.change(|world| {
+        world.is_automine = false;
+        world.sends = vec![Send { takes: false, answer: Answer::Error("internal error") }];
+        world.timestamp = NOW + 61;
+        world.number += 1;
+        world.mined = Mined::Reverts;
+    });
+    assert_eq!(failed(shop.settle(&expired).await), (Reason::PaymentExpired, false));
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if !shop.world.lock().unwrap().pool.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(shop.world.lock().unwrap().pool.len(), 1, "its account nonce must be passed");
+}
+
+#[tokio::test]
+async fn a_receipt_counts_only_at_its_depth_and_only_if_the_chain_keeps_it() {
+    let shop = shop().await;
+    let mut record = shop.claimed(1, 0).await;
+    record.claim.confirmations = 3;
+    shop.stays_open(&record, Duration::from_millis(500)).await;
+    // The block goes, and with it the receipt; the pool has lost the transaction too.
+    let hash: B256 = record.attempts[0].signed.transaction.parse().unwrap();
+    let settling = {
+        let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
+        tokio::spawn(async move { scheme.settle(&record).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    shop.change(|world| {
+        world.receipts.remove(&hash);
+        world.state_used.clear();
+        world.logs.clear();
+        world.nonce = 0;
+        world.mine();
+        world.mine();
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!settling.is_finished(), "nothing is paid by a block that is gone");
+    shop.change(|world| {
+        assert!(world.receipts.contains_key(&hash), "the same bytes were sent again");
+        world.mine();
+        world.mine();
+    });
+    let outcome = tokio::time::timeout(Duration::from_secs(20), settling).await.unwrap().unwrap();
+    paid_by(&record, &outcome);
+}
+
+#[tokio::test]
+async fn finalized_terms_wait_for_the_chains_own_finality() {
+    let shop = shop().await;
+    let mut record = shop.claimed(1, 0).await;
+    record.claim.wait_for = "finalized".to_owned();
+    shop.stays_open(&record, Duration::from_millis(1500)).await;
+    shop.change(|world| (0..5).for_each(|_| world.mine()));
+    paid_by(&record, &shop.settle(&record).await);
+}
+
+#[tokio::test]
+async fn an_account_nonce_that_went_to_another_frees_the_payment() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    shop.change(|world| {
+        world.nonce = 1;
+        world.sends = vec![Send { takes: false, answer: Answer::Right }; 100];
+    });
+    assert_eq!(failed(shop.settle(&record).await), (Reason::UnexpectedSettleError, true));
+}
+
+#[tokio::test]
+async fn a_row_that_contradicts_itself_has_no_end() {
+    let shop = shop().await;
+    let mut record = shop.claimed(1, 0).await;
+    record.attempts[0].signed.raw.push(0);
+    shop.stays_open(&record, Duration::from_millis(300)).await;
+    let mut record = shop.claimed(2, 1).await;
+    record.claim.pay_to = AccountId::new(TOKEN).unwrap();
+    shop.stays_open(&record, Duration::from_millis(300)).await;
+    assert!(shop.world.lock().unwrap().sent.is_empty());
+}
+
+// ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#[tokio::test]
+async fn a_chain_that_is_not_as_configured_is_a_mismatch_and_a_dead_one_is_unreachable() {
+    type Change = fn(&mut World);
+    let changes: [(Change, &str); 5] = [
+        (|world| world.chain_id = 1, "serves chain 1"),
+        (|world| world.decimals = 18, "decimals"),
+        (|world| world.domain.name = "USD Coin".to_owned(), "USD Coin"),
+        (|world| world.domain.version = "1".to_owned(), "DOMAIN_SEPARATOR"),
+        (|world| world.code.clear(), "no code"),
+    ];
+    for (change, words) in changes {
+        let shop = shop_with(|_| {}).await;
+        shop.change(change);
+        match shop.scheme.verify_chain().await {
+            Err(ChainError::Mismatch { problems, .. }) => assert!(problems.join(";").contains(words), "{problems:?}"),
+            result => panic!("{words}: {result:?}"),
+        }
+        assert!(matches!(shop.scheme.availability(), Availability::Unavailable(_)));
+    }
+    let shop = shop_with(|_| {}).await;
+    shop.change(|world| world.is_down = true);
+    assert!(matches!(shop.scheme.verify_chain().await, Err(ChainError::Unreachable { .. })));
+    shop.scheme.set_reconciled();
+    assert!(matches!(shop.scheme.availability(), Availability::Unavailable(_)));
+    shop.change(|world| world.is_down = false);
+    Arc::clone(&shop.scheme).start();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if shop.scheme.availability() == Availability::Ready {
+            return;
+        }
+    }
+    panic!("never verified in the background: {:?}", shop.scheme.availability());
+}
+
+#[tokio::test]
+async fn an_endpoint_of_another_chain_or_a_dead_one_is_passed_over() {
+    let other = World::new();
+    other.lock().unwrap().chain_id = 1;
+    let dead = World::new();
+    dead.lock().unwrap().is_down = true;
+    let urls = [fake::serve(&other).await, fake::serve(&dead).await];
+    let shop = shop_with(|config| {
+        let good = config.rpc_urls.clone();
+        config.rpc_urls = urls.into_iter().map(Secret::new).chain(good).collect();
+    })
+    .await;
+    shop.open().await;
+    let record = shop.claimed(1, 0).await;
+    paid_by(&record, &shop.settle(&record).await);
+    assert!(other.lock().unwrap().sent.is_empty(), "a wrong chain sees no transaction");
+}
+
+#[tokio::test]
+async fn keys_that_are_bad_or_also_paid_are_mistakes_with_a_place() {
+    let place = Location { line: 7, column: 3 };
+    let mistakes = |key: &str, pay_to: &str| {
+        let mut config = config("http://127.0.0.1:1/");
+        config.signers = vec![SignerSource::Key { key: Secret::new(key.to_owned()), location: place }];
+        config.pay_to = AccountId::new(pay_to).unwrap();
+        EvmScheme::connect(&config, &[], Arc::new(ManualClock::new(UnixMillis(0))), Arc::new(NoObserver)).err()
+    };
+    assert!(mistakes(GAS_KEY, PAY_TO).is_none());
+    let own = PrivateKeySigner::from_slice(&[0x33; 32]).unwrap().address().to_checksum(None);
+    let also_paid = mistakes(GAS_KEY, &own.to_lowercase().replacen("0X", "0x", 1)).unwrap();
+    assert!(also_paid[0].message.contains("pay_to") && also_paid[0].location == place);
+    for bad in ["0x12", "", "zz", &"0".repeat(64)] {
+        let mistakes = mistakes(bad, PAY_TO).unwrap();
+        assert_eq!(mistakes[0].location, place);
+        assert!(bad.is_empty() || !mistakes[0].message.contains(bad));
+    }
+}
+
+#[tokio::test]
+async fn an_idle_network_is_hardly_asked() {
+    let shop = shop().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let world = shop.world.lock().unwrap();
+    assert!(world.calls() <= 3, "{:?}", world.calls);
+}

@@ -1,0 +1,274 @@
+//! The configuration as typed: every section with its keys, types, defaults and explanations. The parser, the JSON Schema
+//! and the hints all read this one declaration.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use toml::de::DeValue;
+
+use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Word};
+use super::model::{LogFormat, Redeliver, SettleMode};
+use super::reader::{FromToml, Node, Reader};
+use super::secret_source::{SecretSource, Signer, TextOrSecret};
+use super::section::section;
+use crate::types::WaitFor;
+
+section! {
+    /// The configuration of a Tollhouse gateway.
+    struct Root {
+        /// The public listener and the rules of business.
+        server: Server = {},
+        /// The listener for operators: health, metrics, payments.
+        admin: Admin = {},
+        /// Where payments are remembered.
+        ledger: Ledger = {},
+        /// Logging, to stderr.
+        log: Log = {},
+        /// The origins that answer paid and free requests, by a name of your choice.
+        upstreams: Named<Upstream> = {},
+        /// The networks that payments are taken on: by a known name such as base-sepolia, by quoted CAIP-2 id, or by a name
+        /// of your choice with kind, chain_id and assets.
+        networks: Named<Network> = {},
+        /// The price table: "[METHOD[,METHOD…] ][host]/path" to a price or a table. A path that no route matches is 404.
+        routes: Named<RouteValue> => required,
+    }
+}
+
+section! {
+    /// The public listener and the rules of business.
+    struct Server {
+        /// The address and port that clients connect to.
+        listen: SocketAddr = "0.0.0.0:8402",
+        /// The scheme and host that payers see in the terms; without it the request's own Host and http.
+        public_url: String,
+        /// Worker threads of the proxy; without it one for each processor.
+        threads: u64,
+        /// The key that seals quotes, 32 bytes or more; without it one is made and kept in the ledger.
+        quote_key: SecretSource,
+        /// How long a quoted price holds.
+        offer_ttl: Duration = "5min",
+        /// The highest price a route may ask; guards against a slip of the decimal point.
+        max_price: String = "$100",
+        /// How often a paid request may be sent to its origin in all.
+        max_deliveries: u64 = 2,
+        /// How long after settlement a payment may be presented again for an answer that failed.
+        redeliver_for: Duration = "24h",
+        /// How long SIGTERM lets running requests and settlements end.
+        drain_timeout: Duration = "8s",
+    }
+}
+
+section! {
+    /// The listener for operators.
+    struct Admin {
+        /// The address and port that operators connect to.
+        listen: SocketAddr = "127.0.0.1:8403",
+        /// The bearer token that operators show; required unless the listener is loopback.
+        token: SecretSource,
+    }
+}
+
+section! {
+    /// Where payments are remembered.
+    struct Ledger {
+        /// The store: sqlite: and a path relative to this file.
+        url: String = "sqlite:tollhouse.db",
+        /// How long finished payments are kept in full after they can no longer be presented.
+        retention: Duration = "90days",
+    }
+}
+
+section! {
+    /// Logging, to stderr.
+    struct Log {
+        /// How much is logged: error, warn, info, debug or trace, also for single parts, as in "info,tollhouse=debug".
+        level: String = "info",
+        /// How a line looks: text for people, json for programs.
+        format: LogFormat = "text",
+    }
+}
+
+section! {
+    /// An origin.
+    struct Upstream {
+        /// Its servers, each host:port.
+        servers: List<String> => required,
+        /// Whether to speak TLS to the origin; its certificate is always checked.
+        tls: bool = false,
+        /// The name that the origin's certificate must bear; without it the host of the server.
+        tls_server_name: String,
+        /// How long a connection may take.
+        connect_timeout: Duration = "5s",
+        /// How long the origin may be silent.
+        read_timeout: Duration = "60s",
+        /// How long a write to the origin may take.
+        write_timeout: Duration = "60s",
+        /// Headers set on every request to this origin; secret values from env or file.
+        set_headers: Named<TextOrSecret> = {},
+    }
+}
+
+section! {
+    /// A network that payments are taken on.
+    struct Network {
+        /// The chain's family; only for a network that isn't known by name.
+        kind: Lenient<Kind>,
+        /// The EVM chain id; only for a network that isn't known by name.
+        chain_id: Lenient<u64>,
+        /// The JSON-RPC endpoint, or a list of which the first healthy one wins.
+        rpc_url: OneOrMany<TextOrSecret> => required,
+        /// The account that pays gas and holds no revenue; a list gives parallel lanes.
+        signer: OneOrMany<Signer> => required,
+        /// The address where the money goes; never a signer's.
+        pay_to: String => required,
+        /// Whether only this ledger earns at pay_to; only then is a payment credited that somebody else submitted.
+        pay_to_exclusive: bool = false,
+        /// Which payers are taken: eoa (plain accounts) and contract (EIP-1271 wallets and EIP-7702 accounts).
+        payers: List<PayerKind> = ["eoa", "contract"],
+        /// The longest validity of a payment that is accepted.
+        max_window: Duration = "24h",
+        /// Blocks that count as confirmed; 1 is the block that holds the transaction.
+        confirmations: u64 = 1,
+        /// The symbol of the asset that prices in dollars are asked in; without it USDC, or the only one.
+        asset: String,
+        /// Assets of your own, by symbol; a known network brings its USDC.
+        assets: Named<Asset> = {},
+        /// When a settlement counts as done.
+        wait_for: WaitFor = "confirmed",
+        /// The most the gateway pays for one settlement, in the chain's native unit (ether); above it the network is not
+        /// offered.
+        max_fee: String = "0.001",
+        /// How long a request waits for its settlement before it is answered "pending".
+        settle_timeout: Duration = "30s",
+    }
+}
+
+section! {
+    /// A token.
+    struct Asset {
+        /// The contract's address.
+        address: String => required,
+        /// Digits after the point of one whole token.
+        decimals: u64 => required,
+        /// The token's EIP-712 domain name.
+        name: String => required,
+        /// The token's EIP-712 domain version.
+        version: String => required,
+        /// Whether it is a USD stablecoin, so that prices in dollars may be asked in it.
+        usd: bool = false,
+    }
+}
+
+section! {
+    /// A route with more to say than its price.
+    struct Route {
+        /// "$0.01", "10000 USDC" (atomic units of one asset), "free" or "deny" (404).
+        price: String => required,
+        /// The upstream's name; without it the only one.
+        upstream: String,
+        /// The networks that are offered, in that order; without it all of them.
+        networks: List<String>,
+        /// Shown to payers.
+        description: String = "",
+        /// The answer's media type, shown to payers.
+        mime_type: String = "",
+        /// The answer's shape, shown to payers.
+        output_schema: JsonObject,
+        /// How long a payer may take, in whole seconds.
+        max_timeout: Duration = "60s",
+        /// When the money moves: before the request goes to the origin.
+        settle: SettleMode = "before",
+        /// When a settlement counts as done; without it as the network says.
+        wait_for: WaitFor,
+        /// For routes that earn for somebody else: an address for each network's name.
+        pay_to: Named<String> = {},
+        /// Which requests a payer may present again after an origin failure.
+        redeliver: Redeliver = "always",
+    }
+}
+
+impl Route {
+    /// A route that says nothing but its price.
+    pub fn with_defaults() -> Option<Self> {
+        let empty = DeValue::parse("{ price = \"\" }").ok()?;
+        Self::from_toml(&empty, &mut Reader::new(""))
+    }
+}
+
+/// A route's value: a price or a table.
+#[derive(Debug, Clone)]
+pub(super) enum RouteValue {
+    /// `"$0.01"`.
+    Price(String),
+    /// A table.
+    Table(Box<Route>),
+}
+
+impl FromToml for RouteValue {
+    fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        match node.get_ref() {
+            DeValue::String(text) => Some(Self::Price(text.to_string())),
+            DeValue::Table(_) => Route::from_toml(node, reader).map(|route| Self::Table(Box::new(route))),
+            other => {
+                let message =
+                    format!("expected a price such as \"$0.01\", or a table, got {}", super::reader::type_name(other));
+                let hint = match other {
+                    DeValue::Integer(_) | DeValue::Float(_) => {
+                        "a price is a string with its currency: \"$0.01\" in dollars, \"10000 USDC\" in atomic units"
+                    }
+                    _ => "\"free\" forwards without payment, \"deny\" answers 404",
+                };
+                reader.wrong(node, &message, Some(hint.to_owned()));
+                None
+            }
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "anyOf": [{ "type": "string", "description": "A price." }, Route::schema()] })
+    }
+}
+
+/// A chain family as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `"evm"`.
+    Evm,
+}
+
+/// A kind of payer as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PayerKind {
+    /// `"eoa"`.
+    Eoa,
+    /// `"contract"`.
+    Contract,
+}
+
+impl Word for Kind {
+    const WORDS: &'static [(&'static str, Self)] = &[("evm", Self::Evm)];
+    const LATER: &'static [&'static str] = &["solana", "cosmos"];
+}
+
+impl Word for PayerKind {
+    const WORDS: &'static [(&'static str, Self)] = &[("eoa", Self::Eoa), ("contract", Self::Contract)];
+}
+
+impl Word for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl Word for WaitFor {
+    const WORDS: &'static [(&'static str, Self)] = &[("confirmed", Self::Confirmed), ("finalized", Self::Finalized)];
+}
+
+impl Word for SettleMode {
+    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before)];
+    const LATER: &'static [&'static str] = &["after"];
+}
+
+impl Word for Redeliver {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("always", Self::Always), ("idempotent", Self::Idempotent), ("never", Self::Never)];
+}

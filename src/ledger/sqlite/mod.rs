@@ -1,0 +1,275 @@
+//! The ledger on SQLite: one file, one writing process, any number of readers.
+//!
+//! Knows no chain and no HTTP. [`writer`] decides when things become durable, [`claim`], [`steps`] and [`upkeep`] what
+//! changes, [`reader`] reads beside them. Its SQL keeps to what PostgreSQL shares.
+
+mod claim;
+mod fault;
+mod reader;
+mod rows;
+mod steps;
+mod store;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod writer;
+
+pub use reader::SqliteReader;
+pub use writer::Observer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::claim::{Claim, RecordAttempt};
+use self::steps::{RecordDelivering, RecordFailed, RecordPaid, RecordServed, RecordUndelivered, RecoverDeliveries};
+use self::store::OwnedFile;
+use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, Probe, PruneSome, ValueOrInsert};
+use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
+use super::{
+    AccountNonce, ClaimOutcome, DeliveryBegun, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter, PaymentId,
+    PaymentRecord, RecordId, Settlement, SignInClaim, Total,
+};
+use crate::types::{AccountId, Clock, Network, UnixMillis};
+
+/// Commands that may wait; more are refused, since their callers would wait too long anyway.
+const QUEUE_COMMANDS_MAX: usize = 4096;
+
+/// The ledger in a SQLite file. Its writer is a thread of its own, so that it outlives every runtime and every caller.
+pub struct SqliteLedger {
+    queue: mpsc::Sender<Box<dyn Command>>,
+    reader: SqliteReader,
+    halt: watch::Receiver<Option<String>>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl SqliteLedger {
+    /// Opens the books at `path`, creates them if need be, and makes this process their only writer.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`]: another gateway has them open, they are damaged, or a newer version wrote them.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, LedgerError> {
+        Self::open_observed(path, clock, Arc::new(|_name, _took| ())).await
+    }
+
+    /// As [`Self::open`], and tells `observer` how long commands and commits took.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub async fn open_observed(path: &Path, clock: Arc<dyn Clock>, observer: Observer) -> Result<Self, LedgerError> {
+        let file = OwnedFile::own(path)?;
+        let reader = SqliteReader::on(&file.path);
+        let (queue, commands) = mpsc::channel(QUEUE_COMMANDS_MAX);
+        let (halt, halted) = watch::channel(None);
+        let (opened, is_open) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let body = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = opened.send(Err(LedgerError::Open(error.to_string())));
+                    return;
+                }
+            };
+            runtime.block_on(write_books(file, clock, observer, commands, halt, opened));
+            let _ = end.send(());
+        };
+        std::thread::Builder::new()
+            .name("ledger-writer".to_owned())
+            .spawn(body)
+            .map_err(|error| LedgerError::Open(error.to_string()))?;
+        is_open.await.map_err(|_gone| LedgerError::Open("the writer died".to_owned()))??;
+        Ok(Self { queue, reader, halt: halted, ended })
+    }
+
+    /// Writes what is queued, closes the files and gives up the lock. Tidy, but not needed: what was answered is durable,
+    /// and dropping the ledger does the same in the background.
+    pub async fn close(self) {
+        let Self { queue, reader, ended, .. } = self;
+        drop(queue);
+        // First, so that the writer is the last to close and can leave one file behind.
+        reader.close().await;
+        let _ = ended.await;
+    }
+
+    /// Waits until the store may not be written any more, and says why. The process must then end: what is on disk is
+    /// known only after a fresh start (threat E12).
+    pub async fn halted(&self) -> String {
+        let mut halt = self.halt.clone();
+        match halt.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_gone) => "the ledger's writer died".to_owned(),
+        }
+    }
+
+    /// Queues a change and waits for it. Once queued it runs to its end, whoever waits.
+    async fn write<O: Operation>(&self, operation: O) -> Result<O::Output, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Box::new(Queued::new(operation, reply))).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => LedgerError::NotWritten("the queue is full".to_owned()),
+            mpsc::error::TrySendError::Closed(_) => LedgerError::NotWritten("the writer died".to_owned()),
+        })?;
+        answer.await.unwrap_or_else(|_gone| Err(LedgerError::Unknown("the writer died".to_owned())))
+    }
+
+    /// The reader, unless the writer halted: then the disk may hold more than SQLite shows here, and a row that seems
+    /// missing may come back at the next start.
+    fn reader(&self) -> Result<&SqliteReader, LedgerError> {
+        if self.halt.has_changed().is_err() {
+            return Err(LedgerError::NotRead("the writer died".to_owned()));
+        }
+        match self.halt.borrow().as_ref() {
+            Some(why) => Err(LedgerError::NotRead(why.clone())),
+            None => Ok(&self.reader),
+        }
+    }
+}
+
+/// The life of the writer's thread.
+async fn write_books(
+    file: OwnedFile,
+    clock: Arc<dyn Clock>,
+    observer: Observer,
+    queue: mpsc::Receiver<Box<dyn Command>>,
+    halt: watch::Sender<Option<String>>,
+    opened: oneshot::Sender<Result<(), LedgerError>>,
+) {
+    let connection = match store::open_for_writing(&file.path).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            drop(file);
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    if opened.send(Ok(())).is_err() {
+        return;
+    }
+    let writer = Writer { books: Books::new(connection, clock), queue, halt, observer, since_checkpoint: 0 };
+    match writer.run().await {
+        WriterEnd::Clean(books) => {
+            store::close(books.connection).await;
+            drop(file);
+        }
+        // Closing would sync again, and giving up the lock would let somebody else do so: both end with the process.
+        WriterEnd::Halted(books) => {
+            std::mem::forget(books);
+            std::mem::forget(file);
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteLedger {
+    async fn find(&self, id: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError> {
+        self.reader()?.find(id).await
+    }
+
+    async fn get(&self, record: &RecordId) -> Result<Option<PaymentRecord>, LedgerError> {
+        self.reader()?.get(record).await
+    }
+
+    async fn claim(&self, payment: NewPayment, sign: SignInClaim) -> Result<ClaimOutcome, LedgerError> {
+        self.write(Claim { payment, sign }).await
+    }
+
+    async fn record_attempt(&self, record: &RecordId, attempt: NewAttempt) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordAttempt { record: record.clone(), attempt }).await
+    }
+
+    async fn record_paid(
+        &self,
+        record: &RecordId,
+        settlement: Settlement,
+        deliver: bool,
+    ) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordPaid { record: record.clone(), settlement, deliver }).await
+    }
+
+    async fn record_failed(
+        &self,
+        record: &RecordId,
+        reason: &str,
+        transaction: Option<&str>,
+    ) -> Result<PaymentRecord, LedgerError> {
+        let transaction = transaction.map(str::to_owned);
+        self.write(RecordFailed { record: record.clone(), reason: reason.to_owned(), transaction }).await
+    }
+
+    async fn record_delivering(
+        &self,
+        record: &RecordId,
+        deliveries_max: u32,
+        settled_after: UnixMillis,
+    ) -> Result<DeliveryBegun, LedgerError> {
+        self.write(RecordDelivering { record: record.clone(), deliveries_max, settled_after }).await
+    }
+
+    async fn record_undelivered(
+        &self,
+        record: &RecordId,
+        deliveries_max: u32,
+        uncount: bool,
+    ) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordUndelivered { record: record.clone(), deliveries_max, uncount }).await
+    }
+
+    async fn record_served(&self, record: &RecordId) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordServed { record: record.clone() }).await
+    }
+
+    async fn recover_deliveries(
+        &self,
+        deliveries_max: u32,
+        settled_after: UnixMillis,
+        at_start: bool,
+    ) -> Result<u64, LedgerError> {
+        self.write(RecoverDeliveries { deliveries_max, settled_after, at_start }).await
+    }
+
+    async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.unfinished(network).await
+    }
+
+    async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.failed_but_usable(network, now).await
+    }
+
+    async fn lease_signer(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        at_least: AccountNonce,
+    ) -> Result<AccountNonce, LedgerError> {
+        self.write(LeaseSigner { network: network.clone(), signer: signer.clone(), at_least }).await
+    }
+
+    async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.list(filter).await
+    }
+
+    async fn totals(&self) -> Result<Vec<Total>, LedgerError> {
+        self.reader()?.totals().await
+    }
+
+    async fn value_or_insert(&self, name: &str, make: String) -> Result<String, LedgerError> {
+        self.write(ValueOrInsert { name: name.to_owned(), make }).await
+    }
+
+    async fn prune(&self, before: UnixMillis) -> Result<u64, LedgerError> {
+        let mut pruned = 0_u64;
+        loop {
+            let some = self.write(PruneSome { before }).await?;
+            pruned = pruned.saturating_add(some);
+            if some < u64::from(PRUNE_ROWS_MAX) {
+                return Ok(pruned);
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(), LedgerError> {
+        self.write(Probe).await
+    }
+}

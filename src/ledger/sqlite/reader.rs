@@ -1,0 +1,181 @@
+//! Reads, on connections of their own that never wait for the writer and can't write.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::rows::{self, select_payments};
+use super::store;
+use crate::ledger::{LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, Total};
+use crate::types::{AssetId, AtomicAmount, Network, UnixMillis};
+
+/// Reads at the same time; each connection is a thread of its own.
+const CONNECTIONS_MAX: u32 = 4;
+
+/// The books, to be read only: also those of a gateway that is running.
+#[derive(Debug, Clone)]
+pub struct SqliteReader {
+    pool: SqlitePool,
+}
+
+impl SqliteReader {
+    /// Opens the books at `path` without changing them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`] when there are none, or another version wrote them.
+    pub async fn open(path: &Path) -> Result<Self, LedgerError> {
+        let reader = Self::on(path);
+        store::check_version(&reader.pool).await?;
+        Ok(reader)
+    }
+
+    /// Reads books that are known to be in order; connects when it has to.
+    pub(super) fn on(path: &Path) -> Self {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .test_before_acquire(false)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(store::options(path).read_only(true));
+        Self { pool }
+    }
+
+    /// Ends every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    /// As [`crate::ledger::Ledger::find`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn find(&self, id: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError> {
+        // One statement, so that a row that fails between two of them can't be missed by both.
+        self.one(
+            select_payments!(
+                "WHERE p.record = (SELECT record FROM (\
+             SELECT record, 0 AS age_rank, claimed_at, updated_at FROM payments \
+             WHERE payment_id = $1 AND state NOT IN ('released', 'failed') \
+             UNION ALL SELECT record, 1 AS age_rank, claimed_at, updated_at FROM payments \
+             WHERE payment_id = $1 AND state = 'failed') candidates \
+             ORDER BY age_rank, claimed_at DESC, updated_at DESC, record DESC LIMIT 1) ORDER BY a.number"
+            ),
+            &id.0,
+        )
+        .await
+    }
+
+    /// As [`crate::ledger::Ledger::get`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn get(&self, record: &RecordId) -> Result<Option<PaymentRecord>, LedgerError> {
+        self.one(select_payments!("WHERE p.record = $1 ORDER BY a.number"), &record.0).await
+    }
+
+    async fn one(&self, query: &'static str, key: &str) -> Result<Option<PaymentRecord>, LedgerError> {
+        let found = sqlx::query(query).bind(key).fetch_all(&self.pool).await;
+        Ok(rows::payments(&found.map_err(not_read)?)?.pop())
+    }
+
+    /// As [`crate::ledger::Ledger::unfinished`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
+        let found = sqlx::query(select_payments!(
+            "WHERE p.network = $1 AND p.state IN ('claimed', 'signed') ORDER BY p.claimed_at, p.record, a.number"
+        ))
+        .bind(network.as_str())
+        .fetch_all(&self.pool)
+        .await;
+        rows::payments(&found.map_err(not_read)?)
+    }
+
+    /// As [`crate::ledger::Ledger::failed_but_usable`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn failed_but_usable(
+        &self,
+        network: &Network,
+        now: UnixMillis,
+    ) -> Result<Vec<PaymentRecord>, LedgerError> {
+        let found = sqlx::query(select_payments!(
+            "WHERE p.network = $1 AND p.state = 'failed' AND p.valid_until > $2 \
+             ORDER BY p.valid_until, p.record, a.number"
+        ))
+        .bind(network.as_str())
+        .bind(now.0)
+        .fetch_all(&self.pool)
+        .await;
+        rows::payments(&found.map_err(not_read)?)
+    }
+
+    /// As [`crate::ledger::Ledger::list`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
+        let found = list_query(filter).build().fetch_all(&self.pool).await;
+        rows::payments(&found.map_err(not_read)?)
+    }
+
+    /// As [`crate::ledger::Ledger::totals`]. Reads all of the books.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn totals(&self) -> Result<Vec<Total>, LedgerError> {
+        // SQL can't sum 256-bit amounts, so it only counts equal ones: there are few prices.
+        let found = sqlx::query(
+            "SELECT state, network, asset, amount, COUNT(*) AS payment_count FROM payments \
+             GROUP BY state, network, asset, amount",
+        )
+        .fetch_all(&self.pool)
+        .await;
+        summed(&found.map_err(not_read)?)
+    }
+}
+
+fn list_query(filter: &PaymentFilter) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new(select_payments!("WHERE p.record IN (SELECT record FROM payments WHERE 1 = 1"));
+    if !filter.states.is_empty() {
+        query.push(" AND state IN (");
+        let mut states = query.separated(", ");
+        for state in &filter.states {
+            states.push_bind(state.as_str());
+        }
+        query.push(")");
+    }
+    if let Some(network) = &filter.network {
+        query.push(" AND network = ").push_bind(network.as_str().to_owned());
+    }
+    if let Some(limit) = filter.limit {
+        query.push(" ORDER BY claimed_at DESC, record DESC LIMIT ").push_bind(i64::from(limit));
+    }
+    query.push(") ORDER BY p.claimed_at DESC, p.record DESC, a.number");
+    query
+}
+
+type TotalKey = (PaymentState, Network, AssetId);
+
+fn summed(found: &[SqliteRow]) -> Result<Vec<Total>, LedgerError> {
+    let mut sums: BTreeMap<TotalKey, (u64, AtomicAmount)> = BTreeMap::new();
+    for row in found {
+        let part = rows::subtotal(row)?;
+        let overflow = || LedgerError::Corrupt { record: "summary".to_owned(), detail: "a sum overflows".to_owned() };
+        let sum = sums.entry((part.state, part.network, part.asset)).or_insert((0, AtomicAmount::ZERO));
+        sum.0 = sum.0.saturating_add(part.count);
+        sum.1 = sum.1.checked_add(part.amount).ok_or_else(overflow)?;
+    }
+    let total = |((state, network, asset), (count, amount))| Total { state, network, asset, count, amount };
+    Ok(sums.into_iter().map(total).collect())
+}
+
+fn not_read(error: sqlx::Error) -> LedgerError {
+    LedgerError::NotRead(error.to_string())
+}

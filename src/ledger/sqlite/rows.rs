@@ -1,0 +1,227 @@
+//! Rows as the store holds them, and as the ledger speaks of them.
+//!
+//! A row that can't be read is reported, never guessed and never skipped.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite};
+
+use crate::ledger::{
+    Attempt, Digest, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState, RecordId,
+    Settlement, Total, hex,
+};
+use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
+
+/// Payments, one row for each attempt, followed by what the caller asks. A join rather than two queries, so that a
+/// payment and its attempts come from one snapshot.
+macro_rules! select_payments {
+    ($tail:literal) => {
+        concat!(
+            "SELECT p.*, a.number AS attempt_number, a.signer AS attempt_signer, a.account_nonce AS attempt_nonce, ",
+            "a.transaction_id AS attempt_transaction, a.fee_max AS attempt_fee_max, a.signed_at AS attempt_signed_at, ",
+            "a.raw AS attempt_raw FROM payments p LEFT JOIN attempts a ON a.record = p.record ",
+            $tail
+        )
+    };
+}
+pub(super) use select_payments;
+
+/// A row under inspection; errors carry its id.
+struct Stored<'row> {
+    row: &'row SqliteRow,
+    record: String,
+}
+
+impl<'row> Stored<'row> {
+    fn new(row: &'row SqliteRow, id_column: &str) -> Result<Self, LedgerError> {
+        let nameless = Self { row, record: "?".to_owned() };
+        let record = nameless.get(id_column)?;
+        Ok(Self { row, record })
+    }
+
+    fn corrupt(&self, column: &str, detail: impl std::fmt::Display) -> LedgerError {
+        LedgerError::Corrupt { record: self.record.clone(), detail: format!("{column}: {detail}") }
+    }
+
+    /// A column that may be NULL.
+    fn get_if_any<T>(&self, column: &str) -> Result<Option<T>, LedgerError>
+    where
+        T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
+    {
+        self.row.try_get(column).map_err(|error| self.corrupt(column, error))
+    }
+
+    /// A column that may not; asked for as one that may, since sqlx reads SQLite's NULL as zero or empty otherwise.
+    fn get<T>(&self, column: &str) -> Result<T, LedgerError>
+    where
+        T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
+    {
+        self.get_if_any(column)?.ok_or_else(|| self.corrupt(column, "is missing"))
+    }
+
+    fn parse<T: FromStr>(&self, column: &str) -> Result<T, LedgerError> {
+        let text: &str = self.get(column)?;
+        text.parse().map_err(|_error| self.corrupt(column, format_args!("`{text}` is not legal here")))
+    }
+
+    fn integer<T: TryFrom<i64>>(&self, column: &str) -> Result<T, LedgerError> {
+        let value: i64 = self.get(column)?;
+        T::try_from(value).map_err(|_error| self.corrupt(column, format_args!("{value} is out of range")))
+    }
+
+    fn integer_if_any<T: TryFrom<i64>>(&self, column: &str) -> Result<Option<T>, LedgerError> {
+        let value: Option<i64> = self.get_if_any(column)?;
+        if value.is_some() { self.integer(column).map(Some) } else { Ok(None) }
+    }
+
+    fn flag(&self, column: &str) -> Result<bool, LedgerError> {
+        match self.get::<i64>(column)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(self.corrupt(column, format_args!("{other} is neither 0 nor 1"))),
+        }
+    }
+
+    fn time(&self, column: &str) -> Result<UnixMillis, LedgerError> {
+        self.get(column).map(UnixMillis)
+    }
+
+    fn account(&self, column: &str) -> Result<AccountId, LedgerError> {
+        AccountId::new(self.get::<String>(column)?).map_err(|error| self.corrupt(column, error))
+    }
+
+    fn account_if_any(&self, column: &str) -> Result<Option<AccountId>, LedgerError> {
+        let text: Option<String> = self.get_if_any(column)?;
+        text.map(|text| AccountId::new(text).map_err(|error| self.corrupt(column, error))).transpose()
+    }
+
+    fn asset(&self, column: &str) -> Result<AssetId, LedgerError> {
+        AssetId::new(self.get::<String>(column)?).map_err(|error| self.corrupt(column, error))
+    }
+
+    fn digest(&self, column: &str) -> Result<Digest, LedgerError> {
+        digest(self.get(column)?).ok_or_else(|| self.corrupt(column, "not 32 bytes of lower-case hex"))
+    }
+
+    fn holder(&self) -> Result<Holder, LedgerError> {
+        let text: &str = self.get("holder")?;
+        holder_from_text(text).ok_or_else(|| self.corrupt("holder", "names neither a quote nor an address"))
+    }
+
+    fn settlement(&self) -> Result<Option<Settlement>, LedgerError> {
+        let Some(transaction) = self.get_if_any::<String>("settled_transaction")? else { return Ok(None) };
+        Ok(Some(Settlement {
+            transaction,
+            block: self.integer("settled_block")?,
+            block_hash: self.get("settled_block_hash")?,
+            is_external: self.flag("settled_externally")?,
+        }))
+    }
+
+    fn claim(&self) -> Result<NewPayment, LedgerError> {
+        Ok(NewPayment {
+            id: PaymentId(self.get("payment_id")?),
+            payload_digest: self.digest("payload_digest")?,
+            fingerprint: self.digest("fingerprint")?,
+            redeliverable: self.flag("redeliverable")?,
+            holder: self.holder()?,
+            route: self.get("route")?,
+            request: self.get("request")?,
+            terms: self.get("terms")?,
+            wait_for: self.get("wait_for")?,
+            confirmations: self.integer("confirmations")?,
+            pay_to_exclusive: self.flag("pay_to_exclusive")?,
+            network: self.parse("network")?,
+            asset: self.asset("asset")?,
+            payer: self.account("payer")?,
+            pay_to: self.account("pay_to")?,
+            amount: self.parse("amount")?,
+            payload: self.get("payload")?,
+            valid_until: self.time("valid_until")?,
+            signer: self.account_if_any("signer")?,
+            claimed_at: self.time("claimed_at")?,
+        })
+    }
+
+    fn record(&self) -> Result<PaymentRecord, LedgerError> {
+        Ok(PaymentRecord {
+            record: RecordId(self.record.clone()),
+            claim: self.claim()?,
+            state: self.parse("state")?,
+            attempts: Vec::new(),
+            settlement: self.settlement()?,
+            paid_at: self.get_if_any::<i64>("paid_at")?.map(UnixMillis),
+            deliveries: self.integer("deliveries")?,
+            failure: self.get_if_any("failure")?,
+            failed_transaction: self.get_if_any("failed_transaction")?,
+            updated_at: self.time("updated_at")?,
+        })
+    }
+
+    fn attempt(&self) -> Result<Option<Attempt>, LedgerError> {
+        let Some(number) = self.integer_if_any("attempt_number")? else { return Ok(None) };
+        let raw = hex::decode(self.get("attempt_raw")?).ok_or_else(|| self.corrupt("raw", "not lower-case hex"))?;
+        let signed = NewAttempt {
+            signer: self.account_if_any("attempt_signer")?,
+            account_nonce: self.integer_if_any("attempt_nonce")?,
+            transaction: self.get("attempt_transaction")?,
+            raw,
+            fee_max: self.get("attempt_fee_max")?,
+        };
+        Ok(Some(Attempt { number, signed, signed_at: self.time("attempt_signed_at")? }))
+    }
+}
+
+/// The payments of a [`select_payments`] query: rows of one payment stand together, attempts in order.
+pub(super) fn payments(rows: &[SqliteRow]) -> Result<Vec<PaymentRecord>, LedgerError> {
+    let mut records: Vec<PaymentRecord> = Vec::new();
+    for row in rows {
+        let stored = Stored::new(row, "record")?;
+        let attempt = stored.attempt()?;
+        match records.last_mut() {
+            Some(last) if last.record.0 == stored.record => last.attempts.extend(attempt),
+            _ => {
+                let mut record = stored.record()?;
+                record.attempts.extend(attempt);
+                records.push(record);
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// One line of the summary query: `state`, `network`, `asset`, `amount`, and how often that amount occurs.
+pub(super) fn subtotal(row: &SqliteRow) -> Result<Total, LedgerError> {
+    let stored = Stored { row, record: "summary".to_owned() };
+    let amount: AtomicAmount = stored.parse("amount")?;
+    let count: u64 = stored.integer("payment_count")?;
+    let amount = amount
+        .value()
+        .checked_mul(AtomicAmount::from(count).value())
+        .ok_or_else(|| stored.corrupt("amount", "the sum overflows"))?;
+    let state: PaymentState = stored.parse("state")?;
+    let network: Network = stored.parse("network")?;
+    Ok(Total { state, network, asset: stored.asset("asset")?, count, amount: amount.into() })
+}
+
+/// A holder as one tagged text.
+pub(super) fn holder_text(holder: &Holder) -> String {
+    match holder {
+        Holder::Quote(digest) => format!("quote:{}", hex::encode(digest)),
+        Holder::Address(address) => format!("address:{address}"),
+    }
+}
+
+fn holder_from_text(text: &str) -> Option<Holder> {
+    match text.split_once(':')? {
+        ("quote", digits) => digest(digits).map(Holder::Quote),
+        ("address", address) => address.parse::<IpAddr>().ok().map(Holder::Address),
+        _ => None,
+    }
+}
+
+fn digest(text: &str) -> Option<Digest> {
+    hex::decode(text)?.try_into().ok()
+}

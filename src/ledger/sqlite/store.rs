@@ -1,0 +1,146 @@
+//! The files: who may open them, in which mode, and whether they are sound.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection};
+
+use super::fault;
+use crate::ledger::LedgerError;
+
+/// Cargo sees changed migrations, not new ones: change this file too when one is added.
+static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/sqlite");
+
+/// Damage that is reported in one message.
+const DAMAGE_LINES_MAX: usize = 10;
+
+fn open_error(what: impl std::fmt::Display, error: impl std::fmt::Display) -> LedgerError {
+    LedgerError::Open(format!("{what}: {error}"))
+}
+
+/// What every connection has in common.
+pub(super) fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging()
+}
+
+/// The database file and the lock that makes this process its only gateway (threat E16). The lock lasts as long as the
+/// value, or the process.
+#[derive(Debug)]
+pub(super) struct OwnedFile {
+    pub(super) path: PathBuf,
+    lock: File,
+}
+
+impl OwnedFile {
+    /// Creates the file if need be, readable by its owner only: it holds signed payments and the quote key.
+    pub(super) fn own(path: &Path) -> Result<Self, LedgerError> {
+        private(OpenOptions::new().create(true).append(true))
+            .open(path)
+            .map_err(|error| open_error(path.display(), error))?;
+        // Two names of one file must meet at one lock.
+        let path = fs::canonicalize(path).map_err(|error| open_error(path.display(), error))?;
+        let mut lock_name = path.clone().into_os_string();
+        lock_name.push(".lock");
+        let lock_path = PathBuf::from(lock_name);
+        let lock = private(OpenOptions::new().create(true).append(true))
+            .open(&lock_path)
+            .map_err(|error| open_error(lock_path.display(), error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(open_error(path.display(), "another gateway has it open; only one may write a ledger"));
+            }
+            Err(TryLockError::Error(error)) => return Err(open_error(lock_path.display(), error)),
+        }
+        if let Some(folder) = path.parent() {
+            // The names of new files must be as durable as what is in them.
+            File::open(folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(|error| open_error(folder.display(), error))?;
+        }
+        Ok(Self { path, lock })
+    }
+}
+
+impl Drop for OwnedFile {
+    fn drop(&mut self) {
+        // Said aloud: a process that is just being started may share the descriptor for a moment, and the lock with it.
+        let _ = self.lock.unlock();
+    }
+}
+
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+/// The writer's connection to sound books of this version.
+pub(super) async fn open_for_writing(path: &Path) -> Result<SqliteConnection, LedgerError> {
+    let options = options(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        // The writer does it, and looks at the result.
+        .pragma("wal_autocheckpoint", "0");
+    let mut connection = options.connect().await.map_err(|error| {
+        let sort = if fault::is_fatal(&error) { " is damaged or no ledger" } else { "" };
+        open_error(format_args!("{}{sort}", path.display()), error)
+    })?;
+    check_sound(&mut connection).await?;
+    MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| migrate_error(&error))?;
+    Ok(connection)
+}
+
+/// Refuses damaged books before anything is done with them (threat E13).
+async fn check_sound(connection: &mut SqliteConnection) -> Result<(), LedgerError> {
+    let findings: Vec<String> = sqlx::query_scalar("PRAGMA quick_check(10)")
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(|error| open_error("it is damaged or no ledger", error))?;
+    if findings.iter().all(|line| line == "ok") {
+        return Ok(());
+    }
+    let lines: Vec<String> = findings.into_iter().take(DAMAGE_LINES_MAX).collect();
+    Err(open_error("it is damaged; restore a copy and reconcile", lines.join("; ")))
+}
+
+fn migrate_error(error: &MigrateError) -> LedgerError {
+    match error {
+        MigrateError::VersionMissing(version) => newer(*version),
+        MigrateError::VersionMismatch(version) => {
+            open_error("its schema", format_args!("version {version} is not the one this Tollhouse knows"))
+        }
+        other => open_error("its schema", other),
+    }
+}
+
+fn newer(version: i64) -> LedgerError {
+    open_error("its schema", format_args!("version {version} is of a newer Tollhouse; run that one"))
+}
+
+/// Refuses to read books of another version.
+pub(super) async fn check_version(pool: &SqlitePool) -> Result<(), LedgerError> {
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let found: Option<i64> = sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
+        .fetch_one(pool)
+        .await
+        .map_err(|error| open_error("it is no ledger, or can't be read", error))?;
+    match found {
+        Some(version) if version == known => Ok(()),
+        Some(version) if version > known => Err(newer(version)),
+        _ => Err(open_error("its schema", "it is of an older Tollhouse; start the gateway once to bring it up")),
+    }
+}
+
+/// Ends a connection in order.
+pub(super) async fn close(connection: SqliteConnection) {
+    // The log is in the database already; what closing adds is tidiness.
+    let _ = connection.close().await;
+}

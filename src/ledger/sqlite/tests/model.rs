@@ -1,0 +1,208 @@
+//! Random histories against a reference that fits on a page.
+
+use PaymentState::{Delivering, Failed, Owed, Paid, Released, Served, Signed};
+use proptest::prelude::*;
+
+use super::*;
+
+const MAX: u32 = 2;
+const REDELIVER_FOR_MS: i64 = 10_000;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Claim { id: u8, redeliverable: bool, signs: bool },
+    Attempt(usize),
+    RecordPaid { row: usize, deliver: bool },
+    RecordFailed(usize),
+    RecordDelivering(usize),
+    Undelivered { row: usize, uncount: bool },
+    RecordServed(usize),
+    Recover { at_start: bool },
+    Wait { ms: u64 },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let row = || 0..4_usize;
+    prop_oneof![
+        4 => (0..3_u8, any::<bool>(), proptest::bool::weighted(0.8))
+            .prop_map(|(id, redeliverable, signs)| Step::Claim { id, redeliverable, signs }),
+        1 => row().prop_map(Step::Attempt),
+        4 => (row(), any::<bool>()).prop_map(|(row, deliver)| Step::RecordPaid { row, deliver }),
+        2 => row().prop_map(Step::RecordFailed),
+        4 => row().prop_map(Step::RecordDelivering),
+        3 => (row(), any::<bool>()).prop_map(|(row, uncount)| Step::Undelivered { row, uncount }),
+        1 => row().prop_map(Step::RecordServed),
+        1 => any::<bool>().prop_map(|at_start| Step::Recover { at_start }),
+        2 => (1..6_000_u64).prop_map(|ms| Step::Wait { ms }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    id: u8,
+    redeliverable: bool,
+    state: PaymentState,
+    deliveries: u32,
+    paid_at: i64,
+    attempts: usize,
+}
+
+impl Row {
+    fn presentable(&self, now: i64) -> bool {
+        let recent = self.paid_at >= now - REDELIVER_FOR_MS;
+        recent && self.deliveries < MAX && (self.redeliverable || self.deliveries == 0)
+    }
+}
+
+/// What the books should say.
+#[derive(Debug, Default)]
+struct Reference {
+    rows: Vec<Row>,
+    next_nonce: u64,
+    now: i64,
+}
+
+impl Reference {
+    fn is_live(&self, id: u8) -> bool {
+        self.rows.iter().any(|row| row.id == id && !matches!(row.state, Failed | Released))
+    }
+
+    /// Whether the step is to succeed.
+    fn take(&mut self, step: &Step) -> bool {
+        let now = self.now;
+        match *step {
+            Step::Claim { id, redeliverable, signs } => {
+                if self.is_live(id) || !signs {
+                    return self.is_live(id);
+                }
+                self.rows.push(Row { id, redeliverable, state: Signed, deliveries: 0, paid_at: 0, attempts: 1 });
+                self.next_nonce += 1;
+                true
+            }
+            Step::RecordPaid { row, deliver } => {
+                let Some(found) = self.rows.get(row).cloned() else { return false };
+                let may = found.state == Signed || (found.state == Failed && !self.is_live(found.id));
+                if may {
+                    let row = &mut self.rows[row];
+                    row.state = if deliver { Delivering } else { Paid };
+                    row.deliveries += u32::from(deliver);
+                    row.paid_at = now;
+                }
+                may
+            }
+            Step::Recover { at_start } => {
+                for row in &mut self.rows {
+                    if (row.state == Delivering && at_start) || row.state == Paid {
+                        row.state = if row.presentable(now) { Paid } else { Owed };
+                    }
+                }
+                true
+            }
+            Step::Wait { ms } => {
+                self.now += i64::try_from(ms).unwrap();
+                true
+            }
+            Step::Reopen => true,
+            Step::Attempt(row) => self.change(row, Signed, |row| row.attempts += 1),
+            Step::RecordFailed(row) => self.change(row, Signed, |row| row.state = Failed),
+            Step::RecordServed(row) => self.change(row, Delivering, |row| row.state = Served),
+            Step::RecordDelivering(row) => self.change(row, Paid, |row| {
+                if row.presentable(now) {
+                    (row.state, row.deliveries) = (Delivering, row.deliveries + 1);
+                } else {
+                    row.state = Owed;
+                }
+            }),
+            Step::Undelivered { row, uncount } => self.change(row, Delivering, |row| {
+                row.deliveries -= u32::from(uncount);
+                let may = row.deliveries < MAX && (row.redeliverable || row.deliveries == 0);
+                row.state = if may { Paid } else { Owed };
+            }),
+        }
+    }
+
+    fn change(&mut self, row: usize, from: PaymentState, change: impl FnOnce(&mut Row)) -> bool {
+        let Some(row) = self.rows.get_mut(row).filter(|row| row.state == from) else { return false };
+        change(row);
+        true
+    }
+}
+
+/// Does the step on the ledger; gives whether it succeeded.
+async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step) -> bool {
+    let none = RecordId("pay_none".to_owned());
+    let named = |row: usize| records.get(row).unwrap_or(&none).clone();
+    let ledger = rig.ledger.clone();
+    let settled_after = UnixMillis(now - REDELIVER_FOR_MS);
+    match *step {
+        Step::Claim { id, redeliverable, signs } => {
+            let mut new = payment(&format!("{id}"));
+            (new.redeliverable, new.claimed_at) = (redeliverable, UnixMillis(now));
+            let sign: SignInClaim = if signs { signing() } else { Box::new(|_| Err("no".to_owned())) };
+            match ledger.claim(new, sign).await {
+                Ok(ClaimOutcome::Claimed(row)) => {
+                    records.push(row.record);
+                    true
+                }
+                Ok(ClaimOutcome::Exists(_)) => true,
+                Err(_) => false,
+            }
+        }
+        Step::Attempt(row) => ledger.record_attempt(&named(row), attempt(Some(0))).await.is_ok(),
+        Step::RecordPaid { row, deliver } => ledger.record_paid(&named(row), settlement(), deliver).await.is_ok(),
+        Step::RecordFailed(row) => ledger.record_failed(&named(row), "why", None).await.is_ok(),
+        Step::RecordDelivering(row) => match ledger.record_delivering(&named(row), MAX, settled_after).await {
+            Ok(DeliveryBegun::Begun(_) | DeliveryBegun::Owed(_)) => true,
+            Ok(DeliveryBegun::NotPaid(_)) | Err(_) => false,
+        },
+        Step::Undelivered { row, uncount } => ledger.record_undelivered(&named(row), MAX, uncount).await.is_ok(),
+        Step::RecordServed(row) => ledger.record_served(&named(row)).await.is_ok(),
+        Step::Recover { at_start } => ledger.recover_deliveries(MAX, settled_after, at_start).await.is_ok(),
+        Step::Wait { ms } => {
+            rig.clock.advance(Duration::from_millis(ms));
+            true
+        }
+        Step::Reopen => {
+            drop(ledger);
+            rig.reopen().await;
+            true
+        }
+    }
+}
+
+async fn run(steps: Vec<Step>) {
+    let mut rig = Rig::new().await;
+    let mut records = Vec::new();
+    let mut reference = Reference { now: NOON.0, ..Reference::default() };
+    for step in &steps {
+        let now = reference.now;
+        let expected = reference.take(step);
+        assert_eq!(take(&mut rig, &mut records, now, step).await, expected, "{step:?}\n{reference:#?}");
+        for (record, expected) in records.iter().zip(&reference.rows) {
+            let row = rig.ledger.get(record).await.unwrap().unwrap();
+            let found = Row {
+                id: row.claim.id.0.parse().unwrap(),
+                redeliverable: row.claim.redeliverable,
+                state: row.state,
+                deliveries: row.deliveries,
+                paid_at: row.paid_at.map_or(0, |paid_at| paid_at.0),
+                attempts: row.attempts.len(),
+            };
+            assert_eq!(&found, expected, "after {step:?}");
+        }
+    }
+    assert_eq!(records.len(), reference.rows.len());
+    assert_eq!(rig.next_nonce().await, reference.next_nonce);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_leaves_the_books_as_the_reference_says(steps in proptest::collection::vec(step(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run(steps));
+    }
+}

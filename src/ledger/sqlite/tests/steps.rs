@@ -1,0 +1,194 @@
+use super::*;
+use PaymentState::{Claimed, Delivering, Failed, Owed, Paid, Released, Reorged, Served, Signed};
+
+const MAX: u32 = 2;
+
+async fn take(rig: &Rig, record: &RecordId, step: &str) -> Result<PaymentRecord, LedgerError> {
+    match step {
+        "record_attempt" => rig.ledger.record_attempt(record, attempt(Some(9))).await,
+        "record_paid" => rig.ledger.record_paid(record, settlement(), false).await,
+        "record_paid and deliver" => rig.ledger.record_paid(record, settlement(), true).await,
+        "record_failed" => rig.ledger.record_failed(record, "why", Some("0xbad")).await,
+        "record_undelivered" => rig.ledger.record_undelivered(record, MAX, false).await,
+        "record_served" => rig.ledger.record_served(record).await,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn every_step_is_taken_from_its_own_states_and_refused_from_all_others() {
+    let rig = Rig::new().await;
+    let table: [(&str, &[PaymentState], PaymentState); 6] = [
+        ("record_attempt", &[Signed], Signed),
+        ("record_paid", &[Signed, Failed, Reorged], Paid),
+        ("record_paid and deliver", &[Signed, Failed, Reorged], Delivering),
+        ("record_failed", &[Signed], Failed),
+        ("record_undelivered", &[Delivering], Paid),
+        ("record_served", &[Delivering], Served),
+    ];
+    for (step, from, to) in table {
+        for state in PaymentState::ALL {
+            let record = rig.claim(payment(&format!("{step} {state}"))).await.record;
+            rig.set_state(&record, state).await;
+            let before = rig.ledger.get(&record).await.unwrap().unwrap();
+            match take(&rig, &record, step).await {
+                Ok(after) if from.contains(&state) => {
+                    assert_eq!(after.state, to, "{step} from {state}");
+                    assert_eq!(seen(&after), seen(&rig.ledger.get(&record).await.unwrap().unwrap()));
+                }
+                Err(LedgerError::IllegalStep { record: named, found, .. }) if !from.contains(&state) => {
+                    assert_eq!((named, found), (record.clone(), state));
+                    assert_eq!(seen(&before), seen(&rig.ledger.get(&record).await.unwrap().unwrap()));
+                }
+                other => panic!("{step} from {state}: {other:?}"),
+            }
+        }
+        let missing = take(&rig, &RecordId("pay_none".to_owned()), step).await;
+        assert!(matches!(missing, Err(LedgerError::Missing(_))), "{step}: {missing:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_begins_only_from_paid() {
+    let rig = Rig::new().await;
+    for state in PaymentState::ALL {
+        let record = rig.claim(payment(&format!("{state}"))).await.record;
+        rig.ledger.record_paid(&record, settlement(), false).await.unwrap();
+        rig.set_state(&record, state).await;
+        match (state, rig.ledger.record_delivering(&record, MAX, NOON).await.unwrap()) {
+            (Paid, DeliveryBegun::Begun(begun)) => assert_eq!((begun.state, begun.deliveries), (Delivering, 1)),
+            (
+                Claimed | Signed | Delivering | Served | Released | Failed | Reorged | Owed,
+                DeliveryBegun::NotPaid(row),
+            ) => {
+                assert_eq!((row.state, row.deliveries), (state, 0));
+            }
+            (_, other) => panic!("{state}: {other:?}"),
+        }
+    }
+    let missing = rig.ledger.record_delivering(&RecordId("pay_none".to_owned()), MAX, NOON).await;
+    assert!(matches!(missing, Err(LedgerError::Missing(_))), "{missing:?}");
+}
+
+#[tokio::test]
+async fn being_paid_is_recorded_with_its_proof_and_clears_an_earlier_failure() {
+    let rig = Rig::new().await;
+    let record = rig.claim(payment("id")).await.record;
+    let failed = rig.ledger.record_failed(&record, "expired", Some("0xdead")).await.unwrap();
+    assert_eq!((failed.failure.as_deref(), failed.failed_transaction.as_deref()), (Some("expired"), Some("0xdead")));
+    rig.clock.advance(Duration::from_secs(5));
+    let landed = Settlement { is_external: true, ..settlement() };
+    let paid = rig.ledger.record_paid(&record, landed.clone(), true).await.unwrap();
+    assert_eq!(paid.settlement, Some(landed));
+    assert_eq!(paid.paid_at, Some(NOON.plus(Duration::from_secs(5))));
+    assert_eq!((paid.state, paid.deliveries), (Delivering, 1));
+    assert_eq!((paid.failure, paid.failed_transaction), (None, None));
+}
+
+#[tokio::test]
+async fn a_failed_row_is_not_paid_while_its_id_is_claimed_anew() {
+    let rig = Rig::new().await;
+    let old = rig.claim(payment("id")).await.record;
+    rig.ledger.record_failed(&old, "expired", None).await.unwrap();
+    let new = rig.claim(payment("id")).await.record;
+    let refused = rig.ledger.record_paid(&old, settlement(), false).await;
+    assert!(matches!(refused, Err(LedgerError::IllegalStep { found: Failed, .. })), "{refused:?}");
+    assert_eq!((rig.state(&old).await, rig.state(&new).await), (Failed, Signed));
+}
+
+#[tokio::test]
+async fn further_attempts_are_kept_in_order() {
+    let rig = Rig::new().await;
+    let record = rig.claim(payment("id")).await.record;
+    for nonce in 5..8 {
+        rig.ledger.record_attempt(&record, attempt(Some(nonce))).await.unwrap();
+    }
+    let row = rig.ledger.get(&record).await.unwrap().unwrap();
+    let attempts: Vec<_> =
+        row.attempts.iter().map(|attempt| (attempt.number, attempt.signed.account_nonce.unwrap())).collect();
+    assert_eq!(attempts, [(1, 0), (2, 5), (3, 6), (4, 7)]);
+}
+
+#[tokio::test]
+async fn a_payment_is_delivered_at_most_so_often_then_owed() {
+    let rig = Rig::new().await;
+    let record = rig.claim(payment("id")).await.record;
+    rig.ledger.record_paid(&record, settlement(), true).await.unwrap();
+    let once = rig.ledger.record_undelivered(&record, MAX, false).await.unwrap();
+    assert_eq!((once.state, once.deliveries), (Paid, 1));
+    assert!(matches!(rig.ledger.record_delivering(&record, MAX, NOON).await, Ok(DeliveryBegun::Begun(_))));
+    let twice = rig.ledger.record_undelivered(&record, MAX, false).await.unwrap();
+    assert_eq!((twice.state, twice.deliveries), (Owed, 2));
+    assert!(matches!(rig.ledger.record_delivering(&record, MAX, NOON).await, Ok(DeliveryBegun::NotPaid(_))));
+}
+
+#[tokio::test]
+async fn a_delivery_that_never_reached_the_origin_does_not_count() {
+    let rig = Rig::new().await;
+    let mut once_only = payment("id");
+    once_only.redeliverable = false;
+    let record = rig.claim(once_only).await.record;
+    rig.ledger.record_paid(&record, settlement(), true).await.unwrap();
+    for _ in 0..5 {
+        let back = rig.ledger.record_undelivered(&record, MAX, true).await.unwrap();
+        assert_eq!((back.state, back.deliveries), (Paid, 0));
+        assert!(matches!(rig.ledger.record_delivering(&record, MAX, NOON).await, Ok(DeliveryBegun::Begun(_))));
+    }
+    let owed = rig.ledger.record_undelivered(&record, MAX, false).await.unwrap();
+    assert_eq!((owed.state, owed.deliveries), (Owed, 1), "it reached the origin and may not be presented again");
+}
+
+#[tokio::test]
+async fn a_payment_settled_too_long_ago_is_owed() {
+    let rig = Rig::new().await;
+    for (settled_after, expected) in [(NOON, Delivering), (NOON.plus(Duration::from_millis(1)), Owed)] {
+        let record = rig.claim(payment(&format!("{expected}"))).await.record;
+        rig.ledger.record_paid(&record, settlement(), false).await.unwrap();
+        rig.ledger.record_delivering(&record, MAX, settled_after).await.unwrap();
+        assert_eq!(rig.state(&record).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_process_was_delivering_is_paid_or_owed_after_the_start() {
+    let rig = Rig::new().await;
+    let mut records = Vec::new();
+    // (redeliverable, deliveries, state, after start, otherwise)
+    let table = [
+        (true, 1, Delivering, Paid, Delivering),
+        (true, 2, Delivering, Owed, Delivering),
+        (false, 1, Delivering, Owed, Delivering),
+        (true, 1, Paid, Paid, Paid),
+        (true, 2, Paid, Owed, Owed),
+        (false, 0, Paid, Paid, Paid),
+        (true, 1, Served, Served, Served),
+        (true, 9, Owed, Owed, Owed),
+        (true, 0, Signed, Signed, Signed),
+    ];
+    for (at_start, changed) in [(false, 1), (true, 4)] {
+        for (index, (redeliverable, deliveries, state, ..)) in table.iter().enumerate() {
+            let mut new = payment(&format!("{at_start} {index}"));
+            new.redeliverable = *redeliverable;
+            let record = rig.claim(new).await.record;
+            rig.ledger.record_paid(&record, settlement(), false).await.unwrap();
+            rig.sql(format!("UPDATE payments SET deliveries = {deliveries} WHERE record = '{record}'")).await;
+            rig.set_state(&record, *state).await;
+            records.push(record);
+        }
+        assert_eq!(rig.ledger.recover_deliveries(MAX, NOON, at_start).await.unwrap(), changed);
+        for (record, (.., after_start, otherwise)) in records.drain(..).zip(table) {
+            assert_eq!(rig.state(&record).await, if at_start { after_start } else { otherwise });
+            rig.set_state(&record, Served).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn paid_rows_that_are_too_old_become_owed_now_and_then() {
+    let rig = Rig::new().await;
+    let record = rig.claim(payment("id")).await.record;
+    rig.ledger.record_paid(&record, settlement(), false).await.unwrap();
+    assert_eq!(rig.ledger.recover_deliveries(MAX, NOON, false).await.unwrap(), 0);
+    assert_eq!(rig.ledger.recover_deliveries(MAX, UnixMillis(NOON.0 + 1), false).await.unwrap(), 1);
+    assert_eq!(rig.state(&record).await, Owed);
+}

@@ -1,0 +1,115 @@
+//! What the books do besides payments: signers' nonces, named values, pruning, and the proof that writing works.
+
+use super::claim::as_bigint;
+use super::writer::{Books, Operation, StepError};
+use crate::ledger::{AccountNonce, LedgerError};
+use crate::types::{AccountId, Network, UnixMillis};
+
+/// Rows that one pruning step deletes, so that payments never wait for long.
+pub(super) const PRUNE_ROWS_MAX: u32 = 200;
+
+/// [`crate::ledger::Ledger::lease_signer`].
+pub(super) struct LeaseSigner {
+    pub(super) network: Network,
+    pub(super) signer: AccountId,
+    pub(super) at_least: AccountNonce,
+}
+
+impl Operation for LeaseSigner {
+    type Output = AccountNonce;
+    const NAME: &'static str = "lease_signer";
+
+    async fn apply(self, books: &mut Books) -> Result<AccountNonce, StepError> {
+        let next: i64 = sqlx::query_scalar(
+            "INSERT INTO signers (network, signer, next_nonce) VALUES ($1, $2, $3) \
+             ON CONFLICT (network, signer) DO UPDATE SET next_nonce = \
+             CASE WHEN signers.next_nonce < excluded.next_nonce THEN excluded.next_nonce ELSE signers.next_nonce END \
+             RETURNING next_nonce",
+        )
+        .bind(self.network.as_str())
+        .bind(self.signer.as_str())
+        .bind(as_bigint(self.at_least, "account nonce")?)
+        .fetch_one(&mut books.connection)
+        .await?;
+        u64::try_from(next).map_err(|_error| {
+            LedgerError::Corrupt { record: format!("signer {}", self.signer), detail: format!("next nonce {next}") }
+                .into()
+        })
+    }
+}
+
+/// [`crate::ledger::Ledger::value_or_insert`].
+pub(super) struct ValueOrInsert {
+    pub(super) name: String,
+    pub(super) make: String,
+}
+
+impl Operation for ValueOrInsert {
+    type Output = String;
+    const NAME: &'static str = "value_or_insert";
+
+    async fn apply(self, books: &mut Books) -> Result<String, StepError> {
+        sqlx::query("INSERT INTO named_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+            .bind(&self.name)
+            .bind(&self.make)
+            .execute(&mut books.connection)
+            .await?;
+        let value = sqlx::query_scalar("SELECT value FROM named_values WHERE name = $1")
+            .bind(&self.name)
+            .fetch_one(&mut books.connection)
+            .await?;
+        Ok(value)
+    }
+}
+
+/// What one pruning step deletes: `$1` is the time before which all must have ended, `$2` how many rows at most.
+macro_rules! prunable {
+    () => {
+        "(SELECT record FROM payments WHERE state IN ('served', 'released', 'failed') \
+         AND updated_at < $1 AND valid_until < $1 ORDER BY updated_at, record LIMIT $2)"
+    };
+}
+
+/// One step of [`crate::ledger::Ledger::prune`]: at most [`PRUNE_ROWS_MAX`] rows.
+///
+/// Owed and reorged payments stay, however old: somebody has to act on them.
+pub(super) struct PruneSome {
+    pub(super) before: UnixMillis,
+}
+
+impl Operation for PruneSome {
+    type Output = u64;
+    const NAME: &'static str = "prune";
+
+    async fn apply(self, books: &mut Books) -> Result<u64, StepError> {
+        // Twice the same rows: nothing else writes between the two, and the order has no ties.
+        sqlx::query(concat!("DELETE FROM attempts WHERE record IN ", prunable!()))
+            .bind(self.before.0)
+            .bind(i64::from(PRUNE_ROWS_MAX))
+            .execute(&mut books.connection)
+            .await?;
+        let deleted = sqlx::query(concat!("DELETE FROM payments WHERE record IN ", prunable!()))
+            .bind(self.before.0)
+            .bind(i64::from(PRUNE_ROWS_MAX))
+            .execute(&mut books.connection)
+            .await?;
+        Ok(deleted.rows_affected())
+    }
+}
+
+/// [`crate::ledger::Ledger::probe`]. Counts, since SQLite writes nothing when a row stays as it is.
+pub(super) struct Probe;
+
+impl Operation for Probe {
+    type Output = ();
+    const NAME: &'static str = "probe";
+
+    async fn apply(self, books: &mut Books) -> Result<(), StepError> {
+        sqlx::query(
+            "INSERT INTO probes (id, count) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET count = probes.count + 1",
+        )
+        .execute(&mut books.connection)
+        .await?;
+        Ok(())
+    }
+}

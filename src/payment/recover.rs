@@ -1,0 +1,135 @@
+//! What earlier runs left over, and what nobody waits for any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ledger::{LedgerError, PaymentRecord};
+use crate::types::UnixMillis;
+
+use super::gate::Gate;
+use super::priced::Market;
+use super::scheme::VerifyError;
+
+/// How often leftovers are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+/// How long to wait before a network that did not answer is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// How many failed payments are looked at per network and sweep.
+const WATCHED_MAX: usize = 200;
+
+#[derive(Debug, thiserror::Error)]
+enum RecoverError {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Chain(#[from] VerifyError),
+}
+
+impl Gate {
+    /// Puts deliveries that died with an earlier process right, before any request is taken.
+    ///
+    /// # Errors
+    /// When the ledger can't be written.
+    pub async fn recover_deliveries(&self) -> Result<(), LedgerError> {
+        let changed =
+            self.ledger().recover_deliveries(self.rules().deliveries_max, self.presentable_since(), true).await?;
+        if changed > 0 {
+            tracing::info!(changed, "Deliveries of an earlier run were put back.");
+        }
+        Ok(())
+    }
+
+    /// Brings every market into business, and keeps looking after what is left over, for ever.
+    pub async fn look_after(self: Arc<Self>) {
+        for market in self.markets().values() {
+            let gate = Arc::clone(&self);
+            let market = Arc::clone(market);
+            tokio::spawn(async move { gate.open_market(&market).await });
+        }
+        let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            self.sweep().await;
+        }
+    }
+
+    /// Reconciles a network's unfinished payments with its chain before it takes new ones (contract §4).
+    async fn open_market(self: &Arc<Self>, market: &Market) {
+        loop {
+            match self.try_open_market(market).await {
+                Ok(resumed) => {
+                    tracing::info!(network = %market.scheme.network(), resumed, "Network is open.");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(network = %market.scheme.network(), %error, "Network can't be opened yet.");
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    async fn try_open_market(self: &Arc<Self>, market: &Market) -> Result<usize, RecoverError> {
+        let network = market.scheme.network();
+        for (signer, nonce) in market.scheme.signer_nonces().await? {
+            self.ledger().lease_signer(network, &signer, nonce).await?;
+        }
+        let unfinished = self.ledger().unfinished(network).await?;
+        let resumed = unfinished.len();
+        for record in unfinished {
+            self.settlements().start(record);
+        }
+        crate::crash::point("mid_recovery");
+        market.scheme.open();
+        Ok(resumed)
+    }
+
+    pub(super) async fn sweep(self: &Arc<Self>) {
+        for market in self.markets().values() {
+            if let Err(error) = self.sweep_market(market).await {
+                tracing::warn!(network = %market.scheme.network(), %error, "Leftovers could not be looked at.");
+            }
+        }
+        let swept =
+            self.ledger().recover_deliveries(self.rules().deliveries_max, self.presentable_since(), false).await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "Owed payments could not be listed.");
+        }
+        let retention = i64::try_from(self.rules().retention.as_millis()).unwrap_or(i64::MAX);
+        if let Err(error) = self.ledger().prune(UnixMillis(self.now().0.saturating_sub(retention))).await {
+            tracing::warn!(%error, "Old payments could not be removed.");
+        }
+    }
+
+    async fn sweep_market(self: &Arc<Self>, market: &Market) -> Result<(), RecoverError> {
+        let network = market.scheme.network();
+        // Rows that nobody drives: their task died, or their claim's answer was lost.
+        for record in self.ledger().unfinished(network).await? {
+            self.settlements().start(record);
+        }
+        let failed = self.ledger().failed_but_usable(network, self.now()).await?;
+        for record in failed.into_iter().take(WATCHED_MAX) {
+            self.credit_if_landed(market, &record).await?;
+        }
+        Ok(())
+    }
+
+    /// A failed authorization that landed after all is its payer's money: it may present it (contract §3, last row).
+    async fn credit_if_landed(&self, market: &Market, record: &PaymentRecord) -> Result<(), RecoverError> {
+        if let Some(settlement) = market.scheme.late_settlement(record).await? {
+            let credited = self.ledger().record_paid(&record.record, settlement, false).await?;
+            self.metrics().payment(credited.claim.network.as_str(), "paid");
+            tracing::warn!(payment = %credited.record, "A failed payment landed after all; it is credited to its payer.");
+        }
+        Ok(())
+    }
+
+    fn presentable_since(&self) -> UnixMillis {
+        let redeliver_for = i64::try_from(self.rules().redeliver_for.as_millis()).unwrap_or(i64::MAX);
+        UnixMillis(self.now().0.saturating_sub(redeliver_for))
+    }
+}

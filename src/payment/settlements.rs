@@ -1,0 +1,207 @@
+//! Settlements that run on their own: no client, no shutdown of the proxy and no time-out cancels one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::oneshot;
+
+use crate::ledger::{LedgerError, PaymentRecord, PaymentState, RecordId, Settlement};
+use crate::protocol::Reason;
+use crate::telemetry::Stage;
+use crate::types::Network;
+
+use super::delivery::{Deliveries, Delivery};
+use super::priced::Market;
+use super::scheme::SettleOutcome;
+
+/// How long to wait before a ledger write that failed is tried again, at most.
+const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How a settlement ended, for the request that waits for it.
+pub(super) enum Handover {
+    /// The money moved, and the first delivery is counted.
+    Paid(Box<PaymentRecord>, Box<Delivery>),
+    /// The payment moved nothing.
+    Failed(Box<PaymentRecord>),
+}
+
+/// The settlements under way in this process.
+pub(super) struct Settlements {
+    markets: HashMap<Network, Arc<Market>>,
+    deliveries: Arc<Deliveries>,
+    running: DashMap<RecordId, Arc<Running>>,
+}
+
+/// A settlement under way and the request that waits for it, if any.
+#[derive(Default)]
+struct Running {
+    claimant: Mutex<Option<oneshot::Sender<Handover>>>,
+}
+
+impl Running {
+    fn wait(&self) -> oneshot::Receiver<Handover> {
+        let (sender, receiver) = oneshot::channel();
+        *self.claimant.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// The request that still waits, if one does.
+    fn take_claimant(&self) -> Option<oneshot::Sender<Handover>> {
+        let claimant = self.claimant.lock().unwrap_or_else(PoisonError::into_inner).take();
+        claimant.filter(|claimant| !claimant.is_closed())
+    }
+}
+
+/// Takes a settlement out of the list however its task ends; the sweep then starts it again if it has to.
+struct Registration {
+    settlements: Arc<Settlements>,
+    record: RecordId,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.settlements.running.remove(&self.record);
+        self.settlements.deliveries.metrics.settlements_running(self.settlements.running.len());
+    }
+}
+
+impl Settlements {
+    pub fn new(markets: HashMap<Network, Arc<Market>>, deliveries: Arc<Deliveries>) -> Arc<Self> {
+        Arc::new(Self { markets, deliveries, running: DashMap::new() })
+    }
+
+    /// How many are under way.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Starts the settlement of a signed payment if it is not under way.
+    pub fn start(self: &Arc<Self>, record: PaymentRecord) {
+        self.enlist(record);
+    }
+
+    /// Starts the settlement of a signed payment if it is not under way, and waits for its end. The receiver fails when it
+    /// ended without anybody waiting: then the ledger knows how.
+    pub fn join(self: &Arc<Self>, record: PaymentRecord) -> oneshot::Receiver<Handover> {
+        self.enlist(record).wait()
+    }
+
+    fn enlist(self: &Arc<Self>, record: PaymentRecord) -> Arc<Running> {
+        let running = match self.running.entry(record.record.clone()) {
+            Entry::Occupied(entry) => return Arc::clone(entry.get()),
+            Entry::Vacant(entry) => Arc::clone(&entry.insert(Arc::new(Running::default()))),
+        };
+        self.deliveries.metrics.settlements_running(self.running.len());
+        let settlements = Arc::clone(self);
+        self.deliveries.runtime.spawn(settlements.run(record, Arc::clone(&running)));
+        running
+    }
+
+    async fn run(self: Arc<Self>, record: PaymentRecord, running: Arc<Running>) {
+        let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
+        let Some(market) = self.markets.get(&record.claim.network) else {
+            tracing::error!(payment = %record.record, network = %record.claim.network,
+                "An unfinished payment is on a network that is not configured.");
+            return;
+        };
+        let started = Instant::now();
+        let outcome = market.scheme.settle(&record).await;
+        self.deliveries.metrics.stage(Stage::Settle, started.elapsed());
+        crate::crash::point("post_confirm_pre_w2");
+        match outcome {
+            SettleOutcome::Paid(settlement) => self.write_paid(&record, settlement, &running).await,
+            SettleOutcome::Failed { reason, transaction, .. } => {
+                self.write_failed(&record, reason, transaction.as_deref(), &running).await;
+            }
+        }
+    }
+
+    /// W2, again and again until it is written.
+    async fn write_paid(&self, record: &PaymentRecord, settlement: Settlement, running: &Running) {
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(20);
+        let mut claimant: Option<oneshot::Sender<Handover>> = None;
+        loop {
+            claimant = running.take_claimant().or(claimant.filter(|claimant| !claimant.is_closed()));
+            let deliver = claimant.is_some();
+            let ledger = &self.deliveries.ledger;
+            match ledger.record_paid(&record.record, settlement.clone(), deliver).await {
+                Ok(paid) => {
+                    self.deliveries.metrics.stage(Stage::Record, started.elapsed());
+                    self.note("paid", &paid);
+                    self.hand_over(paid, claimant);
+                    return;
+                }
+                Err(error) => {
+                    if self.is_settled_otherwise(record, &error).await {
+                        return;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(WRITE_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    fn hand_over(&self, paid: PaymentRecord, claimant: Option<oneshot::Sender<Handover>>) {
+        let Some(claimant) = claimant else { return };
+        let delivery = Delivery::new(paid.record.clone(), Arc::clone(&self.deliveries));
+        // If the request is gone, the delivery drops with what we hand over, and is recorded as not begun.
+        let _undelivered = claimant.send(Handover::Paid(Box::new(paid), Box::new(delivery)));
+    }
+
+    async fn write_failed(&self, record: &PaymentRecord, reason: Reason, transaction: Option<&str>, running: &Running) {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match self.deliveries.ledger.record_failed(&record.record, reason.as_str(), transaction).await {
+                Ok(failed) => {
+                    self.note("failed", &failed);
+                    if let Some(claimant) = running.take_claimant() {
+                        let _nobody_waits = claimant.send(Handover::Failed(Box::new(failed)));
+                    }
+                    return;
+                }
+                Err(error) => {
+                    if self.is_settled_otherwise(record, &error).await {
+                        return;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(WRITE_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Whether a write that failed need not be tried again, since the row has moved on: an earlier try was written though its
+    /// answer was lost. A delivery counted by such a try is put back, for nobody can be handed it any more.
+    async fn is_settled_otherwise(&self, record: &PaymentRecord, error: &LedgerError) -> bool {
+        tracing::error!(%error, payment = %record.record, "A settlement's outcome was not recorded.");
+        let ledger = &self.deliveries.ledger;
+        match ledger.get(&record.record).await {
+            Ok(Some(row)) if row.state == PaymentState::Signed => false,
+            Ok(Some(row)) => {
+                if row.state == PaymentState::Delivering {
+                    drop(Delivery::new(row.record, Arc::clone(&self.deliveries)));
+                }
+                true
+            }
+            Ok(None) => {
+                self.deliveries.metrics.invariant_violated("settled_row_missing");
+                tracing::error!(payment = %record.record, "A settled payment's row is gone.");
+                true
+            }
+            Err(_unreadable) => false,
+        }
+    }
+
+    fn note(&self, state: &str, record: &PaymentRecord) {
+        self.deliveries.metrics.payment(record.claim.network.as_str(), state);
+        let transaction = record.settlement.as_ref().map(|settlement| settlement.transaction.as_str());
+        tracing::info!(payment = %record.record, network = %record.claim.network, amount = %record.claim.amount,
+            asset = %record.claim.asset, payer = %record.claim.payer, transaction, failure = record.failure,
+            "Payment {state}.");
+    }
+}

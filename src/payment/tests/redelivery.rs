@@ -1,0 +1,131 @@
+//! Money moved, and the answer did not arrive.
+
+use super::*;
+use crate::protocol::Reason;
+
+async fn undelivered(shop: &Shop, header: &str) {
+    let mut first = receipt(shop.present(header).await);
+    first.forwarding();
+    drop(first);
+    shop.reaches(&[PaymentState::Paid]).await;
+}
+
+#[tokio::test]
+async fn an_undelivered_payment_is_presented_again_up_to_the_limit_and_then_owed() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    let mut second = receipt(shop.present(&header).await);
+    assert_eq!(second.record().deliveries, 2);
+    second.forwarding();
+    drop(second);
+    shop.reaches(&[PaymentState::Owed]).await;
+    match shop.present(&header).await {
+        Decision::Owed(response) => assert!(response.success),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(shop.chain.settles.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_delivery_that_never_reached_the_origin_is_not_counted() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    for _ in 0..5 {
+        drop(receipt(shop.present(&header).await));
+        shop.reaches(&[PaymentState::Paid]).await;
+    }
+    let mut last = receipt(shop.present(&header).await);
+    assert_eq!(last.record().deliveries, 1);
+    last.forwarding();
+    last.served();
+    shop.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
+async fn a_payment_may_be_presented_long_after_its_authorization_and_its_offer_ended() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    shop.clock.advance(Duration::from_secs(1800));
+    receipt(shop.present(&header).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
+async fn after_the_window_an_undelivered_payment_is_owed() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    shop.clock.advance(Duration::from_secs(3700));
+    assert!(matches!(shop.present(&header).await, Decision::Owed(_)));
+    assert_eq!(shop.states().await, [PaymentState::Owed]);
+}
+
+#[tokio::test]
+async fn an_undelivered_payment_buys_no_other_request() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    assert!(matches!(shop.present_as(&header, 2, HOME).await, Decision::BoundToOtherRequest));
+    assert_eq!(shop.states().await, [PaymentState::Paid]);
+}
+
+#[tokio::test]
+async fn only_who_knows_the_quote_may_present_a_payment_made_with_one() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    let stolen = [
+        v2_header(&payment("1", 10_000), 10_000, None),
+        v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60))),
+        json!({"x402Version":1,"scheme":"exact","network":"base-sepolia","payload":payment("1", 10_000)}).to_string(),
+    ];
+    for header in &stolen {
+        assert!(matches!(shop.present(header).await, Decision::BoundToOtherRequest), "{header}");
+    }
+    receipt(shop.present_as(&header, 1, AWAY).await).served();
+}
+
+#[tokio::test]
+async fn without_a_quote_only_the_same_address_may_present_it_again() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    undelivered(&shop, &header).await;
+    assert!(matches!(shop.present_as(&header, 1, AWAY).await, Decision::BoundToOtherRequest));
+    receipt(shop.present_as(&header, 1, HOME).await).served();
+}
+
+#[tokio::test]
+async fn a_served_payment_is_used_for_every_request_and_everybody() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    receipt(shop.present(&header).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
+    for (request, client) in [(1, HOME), (2, HOME), (1, AWAY)] {
+        let decision = shop.present_as(&header, request, client).await;
+        assert!(matches!(decision, Decision::Refused { reason: Reason::PaymentAlreadyUsed, .. }), "{decision:?}");
+    }
+}
+
+#[tokio::test]
+async fn deliveries_of_a_process_that_died_are_put_back_at_start() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    let mut first = receipt(shop.present(&header).await);
+    first.forwarding();
+    // A crash runs no destructor.
+    std::mem::forget(first);
+    assert_eq!(shop.states().await, [PaymentState::Delivering]);
+    shop.gate.recover_deliveries().await.unwrap();
+    assert_eq!(shop.states().await, [PaymentState::Paid]);
+}

@@ -1,0 +1,183 @@
+#!/usr/bin/env bash
+# Sets up what the tests need, then runs all of them: format, lints, documentation, unit and integration tests, contract
+# artifacts, and the end-to-end tests with real clients on a real node. Wants Rust, a C compiler and cmake; on Debian it
+# installs the rest where it is missing. Each stage prints the minutes it took; the first failure ends the run.
+#
+#   tests/run.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+NEXTEST_VERSION=0.9.143
+NODE_MAJOR_MIN=18
+# One feature set for everything, so that each dependency is compiled once for checking and once for running.
+FEATURES=(--features failpoints)
+
+log_dir=$(mktemp -d)
+stage=none
+stage_started=$SECONDS
+timings=()
+clients_job=
+
+minutes() {
+  local tenths=$((($1 + 3) / 6))
+  echo "$((tenths / 10)).$((tenths % 10))"
+}
+
+begin() {
+  stage=$1
+  stage_started=$SECONDS
+  echo
+  echo "== $stage"
+}
+
+end() {
+  local took
+  took=$(minutes $((SECONDS - stage_started)))
+  timings+=("$took min  $stage")
+  echo "== $stage: $took min"
+}
+
+finish() {
+  local code=$?
+  trap - EXIT
+  if [[ -n $clients_job ]]; then
+    # A job's process group: npm and pip with what they started.
+    kill -- "-$clients_job" 2>/dev/null || true
+  fi
+  if ((code != 0)); then
+    echo
+    echo "FAILED in stage: $stage (exit $code)"
+  fi
+  rm -rf "$log_dir"
+  exit "$code"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+# --- tools ---
+
+install_packages() {
+  command -v apt-get >/dev/null || fail "missing: $*. Install them and run this again"
+  local root=()
+  if ((EUID != 0)); then
+    sudo -n true 2>/dev/null || fail "missing: $*. Install them as root: apt-get install $*"
+    root=(sudo -n)
+  fi
+  echo "installing $*"
+  "${root[@]}" apt-get update -q
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+# The Debian packages of whatever isn't here, one a line.
+missing_packages() {
+  command -v cc >/dev/null || echo gcc libc6-dev
+  command -v cmake >/dev/null || echo cmake make
+  command -v node >/dev/null || echo nodejs
+  command -v npm >/dev/null || echo npm
+  command -v python3 >/dev/null || echo python3
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+}
+
+check_tools() {
+  command -v cargo >/dev/null || fail "no cargo: install Rust (rustup) first"
+  cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+  cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+  local packages
+  read -r -d '' -a packages < <(missing_packages) || true
+  if ((${#packages[@]} > 0)); then
+    install_packages "${packages[@]}"
+  fi
+  local node_major
+  node_major=$(node -p 'process.versions.node.split(".")[0]')
+  ((node_major >= NODE_MAJOR_MIN)) || fail "node $NODE_MAJOR_MIN or newer is wanted, $node_major is here"
+  if ! cargo nextest --version >/dev/null 2>&1; then
+    cargo install cargo-nextest --locked --version "$NEXTEST_VERSION"
+  fi
+}
+
+# npm_install DIR: what the committed lock file says, unless it is installed already.
+npm_install() {
+  local stamp=$1/node_modules/.installed-lock.json
+  cmp -s "$1/package-lock.json" "$stamp" && return
+  # Nothing here needs an install script.
+  npm ci --prefix "$1" --ignore-scripts --loglevel=error
+  cp "$1/package-lock.json" "$stamp"
+}
+
+# venv_install NAME REQUIREMENTS: a virtualenv with exactly these, unless it is there already.
+venv_install() {
+  local venv=tests/e2e/python/$1 requirements=tests/e2e/python/$2
+  cmp -s "$requirements" "$venv/installed.txt" && return
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps -r "$requirements"
+  "$venv/bin/python" -m pip check --disable-pip-version-check
+  cp "$requirements" "$venv/installed.txt"
+}
+
+install_clients() {
+  npm_install tests/e2e/node
+  venv_install .venv-2 requirements-x402-2.txt
+  venv_install .venv-1 requirements-x402-1.txt
+}
+
+# --- stages ---
+
+begin "setup"
+check_tools
+npm_install tests/node-tools
+end
+
+# The clients are fetched while cargo compiles; job control gives them a process group of their own.
+set -m
+install_clients >"$log_dir/clients.log" 2>&1 &
+clients_job=$!
+set +m
+
+begin "format"
+cargo fmt --check
+end
+
+begin "lints"
+cargo clippy --all-targets "${FEATURES[@]}" -- -D warnings
+end
+
+begin "documentation"
+# After the lints and with their features: it reads the dependencies' metadata that they left.
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib "${FEATURES[@]}"
+end
+
+begin "unit and integration tests"
+cargo nextest run "${FEATURES[@]}"
+end
+
+begin "examples in the documentation"
+cargo test --doc "${FEATURES[@]}"
+end
+
+begin "contract artifacts"
+node tests/contracts/build.mjs --check
+end
+
+begin "end-to-end clients"
+if ! wait "$clients_job"; then
+  cat "$log_dir/clients.log"
+  fail "the x402 clients couldn't be installed"
+fi
+clients_job=
+end
+
+begin "end-to-end tests"
+# The binary that the tests above built; its last line is 'N passed, N failed'.
+python3 tests/e2e/run.py
+end
+
+echo
+echo "All stages passed, $(minutes $SECONDS) min in all:"
+printf '  %s\n' "${timings[@]}"
