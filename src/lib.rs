@@ -5,6 +5,7 @@
 //! it in the ledger (`ledger`) together with the signed settlement, and only then lets the chain see it. The request is
 //! forwarded with the receipt, and the ledger remembers that it was served.
 
+pub mod admin;
 pub mod chain;
 pub mod cli;
 pub mod config;
@@ -12,6 +13,8 @@ pub mod crash;
 pub mod ledger;
 pub mod payment;
 pub mod protocol;
+pub mod proxy;
 pub mod route;
+pub mod server;
 pub mod telemetry;
 pub mod types;

@@ -1,1 +1,242 @@
-//! admin
+//! The operator's listener: health, readiness, metrics and the books, read-only. It never shares a port with clients (threat
+//! G1), takes only names of this machine as host when it is bound to loopback, and asks for the token otherwise.
+
+mod books;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use pingora::apps::http_app::ServeHttp;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+
+use crate::config::{AdminConfig, Secret};
+use crate::ledger::Ledger;
+use crate::payment::scheme::{Availability, Scheme};
+use crate::telemetry::Metrics;
+
+/// How long a ledger may take to prove that it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long such a proof is believed: each is a durable write.
+const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// All that the operator's listener shows.
+pub struct AdminParts {
+    /// Where and with which token.
+    pub config: AdminConfig,
+    /// The networks of business; empty when nothing is priced.
+    pub schemes: Vec<Arc<dyn Scheme>>,
+    /// Whether any route is priced.
+    pub has_priced_routes: bool,
+    /// The books.
+    pub ledger: Arc<dyn Ledger>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The operator's listener.
+pub struct Admin {
+    listen: SocketAddr,
+    token: Option<Secret>,
+    schemes: Vec<Arc<dyn Scheme>>,
+    has_priced_routes: bool,
+    ledger: Arc<dyn Ledger>,
+    metrics: Arc<Metrics>,
+    is_serving: AtomicBool,
+    probed: Mutex<Option<(Instant, bool)>>,
+}
+
+/// An answer before it is HTTP.
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(status: StatusCode, body: &Value) -> Self {
+        Self { status, content_type: "application/json", body: body.to_string().into_bytes() }
+    }
+
+    fn error(status: StatusCode, reason: &str) -> Self {
+        Self::json(status, &json!({ "error": reason }))
+    }
+
+    fn into_http(self, is_head: bool) -> Response<Vec<u8>> {
+        let mut response = Response::new(Vec::new());
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(self.content_type));
+        headers.insert(header::CONTENT_LENGTH, self.body.len().into());
+        headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+        }
+        if !is_head {
+            *response.body_mut() = self.body;
+        }
+        response
+    }
+}
+
+impl Admin {
+    /// A listener that isn't ready until [`Self::set_serving`] says so.
+    #[must_use]
+    pub fn new(parts: AdminParts) -> Self {
+        Self {
+            listen: parts.config.listen,
+            token: parts.config.token,
+            schemes: parts.schemes,
+            has_priced_routes: parts.has_priced_routes,
+            ledger: parts.ledger,
+            metrics: parts.metrics,
+            is_serving: AtomicBool::new(false),
+            probed: Mutex::new(None),
+        }
+    }
+
+    /// Whether the proxy accepts requests: false before it does and while it drains.
+    pub fn set_serving(&self, is_serving: bool) {
+        self.is_serving.store(is_serving, Ordering::Release);
+    }
+
+    async fn answer(&self, head: &RequestHeader) -> Answer {
+        if self.listen.ip().is_loopback() && !names_this_machine(head) {
+            return Answer::error(StatusCode::FORBIDDEN, "unknown_host");
+        }
+        let path = std::str::from_utf8(head.raw_path()).unwrap_or_default();
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        if !matches!(path, "/healthz" | "/readyz" | "/metrics") && !self.is_allowed(head) {
+            return Answer::error(StatusCode::UNAUTHORIZED, "token_required");
+        }
+        let is_read = matches!(head.method, Method::GET | Method::HEAD);
+        match path {
+            "/healthz" | "/readyz" | "/metrics" | "/payments" if !is_read => {
+                Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed")
+            }
+            "/healthz" => self.health().await,
+            "/readyz" => self.readiness().await,
+            "/metrics" => self.metrics(),
+            "/payments" => books::payments(self.ledger.as_ref(), query).await,
+            _ => Answer::error(StatusCode::NOT_FOUND, "not_found"),
+        }
+    }
+
+    /// Loopback needs no token; elsewhere there is no way in without one.
+    fn is_allowed(&self, head: &RequestHeader) -> bool {
+        if self.listen.ip().is_loopback() {
+            return true;
+        }
+        let Some(token) = &self.token else { return false };
+        let given = head.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
+        let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
+        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.ct_eq(token.expose().as_bytes()))
+    }
+
+    async fn health(&self) -> Answer {
+        let (is_serving, has_ledger) = (self.is_serving.load(Ordering::Acquire), self.probe().await);
+        let is_healthy = is_serving && has_ledger;
+        let body = json!({ "status": status_word(is_healthy), "serving": is_serving, "ledger": has_ledger });
+        Answer::json(status_code(is_healthy), &body)
+    }
+
+    async fn readiness(&self) -> Answer {
+        let mut networks = serde_json::Map::new();
+        let mut has_open_network = false;
+        for scheme in &self.schemes {
+            let state = match scheme.availability() {
+                Availability::Ready => {
+                    has_open_network = true;
+                    json!({ "ready": true })
+                }
+                Availability::Unavailable(detail) => json!({ "ready": false, "detail": detail }),
+            };
+            networks.insert(scheme.network().as_str().to_owned(), state);
+        }
+        let is_serving = self.is_serving.load(Ordering::Acquire);
+        let is_ready = is_serving && (has_open_network || !self.has_priced_routes) && self.probe().await;
+        Answer::json(status_code(is_ready), &json!({ "status": status_word(is_ready), "networks": networks }))
+    }
+
+    fn metrics(&self) -> Answer {
+        for scheme in &self.schemes {
+            self.metrics.network_up(scheme.network().as_str(), scheme.availability() == Availability::Ready);
+        }
+        match self.metrics.render() {
+            Ok(body) => {
+                Answer { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
+            }
+            Err(error) => {
+                tracing::error!(%error, "Could not render the metrics.");
+                Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error")
+            }
+        }
+    }
+
+    async fn probe(&self) -> bool {
+        let known = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, is_there)) = known
+            && at.elapsed() < PROBE_AGE_MAX
+        {
+            return is_there;
+        }
+        let is_there = match tokio::time::timeout(PROBE_TIMEOUT, self.ledger.probe()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "The ledger takes no writes.");
+                false
+            }
+            Err(_elapsed) => {
+                tracing::error!("The ledger does not answer.");
+                false
+            }
+        };
+        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), is_there));
+        is_there
+    }
+}
+
+fn status_word(is_good: bool) -> &'static str {
+    if is_good { "ok" } else { "unavailable" }
+}
+
+fn status_code(is_good: bool) -> StatusCode {
+    if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// Whether the request was meant for this machine: a page from elsewhere whose name was pointed here was not.
+fn names_this_machine(head: &RequestHeader) -> bool {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        // A body is never asked for; the connection ends rather than read one.
+        if !session.is_body_empty() {
+            session.set_keepalive(None);
+        }
+        let head = session.req_header();
+        let is_head = head.method == Method::HEAD;
+        self.answer(head).await.into_http(is_head)
+    }
+}

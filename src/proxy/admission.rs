@@ -1,0 +1,218 @@
+//! What happens to a request before it is forwarded: every refusal that needs no money first, then the gate (threat D6).
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use http::{HeaderValue, Method, header};
+use pingora::proxy::Session;
+
+use super::body::{self, BodyError};
+use super::challenge::Asked;
+use super::context::{Context, Outcome};
+use super::fingerprint::RequestIdentity;
+use super::intake::{self, Malformed};
+use super::respond::Answer;
+use super::upstream::{PROBE_AGE_MAX, client_address};
+use super::{Proxy, cors};
+use crate::config::{PaidRoute, RouteAction};
+use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
+use crate::protocol::names;
+use crate::route::{CanonicalTarget, Route, RouteMatch, canonicalize};
+
+/// Why a request is not forwarded.
+pub(super) enum Stop {
+    /// It gets this answer.
+    Answer(Box<Answer>),
+    /// Nobody is there to be answered.
+    ClientGone,
+}
+
+impl From<Answer> for Stop {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(Box::new(answer))
+    }
+}
+
+impl From<Malformed> for Stop {
+    fn from(malformed: Malformed) -> Self {
+        Answer::malformed(malformed).into()
+    }
+}
+
+/// A request to a priced route, free of the session's buffers.
+struct Presented<'a> {
+    route: Arc<Route>,
+    paid: &'a PaidRoute,
+    priced: Arc<PricedRoute>,
+    host: Option<String>,
+    target: CanonicalTarget<'static>,
+    v2: Vec<HeaderValue>,
+    v1: Vec<HeaderValue>,
+}
+
+impl Proxy {
+    /// Decides whether the request is forwarded. On a priced route it is only with a receipt in the context.
+    pub(super) async fn admit(&self, session: &mut Session, context: &mut Context) -> Result<(), Stop> {
+        let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
+        // Only HTTP/1 is spoken to clients: a session without a raw head can't be judged.
+        let raw = raw.ok_or(Malformed::Framing)?;
+        let head = session.req_header();
+        intake::check(&raw, head)?;
+        if head.method == Method::OPTIONS && head.raw_path() == b"*" {
+            return Err(Answer::server_options().into());
+        }
+        let target = canonicalize(head.raw_path()).map_err(Malformed::from)?;
+        let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        if intake::is_never_allowed(&head.method) {
+            let allow = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+            return Err(Answer::method_not_allowed(&allow).into());
+        }
+        if let Some(asked) = cors::preflight_for(&head.method, &head.headers) {
+            self.answer_preflight(head.headers.get(header::ORIGIN), host, &target, &asked)?;
+        }
+        let route = match self.routes.find(host, &target, &head.method) {
+            RouteMatch::Route(route) => route,
+            RouteMatch::NotFound => return Err(Answer::not_found().into()),
+            RouteMatch::MethodNotAllowed { allow } => return Err(Answer::method_not_allowed(&allow).into()),
+            RouteMatch::Ambiguous => return Err(Malformed::Path.into()),
+        };
+        context.route = Some(Arc::clone(&route));
+        let Some(site) = self.site(&route) else { return Err(Answer::internal().into()) };
+        context.upstream.clone_from(&site.upstream);
+        let config = Arc::clone(route.config());
+        match (&config.action, &site.priced) {
+            (RouteAction::Deny, _) => return Err(Answer::not_found().into()),
+            (RouteAction::Free, None) => context.outcome = Outcome::Free,
+            (RouteAction::Paid(paid), Some(priced)) => {
+                context.cors_origin = head.headers.get(header::ORIGIN).cloned();
+                let all = |name: &str| head.headers.get_all(name).iter().cloned().collect::<Vec<_>>();
+                let (v2, v1) = (all(names::PAYMENT_SIGNATURE), all(names::X_PAYMENT));
+                if v2.is_empty() && v1.is_empty() {
+                    let path = target.path().as_str();
+                    let asked = Asked { route: &route, priced, host, path, headers: &head.headers };
+                    return Err(self.ask_payment(&asked).into());
+                }
+                let priced = Arc::clone(priced);
+                let (host, target) = (host.map(str::to_owned), target.into_owned());
+                let presented = Presented { route, paid, priced, host, target, v2, v1 };
+                let receipt = self.take_payment(session, context, &presented).await?;
+                context.payment = Some(receipt.record().record.to_string());
+                context.receipt = Some(receipt);
+                context.outcome = Outcome::Undelivered;
+                return forward_canonical(session, &presented.target);
+            }
+            // Price and configuration disagree: closed, whatever the reason.
+            (RouteAction::Free, Some(_)) | (RouteAction::Paid(_), None) => return Err(Answer::internal().into()),
+        }
+        if target.path_and_query().as_bytes() != head.raw_path() {
+            let target = target.into_owned();
+            return forward_canonical(session, &target);
+        }
+        Ok(())
+    }
+
+    /// Preflights of priced paths are answered here and free; those of free ones are the origin's affair.
+    fn answer_preflight(
+        &self,
+        origin: Option<&HeaderValue>,
+        host: Option<&str>,
+        target: &CanonicalTarget<'_>,
+        asked: &Method,
+    ) -> Result<(), Answer> {
+        let (Some(origin), false) = (origin, intake::is_never_allowed(asked)) else { return Ok(()) };
+        let is_priced = |route: &Route| matches!(route.config().action, RouteAction::Paid(_));
+        let methods = match self.routes.find(host, target, asked) {
+            RouteMatch::Route(route) if is_priced(&route) => vec![asked.clone()],
+            RouteMatch::Route(_) | RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
+            RouteMatch::MethodNotAllowed { allow } => allow,
+        };
+        Err(Answer::preflight(origin, &methods))
+    }
+
+    /// Takes the payment: from here on, what is refused costs nothing until the gate says that the money moved.
+    async fn take_payment(
+        &self,
+        session: &mut Session,
+        context: &mut Context,
+        presented: &Presented<'_>,
+    ) -> Result<Receipt, Stop> {
+        let upstream = context.upstream.clone().ok_or_else(Answer::internal)?;
+        let client = client_address(session.client_addr()).ok_or_else(Answer::internal)?;
+        if !upstream.is_up(PROBE_AGE_MAX).await {
+            return Err(Answer::origin_down().into());
+        }
+        let payment_headers = PaymentHeaders {
+            v2: presented.v2.iter().map(HeaderValue::as_bytes).collect(),
+            v1: presented.v1.iter().map(HeaderValue::as_bytes).collect(),
+        };
+        let verified = self.gate.verify(&presented.priced, &payment_headers).await;
+        let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
+        let digested = body::digest(session.as_mut()).await.map_err(unread)?;
+        context.held_body = digested.held;
+        let (fingerprint, redeliverable) = {
+            let head = session.req_header();
+            let identity = RequestIdentity {
+                method: &head.method,
+                host: &presented.host.as_deref().unwrap_or_default().to_ascii_lowercase(),
+                path: presented.target.path().as_str(),
+                query: presented.target.query(),
+                headers: &head.headers,
+                body: &digested.digest,
+            };
+            (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
+        };
+        let summary = format!("{} {}", session.req_header().method, presented.target.path());
+        let request = PaidRequest { fingerprint, redeliverable, client, summary, origin: upstream.as_ref() };
+        let decision = self.gate.admit(&presented.priced, payment, request).await;
+        let Decision::Deliver(receipt) = decision else {
+            return Err(self.decided(session, presented, decision).into());
+        };
+        if is_gone(session) {
+            // Dropping the receipt leaves the delivery uncounted: nothing has reached the origin.
+            return Err(Stop::ClientGone);
+        }
+        Ok(*receipt)
+    }
+
+    fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {
+        if let Decision::Refused { reason, .. } | Decision::Contradiction(reason) = &decision {
+            tracing::debug!(route = %presented.route.name(), %reason, "Refused a payment.");
+        }
+        Answer::decision(decision, |reason| {
+            let asked = Asked {
+                route: &presented.route,
+                priced: &presented.priced,
+                host: presented.host.as_deref(),
+                path: presented.target.path().as_str(),
+                headers: &session.req_header().headers,
+            };
+            self.terms(&asked, reason, false)
+        })
+    }
+}
+
+/// What was matched is what is forwarded. The origin never gets a target that isn't in origin form (threat A6).
+fn forward_canonical(session: &mut Session, target: &CanonicalTarget<'_>) -> Result<(), Stop> {
+    let head = session.req_header_mut();
+    let wanted = target.path_and_query();
+    let is_set = head.set_raw_path(wanted.as_bytes()).is_ok();
+    if is_set && head.raw_path() == wanted.as_bytes() && head.raw_path().first() == Some(&b'/') {
+        Ok(())
+    } else {
+        Err(Answer::internal().into())
+    }
+}
+
+fn unread(error: BodyError) -> Stop {
+    tracing::debug!(%error, "A request's body could not be read.");
+    match error {
+        BodyError::Timeout => Malformed::BodyTimeout.into(),
+        BodyError::Broken(_) | BodyError::Unforwardable => Malformed::Body.into(),
+    }
+}
+
+/// Whether the client hung up while its payment was settled. Its request would be spent on nobody.
+fn is_gone(session: &mut Session) -> bool {
+    let downstream = session.as_mut();
+    downstream.is_body_done() && matches!(downstream.read_body_or_idle(true).now_or_never(), Some(Err(_)))
+}

@@ -1,0 +1,50 @@
+//! The 402 of a request: terms for programs, a page for people. No chain and no ledger is asked for it (threat F4).
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::respond::Answer;
+use super::{Proxy, page};
+use crate::config::RouteAction;
+use crate::payment::PricedRoute;
+use crate::protocol::{QuoteNonce, Reason};
+use crate::route::Route;
+
+/// For whom terms are rendered.
+pub(super) struct Asked<'a> {
+    pub route: &'a Route,
+    pub priced: &'a PricedRoute,
+    pub host: Option<&'a str>,
+    /// Canonical.
+    pub path: &'a str,
+    pub headers: &'a HeaderMap,
+}
+
+impl Proxy {
+    /// The terms, since no payment came.
+    pub(super) fn ask_payment(&self, asked: &Asked<'_>) -> Answer {
+        let is_browser = page::is_browser(asked.headers);
+        let mut answer = self.terms(asked, Reason::PaymentRequired.as_str(), is_browser);
+        if !is_browser {
+            answer.headers.push((header::VARY, HeaderValue::from_static("Accept, User-Agent")));
+        }
+        answer
+    }
+
+    /// The terms for a reason, or 503 when no network is open for business.
+    pub(super) fn terms(&self, asked: &Asked<'_>, reason: &str, is_for_people: bool) -> Answer {
+        let Ok(nonce) = QuoteNonce::random() else {
+            tracing::error!("The operating system gives no randomness; no offers can be made.");
+            return Answer::unavailable();
+        };
+        let url = self.resource_url(asked.host, asked.path);
+        let expires = self.clock.now().plus(self.offer_ttl);
+        let Some(challenge) = asked.priced.challenge(reason, &url, &self.quote_key, nonce, expires) else {
+            return Answer::unavailable();
+        };
+        let page = match &asked.route.config().action {
+            RouteAction::Paid(paid) if is_for_people => Some(page::render(asked.route.name(), paid, &url)),
+            _ => None,
+        };
+        Answer::challenge(challenge, page)
+    }
+}

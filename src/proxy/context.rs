@@ -1,0 +1,112 @@
+//! What one request carries from phase to phase. Lives as long as the request, never as long as its connection (threat A18).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+use super::upstream::Upstream;
+use crate::payment::Receipt;
+use crate::route::Route;
+
+/// What became of a request; the `outcome` label of the request metric and of the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Forwarded on a free route.
+    Free,
+    /// A CORS preflight or `OPTIONS *`, answered here.
+    Preflight,
+    /// No route, or a denied one.
+    NotFound,
+    MethodNotAllowed,
+    /// Malformed, ambiguous, oversize or unsafe.
+    BadRequest,
+    /// The terms, since no payment came.
+    Challenge,
+    /// The terms, since the payment wasn't good.
+    Refused,
+    /// Two payments that contradict each other.
+    Contradiction,
+    InProgress,
+    Bound,
+    Pending,
+    Owed,
+    /// No network, ledger or randomness.
+    Unavailable,
+    /// The origin was down before any money moved.
+    OriginDown,
+    /// Paid for; the answer was delivered.
+    Paid,
+    /// Paid for; the answer was not delivered.
+    Undelivered,
+    /// A free request that the origin did not answer.
+    OriginError,
+    /// The client went away.
+    ClientGone,
+    /// A mistake of ours.
+    InternalError,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Preflight => "preflight",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::BadRequest => "bad_request",
+            Self::Challenge => "challenge",
+            Self::Refused => "refused",
+            Self::Contradiction => "contradiction",
+            Self::InProgress => "in_progress",
+            Self::Bound => "bound_to_other_request",
+            Self::Pending => "pending",
+            Self::Owed => "owed",
+            Self::Unavailable => "payments_unavailable",
+            Self::OriginDown => "origin_unavailable",
+            Self::Paid => "paid",
+            Self::Undelivered => "undelivered",
+            Self::OriginError => "origin_error",
+            Self::ClientGone => "client_gone",
+            Self::InternalError => "internal_error",
+        }
+    }
+}
+
+/// The request's own state.
+pub struct Context {
+    pub(super) started: Instant,
+    pub(super) outcome: Outcome,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) upstream: Option<Arc<Upstream>>,
+    /// Proof of payment. Without it nothing on a priced route is forwarded.
+    pub(super) receipt: Option<Receipt>,
+    /// The ledger row's id, for the log; outlives the receipt.
+    pub(super) payment: Option<String>,
+    /// `Origin`, if a browser asked on a priced route: its page may read the terms and the outcome.
+    pub(super) cors_origin: Option<HeaderValue>,
+    /// Body bytes that were read for the digest and that pingora's own buffer doesn't hold.
+    pub(super) held_body: Option<Bytes>,
+    /// When the request went to the origin.
+    pub(super) forwarded: Option<Instant>,
+    /// Connections tried so far.
+    pub(super) connects: usize,
+}
+
+impl Context {
+    pub(super) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            outcome: Outcome::BadRequest,
+            route: None,
+            upstream: None,
+            receipt: None,
+            payment: None,
+            cors_origin: None,
+            held_body: None,
+            forwarded: None,
+            connects: 0,
+        }
+    }
+}

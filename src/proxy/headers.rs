@@ -1,0 +1,254 @@
+//! Header names that are the gateway's: never taken from a client, never passed on from an origin (threats A8, A14, A19).
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use crate::config::UpstreamConfig;
+use crate::payment::Receipt;
+use crate::protocol::{encode_json, names};
+
+/// Every name that starts so is the gateway's, in both directions.
+const PAYMENT_PREFIX: &str = "x-payment";
+
+/// x402's names without that prefix.
+const PAYMENT: [&str; 3] = [names::PAYMENT_SIGNATURE, names::PAYMENT_REQUIRED, names::PAYMENT_RESPONSE];
+
+/// Names that are the gateway's besides.
+const OWNED: [&str; 9] = [
+    "settlement-overrides",
+    "sign-in-with-x",
+    "extension-responses",
+    "idempotency-key",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Names by which a client could have an origin serve another URL or method than the one that was priced.
+const OVERRIDES: [&str; 12] = [
+    "x-original-url",
+    "x-original-uri",
+    "x-original-host",
+    "x-rewrite-url",
+    "x-forwarded-uri",
+    "x-forwarded-path",
+    "x-forwarded-prefix",
+    "x-forwarded-method",
+    "x-forwarded-server",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+];
+
+/// Whether a client may not speak this name to an origin, nor have it removed. `idempotency-key` is only the gateway's on
+/// paid requests; nominating it is never right.
+pub(super) fn is_owned(name: &HeaderName) -> bool {
+    is_payment(name) || OWNED.contains(&name.as_str())
+}
+
+fn is_payment(name: &HeaderName) -> bool {
+    name.as_str().starts_with(PAYMENT_PREFIX) || PAYMENT.contains(&name.as_str())
+}
+
+/// What the origin must not see from a client. A client's own `Idempotency-Key` passes on free routes, where the gateway
+/// sets none. Underscores count as dashes, since CGI-like origins can't tell the two apart.
+fn is_stripped(name: &HeaderName, is_paid: bool) -> bool {
+    if name.as_str().contains('_') {
+        let dashed = name.as_str().replace('_', "-");
+        return HeaderName::from_bytes(dashed.as_bytes()).is_ok_and(|dashed| is_stripped(&dashed, is_paid));
+    }
+    if name == "idempotency-key" {
+        return is_paid;
+    }
+    is_owned(name) || OVERRIDES.contains(&name.as_str())
+}
+
+/// Who asks, for the origin's log.
+pub(super) struct Hop<'a> {
+    pub client: Option<IpAddr>,
+    pub host: Option<&'a HeaderValue>,
+}
+
+/// Prepares the head that goes to the origin: nothing of it that a client could have forged, the gateway's own put in.
+pub(super) fn prepare_request(
+    head: &mut RequestHeader,
+    upstream: &UpstreamConfig,
+    hop: &Hop<'_>,
+    receipt: Option<&Receipt>,
+) -> pingora::Result<()> {
+    strip(head, receipt.is_some());
+    if let Some(client) = hop.client {
+        head.insert_header("X-Forwarded-For", client.to_string())?;
+    }
+    if let Some(host) = hop.host {
+        head.insert_header("X-Forwarded-Host", host.clone())?;
+    }
+    head.insert_header("X-Forwarded-Proto", "http")?;
+    for (name, value) in &upstream.set_headers {
+        let mut value = HeaderValue::from_str(value.expose())
+            .map_err(|_error| pingora::Error::explain(pingora::ErrorType::InvalidHTTPHeader, "set_headers"))?;
+        value.set_sensitive(true);
+        head.insert_header(name.clone(), value)?;
+    }
+    if let Some(receipt) = receipt {
+        let record = receipt.record();
+        head.insert_header("X-Payment-Payer", record.claim.payer.as_str())?;
+        head.insert_header("X-Payment-Network", record.claim.network.as_str())?;
+        head.insert_header("X-Payment-Transaction", receipt.transaction())?;
+        head.insert_header("X-Payment-Amount", record.claim.amount.to_string())?;
+        head.insert_header("X-Payment-Asset", record.claim.asset.as_str())?;
+        head.insert_header("Idempotency-Key", record.record.0.as_str())?;
+    }
+    Ok(())
+}
+
+fn strip(head: &mut RequestHeader, is_paid: bool) {
+    // Free traffic rarely carries any of them: look before anything is allocated.
+    if head.headers.keys().any(|name| is_stripped(name, is_paid)) {
+        let names: Vec<HeaderName> = head.headers.keys().filter(|name| is_stripped(name, is_paid)).cloned().collect();
+        for name in names {
+            head.remove_header(&name);
+        }
+    }
+}
+
+/// Takes out of an origin's answer what only the gateway may say (threat A19).
+pub(super) fn strip_response(head: &mut ResponseHeader) {
+    let is_ours =
+        |name: &HeaderName| is_payment(name) || name == "settlement-overrides" || name == "extension-responses";
+    if head.headers.keys().any(is_ours) {
+        let names: Vec<HeaderName> = head.headers.keys().filter(|name| is_ours(name)).cloned().collect();
+        for name in names {
+            head.remove_header(&name);
+        }
+    }
+}
+
+/// Adds the outcome to a paid answer, and keeps shared caches from giving it to somebody else (threat A16).
+pub(super) fn mark_paid(head: &mut ResponseHeader, receipt: &Receipt) -> pingora::Result<()> {
+    let outcome = encode_json(&receipt.response());
+    head.insert_header(names::PAYMENT_RESPONSE, outcome.as_str())?;
+    head.insert_header(names::X_PAYMENT_RESPONSE, outcome.as_str())?;
+    make_private(head)
+}
+
+/// Adds `private` to what the origin said of caching, `private, no-store` if it said nothing, and `Vary`.
+pub(super) fn make_private(head: &mut ResponseHeader) -> pingora::Result<()> {
+    let said = cache_directives(&head.headers);
+    let value = if said.is_empty() {
+        "private, no-store".to_owned()
+    } else {
+        // `public` and `s-maxage` speak to shared caches, for which there is nothing here.
+        let mut kept = vec!["private"];
+        kept.extend(said.iter().map(String::as_str).filter(|directive| !is_shared(directive)));
+        kept.join(", ")
+    };
+    head.insert_header(header::CACHE_CONTROL, value)?;
+    head.append_header(header::VARY, "PAYMENT-SIGNATURE, X-PAYMENT").map(|_added| ())
+}
+
+fn cache_directives(fields: &HeaderMap) -> Vec<String> {
+    let values = fields.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives = values.flat_map(|value| value.split(','));
+    directives.map(|directive| directive.trim().to_owned()).filter(|directive| !directive.is_empty()).collect()
+}
+
+fn is_shared(directive: &str) -> bool {
+    let name = directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(name.as_str(), "public" | "private" | "s-maxage" | "proxy-revalidate")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Secret;
+
+    fn upstream() -> UpstreamConfig {
+        UpstreamConfig {
+            name: "api".into(),
+            servers: vec!["127.0.0.1:1".into()],
+            tls: false,
+            tls_server_name: None,
+            connect_timeout: Duration::from_secs(1),
+            read_timeout: Duration::from_secs(1),
+            write_timeout: Duration::from_secs(1),
+            set_headers: vec![("authorization".parse().unwrap(), Secret::new("origin's own".into()))],
+        }
+    }
+
+    #[test]
+    fn a_client_cannot_forge_what_the_gateway_says() {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for name in [
+            "X-Payment",
+            "PAYMENT-SIGNATURE",
+            "X-Payment-Payer",
+            "x-payment-anything",
+            "X_Payment_Payer",
+            "Sign-In-With-X",
+            "Settlement-Overrides",
+            "X-Forwarded-For",
+            "X-Original-URL",
+            "X-HTTP-Method-Override",
+            "x_http_method_override",
+            "Authorization",
+        ] {
+            head.append_header(name.to_owned(), "forged").unwrap();
+            head.append_header(name.to_owned(), "twice").unwrap();
+        }
+        head.append_header("Accept", "*/*").unwrap();
+        head.append_header("Idempotency-Key", "the client's own").unwrap();
+        let host = HeaderValue::from_static("shop");
+        let hop = Hop { client: Some(IpAddr::from([10, 0, 0, 1])), host: Some(&host) };
+        prepare_request(&mut head, &upstream(), &hop, None).unwrap();
+        let mut left: Vec<_> =
+            head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                "accept=*/*",
+                "authorization=origin's own",
+                "idempotency-key=the client's own",
+                "x-forwarded-for=10.0.0.1",
+                "x-forwarded-host=shop",
+                "x-forwarded-proto=http"
+            ]
+        );
+        assert!(is_stripped(&HeaderName::from_static("idempotency-key"), true));
+    }
+
+    #[test]
+    fn an_origin_cannot_speak_for_the_gateway() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        for name in ["PAYMENT-RESPONSE", "X-PAYMENT-RESPONSE", "PAYMENT-REQUIRED", "Settlement-Overrides", "ETag"] {
+            head.append_header(name.to_owned(), "x").unwrap();
+        }
+        strip_response(&mut head);
+        assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["etag"]);
+    }
+
+    #[test]
+    fn a_paid_answer_is_kept_from_shared_caches() {
+        for (said, expected) in [
+            (None, "private, no-store"),
+            (Some("public, max-age=60"), "private, max-age=60"),
+            (Some("s-maxage=9,no-cache"), "private, no-cache"),
+            (Some("Private"), "private"),
+        ] {
+            let mut head = ResponseHeader::build(200, None).unwrap();
+            if let Some(said) = said {
+                head.insert_header(header::CACHE_CONTROL, said).unwrap();
+            }
+            make_private(&mut head).unwrap();
+            assert_eq!(head.headers.get(header::CACHE_CONTROL).unwrap(), expected);
+            assert_eq!(head.headers.get(header::VARY).unwrap(), "PAYMENT-SIGNATURE, X-PAYMENT");
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What is refused before anything else is asked: unsafe framing, targets that two servers could read differently, heads
+//! that are too large (threats A6, A7, A11, A12, A14, F2). None of it needs a route, a payment or the network.
+
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use pingora::http::RequestHeader;
+
+use super::headers;
+use crate::route::PathError;
+
+/// Most bytes of a request's head.
+pub(super) const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Most header fields of a request.
+pub(super) const HEADERS_MAX: usize = 100;
+
+/// Most header names that `Connection` may nominate; pingora refuses ten, and would do so after the money moved.
+const NOMINATIONS_MAX: usize = 9;
+
+/// Why a request is refused unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("head_too_large")]
+    HeadTooLarge,
+    #[error("target_too_long")]
+    TargetTooLong,
+    /// Both `Content-Length` and `Transfer-Encoding`, or several of either, or line ends without CR.
+    #[error("unsafe_framing")]
+    Framing,
+    #[error("invalid_host")]
+    Host,
+    #[error("target_not_in_origin_form")]
+    TargetForm,
+    #[error("ambiguous_path")]
+    Path,
+    #[error("upgrade_not_supported")]
+    Upgrade,
+    /// `Connection` names fields that a hop must not lose.
+    #[error("invalid_connection_header")]
+    Connection,
+    #[error("body_unreadable")]
+    Body,
+    #[error("body_timeout")]
+    BodyTimeout,
+}
+
+impl Malformed {
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            _ => StatusCode::BAD_REQUEST,
+        }
+    }
+
+    /// Whether what follows on the connection can't be trusted to be a request.
+    pub fn closes(self) -> bool {
+        !matches!(self, Self::Path | Self::Upgrade)
+    }
+}
+
+impl From<PathError> for Malformed {
+    fn from(error: PathError) -> Self {
+        match error {
+            PathError::TooLong => Self::TargetTooLong,
+            PathError::NotOriginForm => Self::TargetForm,
+            _ => Self::Path,
+        }
+    }
+}
+
+/// Checks a head: `raw` as it came, `head` as it was read.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(super) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
+    if raw.len() > HEAD_BYTES_MAX || head.headers.len() > HEADERS_MAX {
+        return Err(Malformed::HeadTooLarge);
+    }
+    check_framing(raw, head)?;
+    check_host(head)?;
+    check_connection(&head.headers)?;
+    check_upgrade(&head.headers)
+}
+
+fn check_framing(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
+    let mut previous = 0;
+    for byte in raw {
+        if *byte == b'\n' && previous != b'\r' {
+            return Err(Malformed::Framing);
+        }
+        previous = *byte;
+    }
+    let encodings = head.headers.get_all(header::TRANSFER_ENCODING).iter().count();
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH).iter().count();
+    if encodings > 1 || lengths > 1 {
+        return Err(Malformed::Framing);
+    }
+    let Some(encoding) = head.headers.get(header::TRANSFER_ENCODING) else {
+        // `Content-Length: 5, 5` is legal and still not worth a difference of opinion with an origin.
+        let plain = |value: &http::HeaderValue| value.as_bytes().trim_ascii().iter().all(u8::is_ascii_digit);
+        return if head.headers.get(header::CONTENT_LENGTH).is_none_or(plain) {
+            Ok(())
+        } else {
+            Err(Malformed::Framing)
+        };
+    };
+    // Pingora takes Content-Length out when both are there, so the bytes as they came have to be asked.
+    let is_chunked = encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    if is_chunked && !has_field(raw, b"content-length") { Ok(()) } else { Err(Malformed::Framing) }
+}
+
+fn has_field(raw: &[u8], name: &[u8]) -> bool {
+    raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
+        let field = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        field.trim_ascii().eq_ignore_ascii_case(name)
+    })
+}
+
+fn check_host(head: &RequestHeader) -> Result<(), Malformed> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+        (None, None) if head.version < Version::HTTP_11 => Ok(()),
+        _ => Err(Malformed::Host),
+    }
+}
+
+/// A host name or address with an optional port; no lists, no userinfo, no escapes.
+fn is_host(host: &[u8]) -> bool {
+    let (name, port) = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|byte| *byte == b']') else { return false };
+            let (address, after) = rest.split_at(end);
+            if !address.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.')) {
+                return false;
+            }
+            (address, after.strip_prefix(b"]").unwrap_or_default())
+        }
+        None => {
+            let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+            let (name, after) = host.split_at(end);
+            if !name.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')) {
+                return false;
+            }
+            (name, after)
+        }
+    };
+    let is_port = match port.strip_prefix(b":") {
+        Some(digits) => !digits.is_empty() && digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        None => port.is_empty(),
+    };
+    !name.is_empty() && name.len() <= 253 && is_port
+}
+
+/// Refuses here, before any payment, what pingora would refuse on the way to the origin, and nominations of our own names.
+fn check_connection(fields: &HeaderMap) -> Result<(), Malformed> {
+    let mut nominations = 0;
+    let tokens =
+        fields.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    for token in tokens.map(<[u8]>::trim_ascii).filter(|token| !token.is_empty()) {
+        nominations += 1;
+        let is_token = token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte));
+        let Ok(name) = HeaderName::from_bytes(token) else { return Err(Malformed::Connection) };
+        let is_framing = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING].contains(&name);
+        if nominations > NOMINATIONS_MAX || !is_token || is_framing || headers::is_owned(&name) {
+            return Err(Malformed::Connection);
+        }
+    }
+    Ok(())
+}
+
+/// Upgrades are refused (contract §3), but for `h2c`, which common clients offer with every request and which is dropped.
+fn check_upgrade(fields: &HeaderMap) -> Result<(), Malformed> {
+    let is_h2c = |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c");
+    if fields.get_all(header::UPGRADE).iter().all(is_h2c) { Ok(()) } else { Err(Malformed::Upgrade) }
+}
+
+/// Methods that no route can have (threat A9).
+pub(super) fn is_never_allowed(method: &Method) -> bool {
+    matches!(*method, Method::TRACE | Method::CONNECT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(fields: &[(&str, &str)]) -> RequestHeader {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in fields {
+            head.append_header((*name).to_owned(), *value).unwrap();
+        }
+        head
+    }
+
+    fn checked(fields: &[(&str, &str)]) -> Result<(), Malformed> {
+        let mut raw = "GET / HTTP/1.1\r\n".to_owned();
+        for (name, value) in fields {
+            raw.push_str(&format!("{name}: {value}\r\n"));
+        }
+        raw.push_str("\r\n");
+        // As pingora leaves it: without Content-Length when both are there.
+        let both = fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+        let kept: Vec<_> =
+            fields.iter().filter(|(name, _)| !both || !name.eq_ignore_ascii_case("content-length")).copied().collect();
+        check(raw.as_bytes(), &head(&kept))
+    }
+
+    #[test]
+    fn two_framings_in_one_request_are_refused() {
+        for fields in [
+            &[("Host", "h"), ("Content-Length", "5"), ("Transfer-Encoding", "chunked")][..],
+            &[("Host", "h"), ("Transfer-Encoding", "chunked"), ("CONTENT-length", "5")],
+            &[("Host", "h"), ("Transfer-Encoding", "gzip, chunked")],
+            &[("Host", "h"), ("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")],
+            &[("Host", "h"), ("Content-Length", "5"), ("Content-Length", "5")],
+            &[("Host", "h"), ("Content-Length", "5, 5")],
+        ] {
+            assert_eq!(checked(fields), Err(Malformed::Framing), "{fields:?}");
+        }
+        assert_eq!(checked(&[("Host", "h"), ("Transfer-Encoding", "chunked"), ("X", "content-length: 1")]), Ok(()));
+    }
+
+    #[test]
+    fn lines_that_end_without_carriage_return_are_refused() {
+        assert_eq!(check(b"GET / HTTP/1.1\nHost: h\r\n\r\n", &head(&[("Host", "h")])), Err(Malformed::Framing));
+    }
+
+    #[test]
+    fn a_request_names_exactly_one_plain_host() {
+        for good in ["h", "h:80", "H.example.", "127.0.0.1:8402", "[::1]", "[::1]:8402", "a_b.c-d"] {
+            assert_eq!(checked(&[("Host", good)]), Ok(()), "{good}");
+        }
+        for bad in
+            ["", "a, b", "a b", "u@h", "h:", "h:x", "h:123456", ":80", "[::1", "[::1]x", "[]", "h/p", "h%41", "a:1:2"]
+        {
+            assert_eq!(checked(&[("Host", bad)]), Err(Malformed::Host), "{bad}");
+        }
+        assert_eq!(checked(&[]), Err(Malformed::Host));
+        assert_eq!(checked(&[("Host", "a"), ("Host", "a")]), Err(Malformed::Host));
+        let mut old = head(&[]);
+        old.set_version(Version::HTTP_10);
+        assert_eq!(check(b"GET / HTTP/1.0\r\n\r\n", &old), Ok(()));
+    }
+
+    #[test]
+    fn connection_may_not_nominate_what_the_gateway_owns() {
+        for bad in
+            ["X-Payment-Payer", "close, x-forwarded-for", "Host", "content-length", "a b", "\"x\"", "payment-signature"]
+        {
+            assert_eq!(checked(&[("Host", "h"), ("Connection", bad)]), Err(Malformed::Connection), "{bad}");
+        }
+        assert_eq!(checked(&[("Host", "h"), ("Connection", "keep-alive, x-hop")]), Ok(()));
+        let many = ["x"; 10].join(",");
+        assert_eq!(checked(&[("Host", "h"), ("Connection", many.as_str())]), Err(Malformed::Connection));
+    }
+
+    #[test]
+    fn upgrades_are_refused_but_for_the_one_that_clients_offer_unasked() {
+        assert_eq!(checked(&[("Host", "h"), ("Upgrade", "websocket")]), Err(Malformed::Upgrade));
+        assert_eq!(checked(&[("Host", "h"), ("Upgrade", "h2c, foo")]), Err(Malformed::Upgrade));
+        assert_eq!(checked(&[("Host", "h"), ("Upgrade", "h2c")]), Ok(()));
+    }
+
+    #[test]
+    fn heads_are_bounded_in_bytes_and_fields() {
+        let long = "x".repeat(HEAD_BYTES_MAX);
+        assert_eq!(checked(&[("Host", "h"), ("X", long.as_str())]), Err(Malformed::HeadTooLarge));
+        let many = vec![("X", "y"); HEADERS_MAX];
+        assert_eq!(checked(&[&[("Host", "h")], many.as_slice()].concat()), Err(Malformed::HeadTooLarge));
+    }
+}

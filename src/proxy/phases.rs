@@ -1,0 +1,230 @@
+//! Pingora's phases, in the order in which they run.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+
+use super::admission::Stop;
+use super::context::{Context, Outcome};
+use super::headers::{self, Hop};
+use super::respond::{self, Answer};
+use super::upstream::client_address;
+use super::{Proxy, body, cors};
+use crate::config::RouteAction;
+use crate::telemetry::Stage;
+
+/// Most connections tried for one request.
+const CONNECTS_MAX: usize = 4;
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new()
+    }
+
+    /// No modules: compression is the origin's affair.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// Runs once a request, so this is where money moves.
+    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        match self.admit(session, context).await {
+            Ok(()) => {
+                // `h2c` was offered and isn't taken up.
+                session.req_header_mut().remove_header(&header::UPGRADE);
+                Ok(false)
+            }
+            Err(Stop::Answer(answer)) => {
+                context.outcome = answer.outcome;
+                if let Err(error) = respond::send(session, *answer, context.cors_origin.as_ref()).await {
+                    tracing::debug!(%error, "A client was gone before its answer.");
+                }
+                Ok(true)
+            }
+            Err(Stop::ClientGone) => {
+                context.outcome = Outcome::ClientGone;
+                session.set_keepalive(None);
+                Ok(true)
+            }
+        }
+    }
+
+    /// May run again when a connection fails; no byte has left by then.
+    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+        context.connects += 1;
+        // The last line of defence for promise 1: a priced route without a receipt goes nowhere.
+        let is_free = context.route.as_ref().is_some_and(|route| matches!(route.config().action, RouteAction::Free));
+        if !is_free && context.receipt.is_none() {
+            return Err(Error::explain(ErrorType::InternalError, "no receipt for a priced route"));
+        }
+        let upstream = context.upstream.clone().ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
+        let peer = upstream.peer(context.receipt.is_some()).await;
+        peer.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        peer: &HttpPeer,
+        context: &mut Context,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
+        let Some(upstream) = &context.upstream else { return error };
+        if let Some(address) = peer._address.as_inet() {
+            upstream.failed(*address);
+        }
+        // Nothing was sent, so another server may have it.
+        error.set_retry(context.connects < upstream.len().min(CONNECTS_MAX));
+        error
+    }
+
+    /// Runs right before the head is written: from here on a delivery counts.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        head: &mut RequestHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        let Some(upstream) = &context.upstream else { return Err(Error::new_in(ErrorType::InternalError)) };
+        let client = client_address(session.client_addr());
+        let hop = Hop { client, host: session.req_header().headers.get(header::HOST) };
+        headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_ref())?;
+        if let Some(receipt) = &mut context.receipt {
+            receipt.forwarding();
+            context.forwarded = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        piece: &mut Option<Bytes>,
+        _is_last: bool,
+        context: &mut Context,
+    ) -> Result<()> {
+        body::put_back(&mut context.held_body, piece);
+        Ok(())
+    }
+
+    /// A paid request's bytes are never sent twice, nor those of a free one that isn't idempotent (threat D5).
+    fn error_while_proxy(
+        &self,
+        peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        context: &mut Context,
+        is_reused: bool,
+    ) -> Box<Error> {
+        let mut error = error.more_context(format!("Peer: {peer}"));
+        let may_repeat = context.receipt.is_none()
+            && context.held_body.is_none()
+            && session.req_header().method.is_idempotent()
+            && !session.as_ref().retry_buffer_truncated();
+        if may_repeat {
+            error.retry.decide_reuse(is_reused);
+        } else {
+            error.set_retry(false);
+        }
+        error
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        head: &mut ResponseHeader,
+        context: &mut Context,
+    ) -> Result<()> {
+        headers::strip_response(head);
+        if head.status.is_informational() {
+            return Ok(());
+        }
+        if let Some(receipt) = &context.receipt {
+            headers::mark_paid(head, receipt)?;
+        }
+        if let Some(origin) = &context.cors_origin {
+            cors::expose(head, origin)?;
+        }
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        let paid = context.receipt.as_ref().map(crate::payment::Receipt::response);
+        let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let answer = Answer::failure(error, paid.as_ref()).filter(|_answer| !is_begun);
+        let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
+        context.outcome = match (&answer, paid.is_some()) {
+            (_, true) => Outcome::Undelivered,
+            (Some(answer), false) => answer.outcome,
+            (None, false) if *error.esource() == pingora::ErrorSource::Downstream => Outcome::ClientGone,
+            (None, false) => Outcome::OriginError,
+        };
+        tracing::warn!(%error, route = route_name(context), payment = context.payment, "A request was not proxied.");
+        if let Some(answer) = answer {
+            session.set_keepalive(None);
+            if let Err(error) = respond::send(session, answer, context.cors_origin.as_ref()).await {
+                tracing::debug!(%error, "A client was gone before its answer.");
+            }
+        }
+        FailToProxy { error_code: status, can_reuse_downstream: false }
+    }
+
+    /// Runs last, whatever happened: the delivery is answered for, then counted and logged.
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+        let status = session.response_written().map_or(0, |head| head.status.as_u16());
+        if let Some(receipt) = context.receipt.take() {
+            // No error means that the last byte was written and flushed; a cut-off origin or client is one.
+            let is_served = error.is_none() && (200..500).contains(&status);
+            if let Some(forwarded) = context.forwarded {
+                self.metrics.stage(Stage::Deliver, forwarded.elapsed());
+            }
+            if is_served {
+                context.outcome = Outcome::Paid;
+                receipt.served();
+            } else {
+                // Dropped, and with that recorded: the payment stays good.
+                context.outcome = Outcome::Undelivered;
+                drop(receipt);
+            }
+        } else if error.is_none()
+            && context.outcome == Outcome::Free
+            && status >= StatusCode::INTERNAL_SERVER_ERROR.as_u16()
+        {
+            context.outcome = Outcome::OriginError;
+        }
+        let (route, outcome) = (route_name(context), context.outcome.as_str());
+        self.metrics.request(route, outcome);
+        tracing::info!(
+            method = %session.req_header().method,
+            route,
+            status,
+            outcome,
+            payment = context.payment,
+            micros = u64::try_from(context.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "Request."
+        );
+    }
+
+    /// For pingora's own log lines: never a path, a query or a header.
+    fn request_summary(&self, session: &Session, context: &Context) -> String {
+        format!("{} {}", session.req_header().method, route_name(context))
+    }
+
+    /// [`Self::fail_to_proxy`] logs it already.
+    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+        true
+    }
+}
+
+/// A bounded label: the route's key, or a dash for what no route took.
+fn route_name(context: &Context) -> &str {
+    context.route.as_ref().map_or("-", |route| route.name())
+}
