@@ -6,6 +6,7 @@
 //! forwarded with the receipt, and the ledger remembers that it was served.
 
 pub mod admin;
+pub mod app;
 pub mod chain;
 pub mod cli;
 pub mod config;

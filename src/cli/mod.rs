@@ -1,11 +1,15 @@
 //! The command line: what an operator types, and how the process ends. Data goes to stdout, all else to stderr; exit code
 //! 1 for failures, 2 for wrong usage, 3 for a payment whose outcome is pending.
 
+mod check;
+mod explain;
 mod hardening;
 mod health;
 mod human;
 pub mod pay;
 pub mod payments;
+mod run;
+mod schema;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use self::human::printable;
 use crate::config::{Config, Diagnostics};
+use crate::route::RouteTable;
 
 /// A reverse proxy that charges: x402 payments verified and settled in its own process.
 #[derive(Debug, Parser)]
@@ -48,6 +53,9 @@ pub struct ExplainArgs {
     pub method: String,
     /// The request's URL
     pub url: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A command (contract §2).
@@ -90,11 +98,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => {
             hardening::forbid_dumps()?;
-            run(&args)
+            run::run(&args)
         }
-        Command::Check(args) => check(&args),
+        Command::Check(args) => block_on(check::run(&args)),
         Command::Explain(args) => explain(&args),
-        Command::Schema => schema(),
+        Command::Schema => Ok(schema::run()),
         Command::Health(args) => block_on(health::run(args)).map(|()| ExitCode::SUCCESS),
         Command::Pay(args) => block_on(pay::run(*args)).map(|exit| ExitCode::from(exit.code())),
         Command::Payments(args) => block_on(payments::run(args)).map(|()| ExitCode::SUCCESS),
@@ -122,20 +130,11 @@ fn load_config(file: &Path) -> Result<Config, Diagnostics> {
     crate::config::load(file, &|name| std::env::var(name).ok())
 }
 
-fn run(_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not wired")
-}
-
-fn check(_args: &ConfigArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not wired")
-}
-
-fn explain(_args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not wired")
-}
-
-fn schema() -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not wired")
+fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let config = load_config(&args.config.config)?;
+    let table = RouteTable::build(&config.routes).map_err(|list| Diagnostics { file: config.file.clone(), list })?;
+    explain::run(&config, &table, &args.method, &args.url, args.json, &mut std::io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

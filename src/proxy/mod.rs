@@ -46,7 +46,7 @@ pub trait PaymentGate: Send + Sync {
     async fn verify(&self, route: &PricedRoute, headers: &PaymentHeaders<'_>) -> Result<VerifiedPayment, Decision>;
 
     /// See [`Gate::admit`].
-    async fn admit(&self, route: &PricedRoute, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision;
+    async fn admit(&self, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision;
 }
 
 #[async_trait]
@@ -55,8 +55,8 @@ impl PaymentGate for Arc<Gate> {
         Gate::verify(self, route, headers).await
     }
 
-    async fn admit(&self, route: &PricedRoute, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision {
-        Gate::admit(self, route, payment, request).await
+    async fn admit(&self, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision {
+        Gate::admit(self, payment, request).await
     }
 }
 
