@@ -657,6 +657,17 @@ async fn an_account_nonce_that_went_to_another_frees_the_payment() {
 }
 
 #[tokio::test]
+async fn an_account_nonce_whose_transaction_is_lost_is_filled() {
+    let shop = shop().await;
+    let signer = shop.scheme.chain_nonces().await.unwrap().remove(0).0;
+    // An earlier run handed out 0 and its bytes are gone; the next payment has 1 and can't be mined before it.
+    shop.scheme.set_next_nonce(&signer, 1);
+    let record = shop.claimed(1, 1).await;
+    paid_by(&record, &shop.settle(&record).await);
+    assert_eq!(shop.world.lock().unwrap().nonce, 2);
+}
+
+#[tokio::test]
 async fn a_row_that_contradicts_itself_has_no_end() {
     let shop = shop().await;
     let mut record = shop.claimed(1, 0).await;
