@@ -16,11 +16,11 @@ use crate::config::{
     RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
 };
 use crate::ledger::{
-    ClaimOutcome, DeliveryBegun, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter, PaymentId, PaymentRecord,
-    RecordId, Settlement, SignInClaim, Total,
+    AccountNonce, ClaimOutcome, DeliveryBegun, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter, PaymentId,
+    PaymentRecord, RecordId, Settlement, SignInClaim, Total,
 };
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome};
-use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedOffer, PricedRoute, VerifiedPayment};
+use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::payment::{Decision, Market, PaidRequest, PaymentHeaders, PricedOffer, PricedRoute, VerifiedPayment};
 use crate::protocol::{Offer, PaymentRequirements, QuoteKey, Reason, ResourceInfo};
 use crate::route::RouteTable;
 use crate::telemetry::Metrics;
@@ -94,6 +94,16 @@ impl Scheme for FakeScheme {
     async fn settle(&self, _record: &PaymentRecord) -> SettleOutcome {
         std::future::pending().await
     }
+
+    async fn late_settlement(&self, _record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
+        Ok(None)
+    }
+
+    async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, _next: &[(AccountId, AccountNonce)]) {}
 }
 
 /// What a gate says to every payment; each call is counted.
@@ -109,7 +119,7 @@ impl PaymentGate for FakeGate {
         Err((self.decide)())
     }
 
-    async fn admit(&self, _route: &PricedRoute, _payment: VerifiedPayment, _request: PaidRequest<'_>) -> Decision {
+    async fn admit(&self, _payment: VerifiedPayment, _request: PaidRequest<'_>) -> Decision {
         unreachable!("nothing is ever verified")
     }
 }
@@ -163,11 +173,14 @@ pub(crate) fn parts(config: Config, gate: Arc<dyn PaymentGate>, is_open: bool) -
                 "extra": {"name": "USDC", "version": "2"}});
             let offer = PricedOffer {
                 offer: Offer::new(&route.key, serde_json::from_value(terms).unwrap()),
-                scheme: FakeScheme::new(is_open),
+                market: Arc::new(Market {
+                    scheme: FakeScheme::new(is_open),
+                    wait_for: WaitFor::Confirmed,
+                    confirmations: 1,
+                    pay_to_exclusive: false,
+                    settle_timeout: Duration::from_secs(1),
+                }),
                 wait_for: WaitFor::Confirmed,
-                confirmations: 1,
-                pay_to_exclusive: false,
-                settle_timeout: Duration::from_secs(1),
             };
             Some(Arc::new(PricedRoute::new(route.key.clone(), vec![offer], ResourceInfo::default()).unwrap()))
         }
