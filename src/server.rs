@@ -38,7 +38,7 @@ pub enum ServeError {
     #[error(transparent)]
     Build(#[from] BuildError),
     /// A listener's address can't be had.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
