@@ -378,7 +378,8 @@ impl Job {
                     _ => {}
                 }
             }
-            let is_before_claim = self.block(&format!("{first:#x}")).await?.timestamp + LOG_MARGIN_SECS < claimed;
+            let is_before_claim =
+                self.block(&format!("{first:#x}")).await?.timestamp.saturating_add(LOG_MARGIN_SECS) < claimed;
             if first == 0 || is_before_claim {
                 return Ok(Gone::Unseen);
             }
@@ -428,7 +429,7 @@ impl Job {
         if self.confirmations == 1 {
             return Ok(Some(head));
         }
-        match (head.number + 1).checked_sub(self.confirmations) {
+        match head.number.saturating_add(1).checked_sub(self.confirmations) {
             Some(number) => Ok(Some(head_of(&self.block(&format!("{number:#x}")).await?))),
             None => Ok(None),
         }
@@ -442,7 +443,7 @@ impl Job {
             // Seen in a block just now: that is what one confirmation means.
             return Ok(true);
         } else {
-            self.inner.watch.head().and_then(|head| (head.number + 1).checked_sub(self.confirmations))
+            self.inner.watch.head().and_then(|head| head.number.saturating_add(1).checked_sub(self.confirmations))
         };
         if deep_number.is_none_or(|number| number < receipt.block_number) {
             return Ok(false);
