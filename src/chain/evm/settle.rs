@@ -54,12 +54,14 @@ pub(super) async fn late_settlement(
     let unsent = PaymentRecord { attempts: Vec::new(), ..record.clone() };
     let mut job = Job::new(inner, &unsent).map_err(RpcError::Transport)?;
     let Some(deep) = job.deep_head().await? else { return Ok(None) };
-    if !job.is_authorization_used(deep.number).await? {
+    if !inner.is_authorization_used(job.token, &job.authorization, deep.number).await? {
         return Ok(None);
     }
-    let Gone::By(hash) = job.find_end(deep.number).await? else { return Ok(None) };
-    let own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
-    job.judge_late(hash, deep.number, own).await
+    let claimed_secs = record.claim.claimed_at.as_secs();
+    let gone = inner.find_end(job.token, &job.authorization, claimed_secs, deep.number).await?;
+    let Gone::By(hash) = gone else { return Ok(None) };
+    let is_own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
+    job.worth_of(hash, deep.number, is_own).await
 }
 
 struct Try {
@@ -320,7 +322,7 @@ impl Job {
                 self.fetch_receipts().await?;
                 Ok(None)
             }
-            Gone::By(hash) => match self.judge_foreign(hash, block).await? {
+            Gone::By(hash) => match self.worth_of(hash, block, false).await? {
                 Some(settlement) => Ok(Some(SettleOutcome::Paid(settlement))),
                 None => failed(Reason::EvmNonceAlreadyUsed, None),
             },
@@ -335,13 +337,9 @@ impl Job {
         }
     }
 
-    /// Threats §2.5: somebody else's submission counts only where nobody else earns, and only after our claim.
-    async fn judge_foreign(&self, hash: B256, block: u64) -> Result<Option<Settlement>, RpcError> {
-        self.judge_late(hash, block, false).await
-    }
-
-    /// What a transaction that ended the authorization is worth to this claim. `is_own` if it is an attempt of ours.
-    async fn judge_late(&self, hash: B256, block: u64, is_own: bool) -> Result<Option<Settlement>, RpcError> {
+    /// What a transaction that ended the authorization is worth to this claim. If it is no attempt of ours, it counts only
+    /// where nobody else earns, and only after our claim (threats §2.5).
+    async fn worth_of(&self, hash: B256, block: u64, is_own: bool) -> Result<Option<Settlement>, RpcError> {
         let receipt: Option<Receipt> = self.inner.rpc.call("eth_getTransactionReceipt", json!([hash])).await?;
         let receipt = receipt
             .filter(|receipt| receipt.block_number <= block)
