@@ -162,8 +162,9 @@ impl Proxy {
             (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
         };
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
-        let request = PaidRequest { fingerprint, redeliverable, client, summary, origin: upstream.as_ref() };
-        let decision = self.gate.admit(&presented.priced, payment, request).await;
+        let route = presented.route.name();
+        let request = PaidRequest { fingerprint, redeliverable, client, route, summary, origin: upstream.as_ref() };
+        let decision = self.gate.admit(payment, request).await;
         let Decision::Deliver(receipt) = decision else {
             return Err(self.decided(session, presented, decision).into());
         };

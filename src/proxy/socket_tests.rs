@@ -1,8 +1,7 @@
 //! The assembled proxy over real sockets, with a raw origin behind it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -12,11 +11,10 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::testing::{
-    EmptyLedger, FakeGate, FakeScheme, RawOrigin, config, exchange, paid_route, parts, read_message, route, upstream,
+    RawOrigin, TestGate, config, exchange, paid_route, payment_header, read_message, route, upstream,
 };
-use crate::admin::AdminParts;
 use crate::config::RouteAction::{Deny, Free, Paid};
-use crate::payment::Decision;
+use crate::ledger::PaymentState;
 use crate::server::Server;
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nPAYMENT-RESPONSE: forged\r\nX-Origin: yes\r\n\r\nok";
@@ -24,7 +22,7 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nPAYMENT-RESPONSE: fo
 struct Shop {
     address: SocketAddr,
     admin: SocketAddr,
-    gate: Arc<FakeGate>,
+    gate: TestGate,
     origin: RawOrigin,
     stop: Option<oneshot::Sender<()>>,
     ended: tokio::task::JoinHandle<()>,
@@ -33,14 +31,12 @@ struct Shop {
 struct Opening {
     answer: &'static [u8],
     closes: bool,
-    is_open: bool,
     has_origin: bool,
-    decide: fn() -> Decision,
 }
 
 impl Default for Opening {
     fn default() -> Self {
-        Self { answer: OK, closes: false, is_open: true, has_origin: true, decide: || Decision::InProgress }
+        Self { answer: OK, closes: false, has_origin: true }
     }
 }
 
@@ -54,16 +50,8 @@ async fn open(opening: Opening) -> Shop {
         route("/denied", Deny),
     ];
     let config = config(upstream(&[&server]), routes);
-    let gate = Arc::new(FakeGate { decide: opening.decide, asked: AtomicUsize::new(0) });
-    let parts = parts(config.clone(), Arc::clone(&gate) as _, opening.is_open);
-    let admin = AdminParts {
-        config: config.admin,
-        schemes: vec![FakeScheme::new(opening.is_open)],
-        has_priced_routes: true,
-        ledger: Arc::new(EmptyLedger { is_there: true }),
-        metrics: Arc::clone(&parts.metrics),
-    };
-    let server = Server::bind(parts, admin).await.unwrap();
+    let gate = TestGate::open().await;
+    let server = Server::bind(gate.parts(&config), gate.admin_parts(&config)).await.unwrap();
     let (address, admin) = (server.address(), server.admin_address());
     let (stop, stopped) = oneshot::channel();
     let ended = tokio::spawn(server.run(async { drop(stopped.await) }, |_within| async {}));
@@ -79,6 +67,15 @@ impl Shop {
     async fn ask(&self, line: &str, fields: &str) -> String {
         let request = format!("{line} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n{fields}\r\n");
         exchange(self.address, request.as_bytes()).await
+    }
+
+    /// How many payments the chain was shown.
+    fn decoded(&self) -> usize {
+        self.gate.chain.simulates.load(Ordering::SeqCst)
+    }
+
+    async fn pay(&self, line: &str, nonce: &str) -> String {
+        self.ask(line, &format!("PAYMENT-SIGNATURE: {}\r\n", payment_header(nonce))).await
     }
 
     fn hits(&self) -> usize {
@@ -141,7 +138,7 @@ async fn an_unpaid_request_gets_the_terms_and_never_reaches_the_origin() {
         }
     }
     assert_eq!(shop.hits(), 0);
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 0, "no gate is asked for terms");
+    assert_eq!(shop.decoded(), 0, "no gate is asked for terms");
 }
 
 #[tokio::test]
@@ -159,7 +156,8 @@ async fn a_browser_gets_a_page_and_programs_find_the_terms_in_it_too() {
 
 #[tokio::test]
 async fn with_no_network_open_no_terms_are_shown() {
-    let shop = open(Opening { is_open: false, ..Opening::default() }).await;
+    let shop = shop().await;
+    shop.gate.chain.is_open.store(false, Ordering::SeqCst);
     let answer = shop.ask("GET /paid", "").await;
     assert_eq!(status(&answer), 503);
     assert!(body(&answer).contains("payments_unavailable"));
@@ -167,16 +165,173 @@ async fn with_no_network_open_no_terms_are_shown() {
 }
 
 #[tokio::test]
-async fn a_presented_payment_gets_what_the_gate_decides() {
+async fn a_payment_that_is_no_good_gets_terms_with_the_reason() {
     let shop = shop().await;
     for fields in ["PAYMENT-SIGNATURE: x\r\n", "X-PAYMENT: x\r\n", "X-Payment:\r\n"] {
         let answer = shop.ask("GET /paid", fields).await;
-        assert_eq!(status(&answer), 409, "{answer}");
-        assert_eq!(body(&answer), r#"{"error":"payment_in_progress"}"#);
-        assert_eq!(field(&answer, "retry-after"), Some("2"));
+        assert_eq!(status(&answer), 402, "{answer}");
+        assert!(field(&answer, "payment-required").is_some() && field(&answer, "payment-response").is_none());
+        let terms: Value = serde_json::from_str(body(&answer)).unwrap();
+        assert_eq!(terms["error"], "invalid_payload");
     }
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 3);
+    let two = format!("PAYMENT-SIGNATURE: {}\r\nX-PAYMENT: {}\r\n", payment_header("1"), payment_header("2"));
+    let answer = shop.ask("GET /paid", &two).await;
+    assert_eq!(status(&answer), 400, "{answer}");
     assert_eq!(shop.hits(), 0);
+}
+
+#[tokio::test]
+async fn a_paid_request_is_served_once_with_proof_for_both_sides() {
+    let shop = shop().await;
+    shop.gate.chain.pays();
+    let answer = shop.pay("GET /paid?x=1", "1").await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    assert_eq!(body(&answer), "ok");
+    let outcome = field(&answer, "payment-response").unwrap();
+    assert_eq!(Some(outcome), field(&answer, "x-payment-response"));
+    assert_eq!(answer.matches("yment-response: ").count(), 2, "the origin's forgery passed: {answer}");
+    let outcome: Value =
+        serde_json::from_slice(&base64::engine::general_purpose::STANDARD.decode(outcome).unwrap()).unwrap();
+    assert_eq!((&outcome["success"], &outcome["transaction"]), (&Value::Bool(true), &"0xtx".into()));
+    assert_eq!(field(&answer, "cache-control"), Some("private, no-store"));
+    assert_eq!(field(&answer, "vary"), Some("PAYMENT-SIGNATURE, X-PAYMENT"));
+    let head = shop.origin.heads().remove(0);
+    for said in [
+        "get /paid?x=1 http/1.1",
+        "x-payment-payer: 0xpayer",
+        "x-payment-network: eip155:84532",
+        "x-payment-transaction: 0xtx",
+        "x-payment-amount: 10000",
+        "x-payment-asset: 0xtoken",
+        "idempotency-key: pay_",
+    ] {
+        assert!(head.contains(said), "{said} in {head}");
+    }
+    assert!(!head.contains("payment-signature"), "{head}");
+    shop.gate.reaches(&[PaymentState::Served]).await;
+    let again = shop.pay("GET /paid?x=1", "1").await;
+    assert_eq!(status(&again), 402, "{again}");
+    assert!(again.contains("payment_already_used") && shop.hits() == 1);
+}
+
+#[tokio::test]
+async fn a_pending_settlement_is_never_answered_with_terms() {
+    let shop = shop().await;
+    let answer = shop.pay("GET /paid", "1").await;
+    assert_eq!(status(&answer), 503, "{answer}");
+    assert!(field(&answer, "payment-required").is_none() && field(&answer, "retry-after") == Some("2"));
+    assert!(body(&answer).contains("settlement_pending") && field(&answer, "payment-response").is_some());
+    let other = shop.pay("GET /paid?other", "1").await;
+    assert_eq!(status(&other), 409, "{other}");
+    assert!(other.contains("payment_bound_to_other_request"));
+    shop.gate.chain.pays();
+    shop.gate.reaches(&[PaymentState::Paid]).await;
+    assert_eq!(status(&shop.pay("GET /paid", "1").await), 200);
+    assert_eq!(shop.hits(), 1);
+}
+
+#[tokio::test]
+async fn a_settlement_that_failed_is_answered_with_fresh_terms() {
+    let shop = shop().await;
+    shop.gate.chain.fails();
+    let answer = shop.pay("GET /paid", "1").await;
+    assert_eq!(status(&answer), 402, "{answer}");
+    assert!(field(&answer, "payment-required").is_some() && field(&answer, "payment-response").is_some());
+    assert_eq!(shop.hits(), 0);
+}
+
+#[tokio::test]
+async fn an_origin_that_fails_after_payment_leaves_the_payment_good() {
+    for (answer, closes, expected) in [
+        (&b"HTTP/1.1 500 Oops\r\nContent-Length: 2\r\n\r\nno"[..], false, 500),
+        (b"", true, 502),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", true, 200),
+    ] {
+        let shop = open(Opening { answer, closes, ..Opening::default() }).await;
+        shop.gate.chain.pays();
+        let first = shop.pay("GET /paid", "1").await;
+        assert_eq!(status(&first), expected, "{first}");
+        assert!(field(&first, "payment-response").is_some(), "{first}");
+        assert_eq!(shop.hits(), 1, "a paid request is never repeated by itself");
+        shop.gate.reaches(&[PaymentState::Paid]).await;
+        let second = shop.pay("GET /paid", "1").await;
+        assert_eq!(status(&second), expected, "{second}");
+        shop.gate.reaches(&[PaymentState::Owed]).await;
+        let third = shop.pay("GET /paid", "1").await;
+        assert_eq!((status(&third), shop.hits()), (409, 2), "{third}");
+        assert!(third.contains("payment_owed"), "{third}");
+        assert_eq!(shop.gate.chain.settles.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_is_settled_and_served_later() {
+    let shop = shop().await;
+    let request =
+        format!("GET /paid HTTP/1.1\r\nHost: shop.example\r\nPAYMENT-SIGNATURE: {}\r\n\r\n", payment_header("1"));
+    let mut socket = TcpStream::connect(shop.address).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    drop(socket);
+    shop.gate.chain.pays();
+    shop.gate.reaches(&[PaymentState::Paid]).await;
+    assert_eq!(shop.hits(), 0, "nothing is spent on a client that is gone");
+    assert_eq!(status(&shop.pay("GET /paid", "1").await), 200);
+    shop.gate.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
+async fn bodies_of_paid_requests_arrive_whole_and_bind_the_payment() {
+    let shop = shop().await;
+    shop.gate.chain.pays();
+    let limit = 64 * 1024;
+    for (at, size) in [0, 1, limit - 1, limit, limit + 1, 2 * limit + 17, 1024 * 1024].into_iter().enumerate() {
+        let sent: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for (way, chunk) in [("length", 0), ("one chunk", usize::MAX), ("chunks", 10_000), ("large chunks", 65_537)] {
+            let nonce = format!("{at}-{way}");
+            let head = format!(
+                "POST /paid HTTP/1.1\r\nHost: h\r\nConnection: close\r\nPAYMENT-SIGNATURE: {}\r\n",
+                payment_header(&nonce)
+            );
+            let framed = if chunk == 0 {
+                [format!("{head}Content-Length: {size}\r\n\r\n").as_bytes(), &sent].concat()
+            } else {
+                let mut framed = format!("{head}Transfer-Encoding: chunked\r\n\r\n").into_bytes();
+                for piece in sent.chunks(chunk.min(size.max(1))) {
+                    framed.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+                    framed.extend_from_slice(piece);
+                    framed.extend_from_slice(b"\r\n");
+                }
+                framed.extend_from_slice(b"0\r\n\r\n");
+                framed
+            };
+            let answer = exchange(shop.address, &framed).await;
+            assert_eq!(status(&answer), 200, "{size} {way}: {answer}");
+            assert!(shop.origin.last_body() == sent, "{size} bytes by {way} did not arrive as they were sent");
+        }
+    }
+    assert_eq!(shop.hits(), 28);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_continue_is_asked_for_its_body_once_its_payment_is_proven() {
+    let shop = shop().await;
+    shop.gate.chain.pays();
+    let head = format!(
+        "POST /paid HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\nPAYMENT-SIGNATURE: {}\r\n\r\n",
+        payment_header("1")
+    );
+    let mut socket = TcpStream::connect(shop.address).await.unwrap();
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let interim = String::from_utf8(read_message(&mut socket).await.unwrap()).unwrap();
+    assert_eq!(status(&interim), 100);
+    assert_eq!(shop.gate.chain.settles.load(Ordering::SeqCst), 0, "the money moves when the request is whole");
+    socket.write_all(b"body").await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(status(&answer), 200);
+    assert_eq!(shop.origin.last_body(), b"body");
+    assert!(!shop.origin.heads().remove(0).contains("expect"));
 }
 
 #[tokio::test]
@@ -185,7 +340,7 @@ async fn with_the_origin_down_no_payment_is_looked_at() {
     let answer = shop.ask("GET /paid", "X-PAYMENT: x\r\n").await;
     assert_eq!(status(&answer), 503);
     assert!(body(&answer).contains("origin_unavailable"));
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(shop.decoded(), 0);
     assert_eq!(status(&shop.ask("GET /paid", "").await), 402, "terms need no origin");
     assert_eq!(status(&shop.ask("GET /open", "").await), 502);
 }
@@ -238,7 +393,7 @@ async fn unsafe_requests_are_refused_before_any_payment() {
         assert_eq!(status(&answer), expected, "{request:.80} {answer}");
     }
     assert_eq!(shop.hits(), 0);
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(shop.decoded(), 0);
 }
 
 #[tokio::test]
@@ -387,15 +542,7 @@ async fn an_address_that_is_taken_is_an_error_and_no_panic() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(upstream(&["127.0.0.1:1"]), vec![route("/a", Free)]);
     config.server.listen = taken.local_addr().unwrap();
-    let gate = Arc::new(FakeGate { decide: || Decision::Unavailable, asked: AtomicUsize::new(0) });
-    let parts = parts(config.clone(), gate, true);
-    let admin = AdminParts {
-        config: config.admin,
-        schemes: Vec::new(),
-        has_priced_routes: false,
-        ledger: Arc::new(EmptyLedger { is_there: true }),
-        metrics: Arc::clone(&parts.metrics),
-    };
-    let refused = Server::bind(parts, admin).await.err().unwrap();
+    let gate = TestGate::open().await;
+    let refused = Server::bind(gate.parts(&config), gate.admin_parts(&config)).await.err().unwrap();
     assert!(refused.to_string().contains("can't listen on"), "{refused}");
 }
