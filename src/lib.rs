@@ -6,7 +6,9 @@
 //! forwarded with the receipt, and the ledger remembers that it was served.
 
 pub mod admin;
+pub mod app;
 pub mod chain;
+pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod ledger;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::config::{Config, Diagnostic};
-use crate::ledger::AccountNonce;
 use crate::payment::scheme::Scheme;
 use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network};
 
@@ -94,19 +93,6 @@ pub trait Chain: Scheme {
     /// # Errors
     /// [`ChainError::Mismatch`] must keep the process from starting; [`ChainError::Unreachable`] need not.
     async fn verify_chain(&self) -> Result<(), ChainError>;
-
-    /// The next account nonce of each gas payer as the chain sees it, transactions waiting in the pool included.
-    ///
-    /// # Errors
-    /// [`ChainError::Unreachable`].
-    async fn chain_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, ChainError>;
-
-    /// Tells a lane which account nonce the ledger will hand out next, so that nonces which were handed out in an earlier
-    /// run and whose transactions are lost can be filled.
-    fn set_next_nonce(&self, signer: &AccountId, next: AccountNonce);
-
-    /// Says that every unfinished payment of an earlier run is being settled; only then is the network available.
-    fn set_reconciled(&self);
 
     /// Balances of the gas payers as last seen.
     fn signer_balances(&self) -> Vec<SignerBalance>;

@@ -1,41 +1,27 @@
-//! `tollhouse check`: says whether a configuration could run, and every mistake if it couldn't.
+//! `tollhouse check`: all that `run` does before it binds, so that a configuration that passes here will run.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{self, Config, RouteAction};
+use super::ConfigArgs;
+use crate::app::Blueprint;
+use crate::config::{Config, RouteAction};
 
-/// Arguments of `tollhouse check`.
-#[derive(Debug, clap::Args)]
-pub struct CheckArgs {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE", default_value = "gateway.toml")]
-    pub config: PathBuf,
-}
-
-/// Checks the file: exit code 0 and a summary on stdout, or 1 and every mistake as `file:line:col` on stderr (contract §2).
-#[must_use]
-pub fn run(args: &CheckArgs) -> ExitCode {
-    match config::load(&args.config, &|name| std::env::var(name).ok()) {
-        Ok(config) => match write_summary(&config, &mut io::stdout().lock()) {
-            Ok(()) => ExitCode::SUCCESS,
-            // The verdict could not be delivered, so it isn't claimed.
-            Err(_closed) => ExitCode::FAILURE,
-        },
-        Err(mistakes) => {
-            // Nothing is left to be told if stderr is gone too.
-            let _gone = write!(io::stderr().lock(), "{mistakes}");
-            ExitCode::FAILURE
-        }
-    }
+/// Exit code 0 and a summary on stdout, or every mistake as `file:line:col` on stderr (contract §2). Chains that answer are
+/// compared with the configuration; those that don't are warned of.
+pub(super) async fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let blueprint = Blueprint::read(&args.config, &|name| std::env::var(name).ok())?;
+    crate::telemetry::init("warn", false)?;
+    blueprint.verify_chains().await?;
+    write_summary(&blueprint.config, &mut io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What the configuration amounts to, for people; no secrets.
 ///
 /// # Errors
 /// When `out` refuses the text.
-pub fn write_summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
+fn write_summary(config: &Config, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}: ok", config.file.display())?;
     writeln!(out, "listen     {}", config.server.listen)?;
     writeln!(out, "admin      {}", config.admin.listen)?;
@@ -72,6 +58,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config;
 
     #[test]
     fn the_summary_tells_prices_in_tokens_and_no_secrets() {

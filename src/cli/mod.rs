@@ -1,1 +1,163 @@
-//! cli
+//! The command line: what an operator types, and how the process ends. Data goes to stdout, all else to stderr; exit code
+//! 1 for failures, 2 for wrong usage, 3 for a payment whose outcome is pending.
+
+mod check;
+mod explain;
+mod hardening;
+mod health;
+mod human;
+pub mod pay;
+pub mod payments;
+mod run;
+mod schema;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::human::printable;
+use crate::config::{Config, Diagnostics};
+use crate::route::RouteTable;
+
+/// A reverse proxy that charges: x402 payments verified and settled in its own process.
+#[derive(Debug, Parser)]
+#[command(name = "tollhouse", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the configuration is.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = "gateway.toml")]
+    pub config: PathBuf,
+}
+
+impl Default for ConfigArgs {
+    fn default() -> Self {
+        Self { config: PathBuf::from("gateway.toml") }
+    }
+}
+
+/// `tollhouse explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// The request's method
+    pub method: String,
+    /// The request's URL
+    pub url: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A command (contract §2).
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway
+    Run(ConfigArgs),
+    /// Check the configuration, all that `run` does before it binds
+    Check(ConfigArgs),
+    /// Say which route, price and upstream a request meets, and why
+    Explain(ExplainArgs),
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Exit 0 if the running gateway is ready
+    Health(health::HealthArgs),
+    /// Pay for a request, like a client
+    Pay(Box<pay::PayArgs>),
+    /// Read the books
+    Payments(payments::PaymentsArgs),
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Before anything can ask for TLS: with no provider chosen, the first TLS client would fail.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("error: another TLS provider was installed first");
+        return ExitCode::FAILURE;
+    }
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => {
+            hardening::forbid_dumps()?;
+            run::run(&args)
+        }
+        Command::Check(args) => block_on(check::run(&args)),
+        Command::Explain(args) => explain(&args),
+        Command::Schema => Ok(schema::run()),
+        Command::Health(args) => block_on(health::run(args)).map(|()| ExitCode::SUCCESS),
+        Command::Pay(args) => block_on(pay::run(*args)).map(|exit| ExitCode::from(exit.code())),
+        Command::Payments(args) => block_on(payments::run(args)).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Every diagnostic of a bad configuration on its own line, anything else as one error with its causes.
+fn report(error: &anyhow::Error) {
+    match error.downcast_ref::<Diagnostics>() {
+        Some(diagnostics) => eprint!("{diagnostics}"),
+        None => {
+            for (index, line) in format!("{error:#}").lines().enumerate() {
+                eprintln!("{}{}", if index == 0 { "error: " } else { "" }, printable(line));
+            }
+        }
+    }
+}
+
+/// Runs a client command on a runtime of its own; the gateway builds its runtimes itself.
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+fn load_config(file: &Path) -> Result<Config, Diagnostics> {
+    crate::config::load(file, &|name| std::env::var(name).ok())
+}
+
+fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let config = load_config(&args.config.config)?;
+    let table = RouteTable::build(&config.routes).map_err(|list| Diagnostics { file: config.file.clone(), list })?;
+    explain::run(&config, &table, &args.method, &args.url, args.json, &mut std::io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn resume_takes_a_name_or_none_and_no_other_request() {
+        let parse = |args: &[&str]| Cli::try_parse_from(["tollhouse", "pay"].iter().chain(args));
+        for good in [&["http://h/"][..], &["--resume"], &["--resume", "x"], &["--resume", "x", "--json"]] {
+            assert!(parse(good).is_ok(), "{good:?}");
+        }
+        for bad in
+            [&[][..], &["--resume", "x", "http://h/"], &["--resume", "x", "--data", "y"], &["http://h/", "--max", "1"]]
+        {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

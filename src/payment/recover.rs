@@ -75,8 +75,10 @@ impl Gate {
 
     async fn try_open_market(self: &Arc<Self>, market: &Market) -> Result<usize, RecoverError> {
         let network = market.scheme.network();
-        for (signer, nonce) in market.scheme.signer_nonces().await? {
-            self.ledger().lease_signer(network, &signer, nonce).await?;
+        let mut next_nonces = Vec::new();
+        for (signer, expected) in market.scheme.signer_nonces().await? {
+            let next = self.ledger().lease_signer(network, &signer, expected).await?;
+            next_nonces.push((signer, next));
         }
         let unfinished = self.ledger().unfinished(network).await?;
         let resumed = unfinished.len();
@@ -84,7 +86,7 @@ impl Gate {
             self.settlements().start(record);
         }
         crate::crash::point("mid_recovery");
-        market.scheme.open();
+        market.scheme.open(&next_nonces);
         Ok(resumed)
     }
 

@@ -157,6 +157,7 @@ pub trait Scheme: Send + Sync {
     /// When the chain can't be asked, or is not the one that was configured.
     async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError>;
 
-    /// Unfinished payments of earlier runs are in hand: new ones may be taken.
-    fn open(&self);
+    /// Unfinished payments of earlier runs are in hand: new ones may be taken. `next` says which account nonce the ledger
+    /// will hand out next for each gas payer, so that nonces whose transactions are lost can be filled.
+    fn open(&self, next: &[(AccountId, AccountNonce)]);
 }

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::json::parse_strict;
 use super::payload::{PaymentPayload, Version};
@@ -79,6 +79,14 @@ impl DecodeError {
 /// # Errors
 /// When the value is too long, not JSON, or not a payment.
 pub fn decode_payment(value: &[u8], inferred: Version) -> Result<PaymentPayload, DecodeError> {
+    PaymentPayload::from_object(decode_object(value)?, inferred)
+}
+
+/// Reads any x402 header: base64 of a JSON object in either alphabet, padded or not, or the raw JSON object.
+///
+/// # Errors
+/// When the value is too long or holds no strict JSON object.
+pub fn decode_object(value: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     if value.len() > PAYMENT_HEADER_BYTES_MAX {
         return Err(DecodeError::TooLong(value.len()));
     }
@@ -93,7 +101,7 @@ pub fn decode_payment(value: &[u8], inferred: Version) -> Result<PaymentPayload,
     };
     let parsed = parse_strict(json).map_err(|error| DecodeError::Json(error.to_string()))?;
     match parsed {
-        Value::Object(object) => PaymentPayload::from_object(object, inferred),
+        Value::Object(object) => Ok(object),
         _ => Err(DecodeError::Json("not an object".to_owned())),
     }
 }

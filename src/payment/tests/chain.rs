@@ -157,7 +157,7 @@ impl Scheme for FakeChain {
         Ok(Vec::new())
     }
 
-    fn open(&self) {
+    fn open(&self, _next: &[(AccountId, AccountNonce)]) {
         self.is_open.store(true, Ordering::SeqCst);
     }
 }

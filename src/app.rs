@@ -1,0 +1,317 @@
+//! From a configuration file to a gateway: everything that can be known before a port is bound, then the parts wired.
+//!
+//! The only place that knows every part. Decides nothing itself.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+
+use crate::admin::AdminParts;
+use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
+use crate::config::{
+    self, Config, Diagnostics, LedgerUrl, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
+};
+use crate::ledger::{Ledger, LedgerError, SqliteLedger};
+use crate::payment::scheme::{Availability, Scheme};
+use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
+use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
+use crate::proxy::Parts;
+use crate::route::RouteTable;
+use crate::telemetry::Metrics;
+use crate::types::{Clock, Network, SystemClock};
+
+/// How long a start waits for its chains before it goes on without those that don't answer.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often gauges are brought up to date.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// The ledger's name for the key that seals quotes.
+const QUOTE_KEY_NAME: &str = "quote_key";
+
+/// A configuration that could run: nothing in it is left to be found wrong but by the chains and the machine.
+pub struct Blueprint {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Its routes.
+    pub routes: RouteTable,
+    /// Its networks.
+    pub chains: Vec<Arc<dyn Chain>>,
+    priced: Vec<Option<Arc<PricedRoute>>>,
+    markets: HashMap<Network, Arc<Market>>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A chain is not what the configuration says.
+    #[error("{0}")]
+    Chain(#[from] ChainError),
+    /// The books can't be opened or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A key can't be used or made.
+    #[error("the quote key can't be used: {0}")]
+    QuoteKey(&'static str),
+}
+
+/// A gateway's parts, ready to be served.
+pub struct App {
+    /// For the public listener.
+    pub parts: Parts,
+    /// For the operator's listener.
+    pub admin: AdminParts,
+    /// The money path.
+    pub gate: Arc<Gate>,
+    /// The books.
+    pub ledger: Arc<SqliteLedger>,
+}
+
+struct Observer(Arc<Metrics>);
+
+impl ChainObserver for Observer {
+    fn rpc(&self, network: &Network, method: &str, outcome: RpcOutcome, took: Duration) {
+        self.0.rpc(network.as_str(), method, outcome.as_str(), took);
+    }
+}
+
+impl Blueprint {
+    /// Reads and checks a configuration as far as that can be done without asking anybody.
+    ///
+    /// # Errors
+    /// Every mistake, each with its place.
+    pub fn read(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
+        let mut parsed = config::read(file, env);
+        let metrics = Metrics::new().map(Arc::new);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let mut built = None;
+        if let (Some(config), Ok(metrics)) = (&parsed.config, &metrics) {
+            let observer: Arc<dyn ChainObserver> = Arc::new(Observer(Arc::clone(metrics)));
+            let routes = RouteTable::build(&config.routes);
+            let chains = chain::build(config, &clock, &observer);
+            let mut mistakes = Vec::new();
+            match (routes, chains) {
+                (Ok(routes), Ok(chains)) => {
+                    let markets = markets(config, &chains);
+                    match price(config, &markets) {
+                        Ok(priced) => built = Some((routes, chains, priced, markets)),
+                        Err(list) => mistakes.extend(list),
+                    }
+                }
+                (routes, chains) => {
+                    mistakes.extend(routes.err().into_iter().flatten());
+                    mistakes.extend(chains.err().into_iter().flatten());
+                }
+            }
+            for mistake in mistakes {
+                parsed.diagnostics.add(mistake.location, mistake.message, mistake.hint);
+            }
+        }
+        if let Err(error) = &metrics {
+            parsed.diagnostics.add(config::Location { line: 1, column: 1 }, format!("metrics: {error}"), None);
+        }
+        let diagnostics = parsed.diagnostics.clone();
+        let config = Arc::new(parsed.into_result()?);
+        match (built, metrics) {
+            (Some((routes, chains, priced, markets)), Ok(metrics)) => {
+                Ok(Self { config, routes, chains, priced, markets, metrics, clock })
+            }
+            _ => Err(diagnostics),
+        }
+    }
+
+    /// Compares every chain with the configuration, all at once, within a few seconds.
+    ///
+    /// # Errors
+    /// The first chain that disagrees. One that does not answer is only told of in the log: it is offered once it does.
+    pub async fn verify_chains(&self) -> Result<(), ChainError> {
+        let checks = self.chains.iter().map(|chain| async move {
+            match tokio::time::timeout(VERIFY_PATIENCE, chain.verify_chain()).await {
+                Ok(Err(error @ ChainError::Mismatch { .. })) => Err(error),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "A network does not answer; it is offered once it does.");
+                    Ok(())
+                }
+                Ok(Ok(())) => Ok(()),
+                Err(_elapsed) => {
+                    tracing::warn!(network = %chain.network(), "A network does not answer; it is offered once it does.");
+                    Ok(())
+                }
+            }
+        });
+        futures::future::join_all(checks).await.into_iter().collect()
+    }
+
+    /// Opens the books, checks the chains and starts the money path on `runtime`.
+    ///
+    /// # Errors
+    /// When the books can't be opened or a chain is not what the configuration says. Nothing listens then.
+    pub async fn start(self, runtime: Handle) -> Result<App, StartError> {
+        let ledger = self.open_ledger().await?;
+        let quote_key = self.quote_key(ledger.as_ref()).await?;
+        self.verify_chains().await?;
+        for chain in &self.chains {
+            Arc::clone(chain).start();
+        }
+        let server = &self.config.server;
+        let rules = GateRules {
+            deliveries_max: server.max_deliveries,
+            redeliver_for: server.redeliver_for,
+            retention: self.config.ledger.retention,
+        };
+        let gate = Gate::new(
+            ledger.clone(),
+            self.markets,
+            quote_key,
+            rules,
+            Arc::clone(&self.clock),
+            Arc::clone(&self.metrics),
+            runtime.clone(),
+        );
+        gate.recover_deliveries().await?;
+        runtime.spawn(Arc::clone(&gate).look_after());
+        runtime.spawn(keep_gauges(self.chains.clone(), Arc::clone(&self.metrics)));
+        let admin = AdminParts {
+            config: self.config.admin.clone(),
+            schemes: self.chains.iter().map(|chain| Arc::clone(chain) as Arc<dyn Scheme>).collect(),
+            has_priced_routes: self.priced.iter().any(Option::is_some),
+            ledger: ledger.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let parts = Parts {
+            config: self.config,
+            routes: self.routes,
+            priced: self.priced,
+            gate: Arc::clone(&gate),
+            clock: self.clock,
+            metrics: self.metrics,
+        };
+        Ok(App { parts, admin, gate, ledger })
+    }
+
+    async fn open_ledger(&self) -> Result<Arc<SqliteLedger>, LedgerError> {
+        let LedgerUrl::Sqlite(path) = &self.config.ledger.url;
+        let metrics = Arc::clone(&self.metrics);
+        let observer = Arc::new(move |operation: &'static str, took| metrics.ledger(operation, took));
+        SqliteLedger::open_observed(path, Arc::clone(&self.clock), observer).await.map(Arc::new)
+    }
+
+    /// The configured key, or the one that this ledger made for all who share it (contract §1.3).
+    async fn quote_key(&self, ledger: &SqliteLedger) -> Result<QuoteKey, StartError> {
+        let text = match self.config.server.quote_key.as_ref().map(Secret::expose) {
+            Some(key) => key.to_owned(),
+            None => {
+                let mut bytes = [0_u8; 32];
+                getrandom::fill(&mut bytes).map_err(|_error| StartError::QuoteKey("no randomness"))?;
+                let fresh = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                ledger.value_or_insert(QUOTE_KEY_NAME, fresh).await?
+            }
+        };
+        QuoteKey::new(text.as_bytes()).ok_or(StartError::QuoteKey("not usable with HMAC"))
+    }
+}
+
+fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<Market>> {
+    let find = |network: &NetworkConfig| chains.iter().find(|chain| *chain.network() == network.network).cloned();
+    config
+        .networks
+        .iter()
+        .filter_map(|network| {
+            let market = Market {
+                scheme: find(network)? as Arc<dyn Scheme>,
+                wait_for: network.wait_for,
+                confirmations: network.confirmations,
+                pay_to_exclusive: network.pay_to_exclusive,
+                settle_timeout: network.settle_timeout,
+            };
+            Some((network.network.clone(), Arc::new(market)))
+        })
+        .collect()
+}
+
+fn price(
+    config: &Config,
+    markets: &HashMap<Network, Arc<Market>>,
+) -> Result<Vec<Option<Arc<PricedRoute>>>, Vec<config::Diagnostic>> {
+    let mut mistakes = Vec::new();
+    let mut priced = Vec::with_capacity(config.routes.len());
+    for route in &config.routes {
+        let mistake = |message: String, hint: &str| config::Diagnostic {
+            location: route.location,
+            message,
+            hint: Some(hint.to_owned()),
+        };
+        match price_route(route, markets) {
+            Ok(route) => priced.push(route),
+            Err(error) => mistakes.push(mistake(
+                format!("route `{}`: {error}", route.key),
+                "offer fewer networks, or shorten description and output_schema",
+            )),
+        }
+    }
+    if mistakes.is_empty() { Ok(priced) } else { Err(mistakes) }
+}
+
+fn price_route(
+    route: &RouteConfig,
+    markets: &HashMap<Network, Arc<Market>>,
+) -> Result<Option<Arc<PricedRoute>>, crate::protocol::ChallengeError> {
+    let RouteAction::Paid(paid) = &route.action else { return Ok(None) };
+    let offers = paid
+        .offers
+        .iter()
+        .filter_map(|offer| {
+            let terms = terms(offer, paid.max_timeout);
+            let market = markets.get(&offer.network).map(Arc::clone)?;
+            Some(PricedOffer { offer: Offer::new(&route.key, terms), market, wait_for: offer.wait_for })
+        })
+        .collect();
+    let resource = ResourceInfo {
+        description: paid.description.clone(),
+        mime_type: paid.mime_type.clone(),
+        output_schema: paid.output_schema.clone(),
+    };
+    PricedRoute::new(route.key.clone(), offers, resource).map(Arc::new).map(Some)
+}
+
+fn terms(offer: &RouteOffer, max_timeout: Duration) -> PaymentRequirements {
+    let mut extra = Map::new();
+    if let Some(domain) = &offer.asset.eip712 {
+        extra.insert("name".to_owned(), Value::from(domain.name.as_str()));
+        extra.insert("version".to_owned(), Value::from(domain.version.as_str()));
+    }
+    PaymentRequirements {
+        scheme: EXACT.to_owned(),
+        network: offer.network.clone(),
+        amount: offer.amount,
+        asset: offer.asset.id.clone(),
+        pay_to: offer.pay_to.clone(),
+        max_timeout_seconds: max_timeout.as_secs(),
+        extra,
+    }
+}
+
+/// Gas payers' balances and networks' health, for the metrics.
+async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
+    let mut ticks = tokio::time::interval(GAUGES_EVERY);
+    loop {
+        ticks.tick().await;
+        for chain in &chains {
+            let network = chain.network().as_str();
+            metrics.network_up(network, chain.availability() == Availability::Ready);
+            for (index, signer) in chain.signer_balances().into_iter().enumerate() {
+                if let Some(balance) = signer.balance {
+                    // A gauge is a float by nature; nothing is computed from it. Labels stay free of addresses (G2).
+                    let units = balance.to_string().parse::<f64>().unwrap_or(f64::NAN) / 1e18;
+                    metrics.signer_balance(network, &index.to_string(), units);
+                }
+            }
+        }
+    }
+}

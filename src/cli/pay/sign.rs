@@ -1,0 +1,197 @@
+//! The payer's key and its one use: an EIP-3009 authorization over the offer's own chain and token (protocol §3.1).
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use alloy::primitives::{B256, U256};
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use alloy::sol;
+use alloy::sol_types::{Eip712Domain, SolStruct};
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::choose::Payable;
+use crate::config::Secret;
+
+sol! {
+    /// EIP-3009.
+    struct TransferWithAuthorization {
+        address from;
+        address to;
+        uint256 value;
+        uint256 validAfter;
+        uint256 validBefore;
+        bytes32 nonce;
+    }
+}
+
+/// The environment variable that may hold the key.
+pub const KEY_VARIABLE: &str = "TOLLHOUSE_KEY";
+
+/// Longest key file that is read; a key has 66 characters.
+const KEY_FILE_BYTES_MAX: u64 = 256;
+
+/// Why there is no key or no signature. Never says what the key is.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError {
+    /// Neither file nor variable.
+    #[error("the request must be paid and there is no key: give --key-file FILE or set {KEY_VARIABLE}")]
+    NoKey,
+    /// The file can't be read.
+    #[error("can't read the key file: {0}")]
+    KeyFile(#[source] std::io::Error),
+    /// Others may read the file.
+    #[error("the key file can be read by others (mode {0:03o}): chmod 600 it")]
+    KeyFileOpen(u32),
+    /// Not a key.
+    #[error("the key is not 32 bytes in hex")]
+    Key,
+    /// The clock or the offer's window is out of range.
+    #[error("the authorization would end beyond any time")]
+    Window,
+    /// The signer failed.
+    #[error("signing failed: {0}")]
+    Signer(#[source] alloy::signers::Error),
+}
+
+/// The payer's key. Never printed.
+pub struct PayerKey(PrivateKeySigner);
+
+impl PayerKey {
+    /// Reads the key from a file if one is named, else from the environment's value.
+    ///
+    /// # Errors
+    /// When there is none, the file is open to others, or it holds no key.
+    pub fn load(file: Option<&Path>, variable: Option<&Secret>) -> Result<Self, SignError> {
+        match (file, variable) {
+            (Some(file), _) => Self::parse(&read_private(file)?),
+            (None, Some(text)) => Self::parse(text.expose()),
+            (None, None) => Err(SignError::NoKey),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, SignError> {
+        let digits = text.trim();
+        let digits = digits.strip_prefix("0x").unwrap_or(digits);
+        if digits.len() != 64 {
+            return Err(SignError::Key);
+        }
+        let mut bytes = Zeroizing::new([0_u8; 32]);
+        alloy::hex::decode_to_slice(digits, bytes.as_mut_slice()).map_err(|_error| SignError::Key)?;
+        PrivateKeySigner::from_slice(bytes.as_slice()).map(Self).map_err(|_error| SignError::Key)
+    }
+
+    /// The payer's address in EIP-55.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.0.address().to_string()
+    }
+
+    /// Signs an authorization that starts at once (`validAfter` 0) and ends `valid_before`, in Unix seconds.
+    ///
+    /// # Errors
+    /// When the signer fails.
+    pub fn authorize(&self, offer: &Payable, valid_before: u64, nonce: [u8; 32]) -> Result<Value, SignError> {
+        let authorization = TransferWithAuthorization {
+            from: self.0.address(),
+            to: offer.pay_to,
+            value: offer.terms.amount.value(),
+            validAfter: U256::ZERO,
+            validBefore: U256::from(valid_before),
+            nonce: B256::from(nonce),
+        };
+        let digest = authorization.eip712_signing_hash(&domain(offer));
+        let signature = self.0.sign_hash_sync(&digest).map_err(SignError::Signer)?;
+        Ok(json!({
+            "signature": alloy::hex::encode_prefixed(signature.as_bytes()),
+            "authorization": {
+                "from": self.address(),
+                "to": offer.pay_to.to_string(),
+                "value": offer.terms.amount,
+                "validAfter": "0",
+                "validBefore": valid_before.to_string(),
+                "nonce": B256::from(nonce).to_string(),
+            },
+        }))
+    }
+}
+
+fn domain(offer: &Payable) -> Eip712Domain {
+    Eip712Domain::new(
+        Some(offer.domain.name.clone().into()),
+        Some(offer.domain.version.clone().into()),
+        Some(U256::from(offer.chain_id)),
+        Some(offer.asset),
+        None,
+    )
+}
+
+fn read_private(path: &Path) -> Result<Zeroizing<String>, SignError> {
+    let file = File::open(path).map_err(SignError::KeyFile)?;
+    // Asked of the open file, so that it can't be swapped between the check and the read.
+    let mode = file.metadata().map_err(SignError::KeyFile)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(SignError::KeyFileOpen(mode));
+    }
+    let mut text = Zeroizing::new(String::with_capacity(512));
+    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(SignError::KeyFile)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::choose::choose;
+    use super::super::{fixtures, terms};
+    use super::*;
+
+    fn payable() -> Payable {
+        let (header, _) = fixtures::terms_402(&[fixtures::offer("eip155:84532", "10000")]);
+        let terms = terms::read(Some(header.as_bytes()), b"", false).unwrap();
+        choose(&terms.offers, None, &"$0.10".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_signature_is_the_one_two_other_libraries_make() {
+        let key = PayerKey::parse(&"11".repeat(32)).unwrap();
+        assert_eq!(key.address(), "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A");
+        let offer = payable();
+        assert_eq!(
+            domain(&offer).separator().to_string(),
+            "0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818"
+        );
+        let payload = key.authorize(&offer, 1_893_456_000, [0x22; 32]).unwrap();
+        assert_eq!(payload["signature"], fixtures::SIGNATURE);
+        assert_eq!(
+            payload["authorization"],
+            json!({"from":"0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A","to":"0x209693Bc6afc0C5328bA36FaF03C514EF312287C",
+                "value":"10000","validAfter":"0","validBefore":"1893456000","nonce":format!("0x{}", "22".repeat(32))})
+        );
+    }
+
+    #[test]
+    fn a_key_file_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        std::fs::write(&file, format!("0x{}\n", "11".repeat(32))).unwrap();
+        for mode in [0o640, 0o604, 0o660] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(PayerKey::load(Some(&file), None), Err(SignError::KeyFileOpen(_))), "{mode:o}");
+        }
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(PayerKey::load(Some(&file), None).is_ok());
+    }
+
+    #[test]
+    fn a_bad_key_is_refused_without_saying_what_it_was() {
+        for bad in ["", "0x", "canarycanary", &"g1".repeat(32), &"11".repeat(33), &"00".repeat(32)] {
+            let error = PayerKey::load(None, Some(&Secret::new(bad.to_owned()))).err().unwrap();
+            assert_eq!(error.to_string(), "the key is not 32 bytes in hex", "{bad:?}");
+        }
+        assert!(matches!(PayerKey::load(None, None), Err(SignError::NoKey)));
+    }
+}

@@ -1,0 +1,131 @@
+//! The commands against a real ledger file.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::ledger::{ClaimOutcome, Holder, Ledger, NewAttempt, NewPayment, Settlement, SqliteLedger};
+use crate::types::{AccountId, AssetId, AtomicAmount, ManualClock, UnixMillis};
+
+const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+const CANARIES: [&str; 3] = ["canary-signature", "Y2FuYXJ5", "63616e617279"];
+
+fn new_payment(nonce: u32) -> NewPayment {
+    NewPayment {
+        id: PaymentId(format!("eip155:84532/{USDC}/0xpayer/{nonce}")),
+        payload_digest: [1; 32],
+        fingerprint: [2; 32],
+        redeliverable: true,
+        holder: Holder::Quote([3; 32]),
+        route: "GET,POST /api".to_owned(),
+        request: format!("GET /api?n={nonce}"),
+        terms: "{}".to_owned(),
+        wait_for: "confirmed".to_owned(),
+        confirmations: 1,
+        pay_to_exclusive: false,
+        network: Network::evm(84532),
+        asset: AssetId::new(USDC).unwrap(),
+        payer: AccountId::new("0xpayer").unwrap(),
+        pay_to: AccountId::new("0xshop").unwrap(),
+        amount: AtomicAmount::from(10_000),
+        payload: r#"{"signature":"canary-signature"}"#.to_owned(),
+        valid_until: UnixMillis::from_secs(2_000_000_000),
+        signer: None,
+        claimed_at: UnixMillis::from_secs(1_767_225_600 + u64::from(nonce)),
+    }
+}
+
+/// Books with a signed payment and a paid one; gives the directory, the reader and the paid one's id.
+async fn books() -> (tempfile::TempDir, SqliteReader, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("books.db");
+    let clock = Arc::new(ManualClock::new(UnixMillis::from_secs(1_767_225_600)));
+    let ledger = SqliteLedger::open(&path, clock).await.unwrap();
+    let mut last = None;
+    for nonce in [1, 2] {
+        let sign = Box::new(move |_nonce| {
+            let transaction = format!("0xtx{nonce}");
+            let raw = b"canary".to_vec();
+            Ok(NewAttempt { signer: None, account_nonce: None, transaction, raw, fee_max: "5".to_owned() })
+        });
+        let ClaimOutcome::Claimed(record) = ledger.claim(new_payment(nonce), sign).await.unwrap() else {
+            panic!("not claimed")
+        };
+        last = Some(record.record);
+    }
+    let record = last.unwrap();
+    let settlement =
+        Settlement { transaction: "0xtx2".to_owned(), block: 7, block_hash: "0xb".to_owned(), is_external: false };
+    ledger.record_paid(&record, settlement, false).await.unwrap();
+    ledger.close().await;
+    let reader = SqliteReader::open(&path).await.unwrap();
+    (directory, reader, record.0)
+}
+
+async fn output(reader: &SqliteReader, command: PaymentsCommand) -> String {
+    let mut out = Vec::new();
+    read(reader, command, &mut out).await.unwrap();
+    let text = String::from_utf8(out).unwrap();
+    for canary in CANARIES {
+        assert!(!text.contains(canary), "{canary} in {text}");
+    }
+    text
+}
+
+#[tokio::test]
+async fn the_list_is_newest_first_with_the_totals_below() {
+    let (_directory, reader, record) = books().await;
+    let list = PaymentsCommand::List { filter: FilterArgs::default(), limit: 50, json: false };
+    let text = output(&reader, list).await;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("RECORD"), "{text}");
+    assert!(lines[1].starts_with(&record) && lines[1].contains("paid"), "{text}");
+    assert!(lines[1].contains("0.01 USDC") && lines[1].ends_with("GET /api?n=2"), "{text}");
+    assert!(lines[2].contains("signed") && lines[2].contains("0xtx1"), "{text}");
+    assert!(lines[3].is_empty() && lines.len() == 6, "{text}");
+    assert!(text.contains("0.01 USDC on base-sepolia (eip155:84532)"), "{text}");
+}
+
+#[tokio::test]
+async fn filters_and_limits_hold_in_json_too() {
+    let (_directory, reader, record) = books().await;
+    let filter = FilterArgs { states: vec![PaymentState::Paid], network: None };
+    let text = output(&reader, PaymentsCommand::List { filter, limit: 50, json: true }).await;
+    let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+    assert_eq!(rows[0]["record"], record);
+    assert_eq!(rows[0]["amount"], "10000");
+    let elsewhere = FilterArgs { states: Vec::new(), network: Some(Network::evm(1)) };
+    assert_eq!(output(&reader, PaymentsCommand::List { filter: elsewhere, limit: 50, json: true }).await, "[]\n");
+    let one = PaymentsCommand::List { filter: FilterArgs::default(), limit: 1, json: true };
+    let rows: serde_json::Value = serde_json::from_str(&output(&reader, one).await).unwrap();
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn one_payment_is_shown_by_either_id() {
+    let (_directory, reader, record) = books().await;
+    for id in [record.clone(), new_payment(2).id.0] {
+        let text = output(&reader, PaymentsCommand::Show { id: id.clone(), json: false }).await;
+        assert!(text.contains("0xtx2") && text.contains("state         paid"), "{id}: {text}");
+        let object: serde_json::Value =
+            serde_json::from_str(&output(&reader, PaymentsCommand::Show { id, json: true }).await).unwrap();
+        assert_eq!(object["attempts"][0]["transaction"], "0xtx2");
+        assert_eq!(object["block"], 7);
+    }
+    let missing = PaymentsCommand::Show { id: "pay_0".to_owned(), json: false };
+    assert!(read(&reader, missing, &mut Vec::new()).await.is_err());
+}
+
+#[tokio::test]
+async fn the_export_holds_every_payment_oldest_first() {
+    let (_directory, reader, record) = books().await;
+    let export = |format| PaymentsCommand::Export { filter: FilterArgs::default(), format };
+    let text = output(&reader, export(ExportFormat::Csv)).await;
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[0].starts_with("record,payment,state,"), "{text}");
+    assert!(lines[1].contains("GET /api?n=1") && lines[1].contains("\"GET,POST /api\""), "{text}");
+    assert!(lines[2].starts_with(&record), "{text}");
+    let rows: serde_json::Value = serde_json::from_str(&output(&reader, export(ExportFormat::Json)).await).unwrap();
+    assert_eq!(rows[1]["record"], record);
+}

@@ -1,0 +1,59 @@
+//! `tollhouse run`: the gateway.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::ConfigArgs;
+use crate::app::Blueprint;
+use crate::config::LogFormat;
+use crate::server::{Server, termination};
+use crate::telemetry;
+
+/// Threads for claims, settlements and chains, apart from those that serve requests.
+const MONEY_THREADS: usize = 2;
+
+/// How long the money's runtime may take to end after everything was written.
+const RUNTIME_GRACE: Duration = Duration::from_millis(500);
+
+pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+    let blueprint = Blueprint::read(&args.config, &|name| std::env::var(name).ok())?;
+    let log = &blueprint.config.log;
+    telemetry::init(&log.level, log.format == LogFormat::Json).context("[log] level")?;
+    let server_threads = blueprint.config.server.threads;
+    // Two runtimes: whatever requests do to theirs, money goes on.
+    let money = runtime("money", MONEY_THREADS)?;
+    let requests = runtime("requests", server_threads)?;
+    let app = money.block_on(blueprint.start(money.handle().clone()))?;
+    let code = requests.block_on(serve(app))?;
+    requests.shutdown_timeout(RUNTIME_GRACE);
+    money.shutdown_timeout(RUNTIME_GRACE);
+    Ok(code)
+}
+
+async fn serve(app: crate::app::App) -> anyhow::Result<ExitCode> {
+    let stop = termination().context("can't listen for signals")?;
+    let server = Server::bind(app.parts, app.admin).await?;
+    let (gate, ledger) = (app.gate, app.ledger);
+    let serving = server.run(stop, |within| async move { gate.drain(within).await });
+    tokio::select! {
+        () = serving => Ok(ExitCode::SUCCESS),
+        // A ledger that may not write any more must not be believed either: the next start reads what is really there.
+        reason = ledger.halted() => {
+            tracing::error!(reason, "The ledger has stopped; so does the gateway.");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .context("can't start a runtime")
+}

@@ -1,0 +1,71 @@
+//! Log lines to stderr, so that stdout holds nothing but data. Knows nothing of the configuration file.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
+
+/// Why logging can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// A directive that is neither a level nor `target=level`.
+    #[error("log level {0:?} is no level: expected trace, debug, info, warn, error or off, or `target=level`")]
+    Level(String),
+    /// A directive that can't be read.
+    #[error("log level {level:?} can't be read: {source}")]
+    Directive {
+        /// The whole text.
+        level: String,
+        /// What is wrong with it.
+        #[source]
+        source: ParseError,
+    },
+    /// Logging was started before.
+    #[error("logging was started already")]
+    Started,
+}
+
+/// Starts logging for the whole process: `level` is a filter such as `info` or `info,tollhouse=debug`; one line of text
+/// or, `as_json`, one JSON object per event.
+///
+/// # Errors
+/// When the filter can't be read, or logging was started before.
+pub fn init(level: &str, as_json: bool) -> Result<(), LoggingError> {
+    let filter = filter(level)?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if as_json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
+    started.map_err(|_error| LoggingError::Started)
+}
+
+/// Reads a filter.
+///
+/// # Errors
+/// When a directive can't be read, or is a bare word that is no level: the subscriber would take a mistyped level for
+/// a target and log next to nothing.
+pub fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
+    for directive in level.split(',') {
+        let is_bare = !directive.contains(['=', '[']);
+        if is_bare && directive.trim().parse::<LevelFilter>().is_err() {
+            return Err(LoggingError::Level(directive.to_owned()));
+        }
+    }
+    EnvFilter::try_new(level).map_err(|source| LoggingError::Directive { level: level.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_targets_are_read() {
+        for good in ["info", "off", "WARN", "info,tollhouse=debug", "warn, tollhouse::payment=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_level_is_an_error_not_a_target() {
+        assert!(matches!(filter("inof"), Err(LoggingError::Level(word)) if word == "inof"));
+        assert!(matches!(filter(""), Err(LoggingError::Level(_))));
+        let error = filter("tollhouse=loud").unwrap_err();
+        assert!(error.to_string().contains("tollhouse=loud"), "{error}");
+    }
+}
