@@ -32,24 +32,40 @@ struct Opening {
     answer: &'static [u8],
     closes: bool,
     has_origin: bool,
+    /// A server that is down stands before the origin.
+    has_dead_server: bool,
+    read_timeout: Duration,
 }
 
 impl Default for Opening {
     fn default() -> Self {
-        Self { answer: OK, closes: false, has_origin: true }
+        Self {
+            answer: OK,
+            closes: false,
+            has_origin: true,
+            has_dead_server: false,
+            read_timeout: Duration::from_secs(5),
+        }
     }
 }
 
 async fn open(opening: Opening) -> Shop {
     let origin = RawOrigin::start(opening.answer, opening.closes).await;
-    let server = if opening.has_origin { origin.address.to_string() } else { "127.0.0.1:1".to_owned() };
+    let live = origin.address.to_string();
+    let servers: &[&str] = match (opening.has_dead_server, opening.has_origin) {
+        (true, true) => &["127.0.0.1:1", &live],
+        (false, true) => &[&live],
+        (_, false) => &["127.0.0.1:1"],
+    };
     let routes = vec![
         route("/free/{*rest}", Free),
         route("GET /open", Free),
         route("GET,POST /paid", Paid(paid_route())),
         route("/denied", Deny),
     ];
-    let config = config(upstream(&[&server]), routes);
+    let mut upstream = upstream(servers);
+    upstream.read_timeout = opening.read_timeout;
+    let config = config(upstream, routes);
     let gate = TestGate::open().await;
     let server = Server::bind(gate.parts(&config), gate.admin_parts(&config)).await.unwrap();
     let (address, admin) = (server.address(), server.admin_address());
@@ -281,6 +297,77 @@ async fn a_client_that_hangs_up_is_settled_and_served_later() {
 }
 
 #[tokio::test]
+async fn a_client_that_hangs_up_while_the_origin_works_keeps_its_payment() {
+    let shop = open(Opening { answer: b"", ..Opening::default() }).await;
+    shop.gate.chain.pays();
+    let request =
+        format!("GET /paid HTTP/1.1\r\nHost: shop.example\r\nPAYMENT-SIGNATURE: {}\r\n\r\n", payment_header("1"));
+    let mut socket = TcpStream::connect(shop.address).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    while shop.hits() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    shop.gate.reaches(&[PaymentState::Delivering]).await;
+    drop(socket);
+    shop.gate.reaches(&[PaymentState::Paid]).await;
+}
+
+#[tokio::test]
+async fn an_origin_that_is_too_slow_leaves_the_payment_good() {
+    let read_timeout = Duration::from_millis(200);
+    let shop = open(Opening { answer: b"", read_timeout, ..Opening::default() }).await;
+    shop.gate.chain.pays();
+    let answer = shop.pay("GET /paid", "1").await;
+    assert_eq!(status(&answer), 504, "{answer}");
+    assert!(field(&answer, "payment-response").is_some() && body(&answer).contains("present the same payment again"));
+    shop.gate.reaches(&[PaymentState::Paid]).await;
+    assert_eq!(shop.hits(), 1);
+    assert_eq!(status(&shop.ask("GET /open", "").await), 504);
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_costs_neither_payers_nor_others_their_answer() {
+    let shop = open(Opening { has_dead_server: true, ..Opening::default() }).await;
+    shop.gate.chain.pays();
+    for nonce in ["1", "2", "3"] {
+        assert_eq!(status(&shop.pay("POST /paid", nonce).await), 200);
+        assert_eq!(status(&shop.ask("POST /free/a", "Content-Length: 0\r\n").await), 200);
+    }
+    assert_eq!(shop.hits(), 6);
+    shop.gate.reaches(&[PaymentState::Served; 3]).await;
+}
+
+#[tokio::test]
+async fn terms_and_outcomes_are_readable_to_the_page_that_pays() {
+    let shop = shop().await;
+    shop.gate.chain.pays();
+    let fields = format!("Origin: https://page.example\r\nPAYMENT-SIGNATURE: {}\r\n", payment_header("1"));
+    let answer = shop.ask("GET /paid", &fields).await;
+    assert_eq!(status(&answer), 200, "{answer}");
+    assert_eq!(field(&answer, "access-control-allow-origin"), Some("https://page.example"));
+    assert!(field(&answer, "access-control-expose-headers").unwrap().contains("PAYMENT-RESPONSE"));
+}
+
+#[tokio::test]
+async fn a_paid_request_passes_nothing_on_to_the_next_one_on_its_connection() {
+    let shop = shop().await;
+    shop.gate.chain.pays();
+    let mut socket = TcpStream::connect(shop.address).await.unwrap();
+    for nonce in ["1", "2"] {
+        let paying = format!("GET /paid HTTP/1.1\r\nHost: h\r\nPAYMENT-SIGNATURE: {}\r\n\r\n", payment_header(nonce));
+        socket.write_all(paying.as_bytes()).await.unwrap();
+        assert_eq!(status(&String::from_utf8(read_message(&mut socket).await.unwrap()).unwrap()), 200);
+        socket.write_all(b"GET /paid HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        let unpaid = String::from_utf8(read_message(&mut socket).await.unwrap()).unwrap();
+        assert_eq!(status(&unpaid), 402);
+        socket.write_all(b"GET /free/a HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        let free = String::from_utf8(read_message(&mut socket).await.unwrap()).unwrap();
+        assert!(status(&free) == 200 && field(&free, "payment-response").is_none());
+    }
+    assert!(!shop.origin.heads().remove(1).contains("x-payment"));
+}
+
+#[tokio::test]
 async fn bodies_of_paid_requests_arrive_whole_and_bind_the_payment() {
     let shop = shop().await;
     shop.gate.chain.pays();
@@ -406,6 +493,9 @@ async fn preflights_of_priced_paths_are_free_and_those_of_free_paths_are_the_ori
     assert!(field(&answer, "access-control-allow-headers").unwrap().contains("PAYMENT-SIGNATURE"));
     assert_eq!(shop.hits(), 0);
     assert_eq!(status(&shop.ask("OPTIONS /paid", "").await), 405, "without Origin it is no preflight");
+    assert_eq!(status(&shop.ask("OPTIONS /open", fields).await), 204, "nobody else would answer for a GET route");
+    assert_eq!(status(&shop.ask("OPTIONS /denied", fields).await), 404);
+    assert_eq!(shop.hits(), 0);
     assert_eq!(status(&shop.ask("OPTIONS /free/a", fields).await), 200);
     assert_eq!(shop.hits(), 1);
     let terms = shop.ask("GET /paid", "Origin: https://page.example\r\n").await;
