@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::config::{Config, Diagnostic};
+use crate::config::{Config, Diagnostic, RouteAction, RouteConfig};
 use crate::payment::scheme::Scheme;
 use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network};
 
@@ -131,9 +131,9 @@ pub fn build(
 }
 
 /// Who a route pays on a network.
-fn paid_on(route: &crate::config::RouteConfig, network: &Network) -> Vec<AccountId> {
+fn paid_on(route: &RouteConfig, network: &Network) -> Vec<AccountId> {
     match &route.action {
-        crate::config::RouteAction::Paid(paid) => {
+        RouteAction::Paid(paid) => {
             paid.offers.iter().filter(|offer| offer.network == *network).map(|offer| offer.pay_to.clone()).collect()
         }
         _ => Vec::new(),

@@ -33,7 +33,7 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct ConfigArgs {
     /// The configuration file
-    #[arg(long, value_name = "FILE", default_value = "gateway.toml")]
+    #[arg(long, value_name = "FILE", default_value = "gateway.toml", global = true)]
     pub config: PathBuf,
 }
 
@@ -146,6 +146,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_may_be_named_after_the_last_word() {
+        let cli = Cli::try_parse_from(["tollhouse", "payments", "list", "--config", "x.toml"]).unwrap();
+        let Command::Payments(args) = cli.command else { panic!("not payments") };
+        assert_eq!(args.config.config, PathBuf::from("x.toml"));
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Proxy {
             (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
         };
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
-        let route = presented.route.name();
+        let route = presented.priced.name();
         let request = PaidRequest { fingerprint, redeliverable, client, route, summary, origin: upstream.as_ref() };
         let decision = self.gate.admit(payment, request).await;
         let Decision::Deliver(receipt) = decision else {

@@ -41,13 +41,15 @@ pub fn init(level: &str, as_json: bool) -> Result<(), LoggingError> {
 /// When a directive can't be read, or is a bare word that is no level: the subscriber would take a mistyped level for
 /// a target and log next to nothing.
 pub fn filter(level: &str) -> Result<EnvFilter, LoggingError> {
-    for directive in level.split(',') {
+    let directives: Vec<&str> = level.split(',').map(str::trim).collect();
+    for directive in &directives {
         let is_bare = !directive.contains(['=', '[']);
-        if is_bare && directive.trim().parse::<LevelFilter>().is_err() {
-            return Err(LoggingError::Level(directive.to_owned()));
+        if directive.is_empty() || (is_bare && directive.parse::<LevelFilter>().is_err()) {
+            return Err(LoggingError::Level((*directive).to_owned()));
         }
     }
-    EnvFilter::try_new(level).map_err(|source| LoggingError::Directive { level: level.to_owned(), source })
+    EnvFilter::try_new(directives.join(","))
+        .map_err(|source| LoggingError::Directive { level: level.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What operators see: one place that names every metric. Knows nothing of requests or chains but their labels.
 
-pub mod logging;
+mod logging;
 mod metrics;
 
+pub use logging::{LoggingError, init};
 pub use metrics::{Metrics, Stage};

@@ -3,9 +3,9 @@
 //!
 //! What an answer to a send says about a payment is not decided here: no answer is proof of anything (threat E8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use alloy::consensus::{SignableTransaction, TxEip1559};
@@ -47,6 +47,8 @@ struct Entry {
 #[derive(Default)]
 struct Queue {
     entries: BTreeMap<(AccountNonce, B256), Entry>,
+    /// Signed and not submitted yet; each still holds its reservation.
+    signed: HashSet<B256>,
     /// One past the highest account nonce that was ever handed out, as far as known.
     next: AccountNonce,
     /// What the chain said last of how many were mined.
@@ -68,12 +70,33 @@ pub(super) struct Lane {
     balance: Mutex<Option<U256>>,
 }
 
-/// A place in a lane for a transaction that is not signed yet; given back when dropped.
-pub(super) struct Reservation(pub Arc<Lane>);
+/// A place in a lane for a transaction that is not submitted yet; given back when dropped, and taken over by the
+/// transaction when that is submitted, so that nothing counts twice.
+pub(super) struct Reservation {
+    pub lane: Arc<Lane>,
+    signed: OnceLock<B256>,
+}
+
+impl Reservation {
+    /// Says which transaction the place is for.
+    pub(super) fn signed(&self, hash: B256) {
+        if self.signed.set(hash).is_ok()
+            && let Ok(mut queue) = self.lane.queue.lock()
+        {
+            queue.signed.insert(hash);
+        }
+    }
+}
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.reserved.fetch_sub(1, Ordering::AcqRel);
+        let is_held = match self.signed.get() {
+            Some(hash) => self.lane.queue.lock().is_ok_and(|mut queue| queue.signed.remove(hash)),
+            None => true,
+        };
+        if is_held {
+            self.lane.reserved.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -184,6 +207,9 @@ impl Lane {
     pub(super) fn submit(self: &Arc<Self>, nonce: AccountNonce, hash: B256, raw: Bytes) -> Ticket {
         if let Ok(mut queue) = self.queue.lock() {
             queue.next = queue.next.max(nonce.saturating_add(1));
+            if queue.signed.remove(&hash) {
+                self.reserved.fetch_sub(1, Ordering::AcqRel);
+            }
             let fresh = Entry { raw, holders: 0, due: Instant::now(), tries: 0 };
             let entry = queue.entries.entry((nonce, hash)).or_insert(fresh);
             entry.holders += 1;
@@ -237,10 +263,10 @@ impl Lane {
         if due.is_empty() {
             return;
         }
-        fail::fail_point!("evm_pre_send");
+        crate::crash::point("mid_send");
         let calls = due.iter().map(|(_, raw)| ("eth_sendRawTransaction", json!([raw]))).collect();
         let results = inner.rpc.batch(calls).await;
-        fail::fail_point!("evm_post_send");
+        crate::crash::point("post_send");
         for (position, (key, _)) in due.iter().enumerate() {
             let result = match &results {
                 Ok(results) => results.get(position).cloned().unwrap_or(Ok(Value::Null)),
@@ -363,7 +389,7 @@ pub(super) fn reserve(lanes: &[Arc<Lane>], cost: U256) -> Option<Reservation> {
     by_depth.sort_by_key(|(depth, _)| *depth);
     let (_, lane) = by_depth.first()?;
     lane.reserved.fetch_add(1, Ordering::AcqRel);
-    let reservation = Reservation(Arc::clone(lane));
+    let reservation = Reservation { lane: Arc::clone(lane), signed: OnceLock::new() };
     // Reserve first and look then: two at once can't both take the last place.
     (lane.depth() <= DEPTH_MAX).then_some(reservation)
 }
@@ -433,12 +459,30 @@ mod tests {
     }
 
     #[test]
+    fn a_place_is_counted_once_however_long_its_reservation_is_kept() {
+        let lanes = [lane()];
+        let reservation = reserve(&lanes, U256::ZERO).unwrap();
+        reservation.signed(B256::ZERO);
+        assert_eq!(lanes[0].depth(), 1);
+        let ticket = lanes[0].submit(0, B256::ZERO, Bytes::new());
+        assert_eq!(lanes[0].depth(), 1);
+        drop(reservation);
+        assert_eq!(lanes[0].depth(), 1);
+        ticket.landed();
+        assert_eq!(lanes[0].depth(), 0);
+        let unsent = reserve(&lanes, U256::ZERO).unwrap();
+        unsent.signed(B256::repeat_byte(1));
+        drop(unsent);
+        assert_eq!(lanes[0].depth(), 0, "a claim that was rolled back");
+    }
+
+    #[test]
     fn a_lane_that_cannot_pay_is_passed_over() {
         let (poor, rich) = (lane(), lane());
         poor.set_balance(U256::from(1));
         rich.set_balance(U256::from(100));
         let taken = reserve(&[poor, Arc::clone(&rich)], U256::from(50)).unwrap();
-        assert!(Arc::ptr_eq(&taken.0, &rich));
+        assert!(Arc::ptr_eq(&taken.lane, &rich));
     }
 
     #[test]

@@ -41,8 +41,8 @@ use self::verify::EvmPayment;
 use self::watch::Watch;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{Diagnostic, NetworkConfig, Payers};
-use crate::ledger::{AccountNonce, PaymentRecord};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome};
+use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
+use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AtomicAmount, Clock, Network};
 
@@ -253,6 +253,34 @@ impl Scheme for EvmScheme {
     async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
         settle::settle(&self.0, record).await
     }
+
+    async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
+        settle::late_settlement(&self.0, record).await.map_err(verify::unavailable)
+    }
+
+    async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError> {
+        let inner = &self.0;
+        let calls = inner.lanes.iter().map(|lane| ("eth_getTransactionCount", json!([lane.address, "pending"])));
+        let results = inner.rpc.batch(calls.collect()).await.map_err(verify::unavailable)?;
+        let mut nonces = Vec::with_capacity(results.len());
+        for (lane, result) in inner.lanes.iter().zip(results) {
+            let count = result.map_err(verify::unavailable)?.as_str().and_then(quantity::parse);
+            let count = count.ok_or_else(|| VerifyError::Unavailable {
+                detail: "eth_getTransactionCount gave no count".to_owned(),
+            })?;
+            nonces.push((lane.account.clone(), count));
+        }
+        Ok(nonces)
+    }
+
+    fn open(&self, next: &[(AccountId, AccountNonce)]) {
+        for (signer, nonce) in next {
+            if let Some(lane) = self.0.lanes.iter().find(|lane| lane.account == *signer) {
+                lane.set_next(*nonce);
+            }
+        }
+        self.0.reconciled.store(true, Ordering::Release);
+    }
 }
 
 #[async_trait]
@@ -281,33 +309,6 @@ impl Chain for EvmScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
-    }
-
-    async fn chain_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, ChainError> {
-        let inner = &self.0;
-        let unreachable = |error| startup::of_rpc(&inner.network, error);
-        let calls = inner.lanes.iter().map(|lane| ("eth_getTransactionCount", json!([lane.address, "pending"])));
-        let results = inner.rpc.batch(calls.collect()).await.map_err(unreachable)?;
-        let mut nonces = Vec::with_capacity(results.len());
-        for (lane, result) in inner.lanes.iter().zip(results) {
-            let count = result.map_err(unreachable)?.as_str().and_then(quantity::parse);
-            let count = count.ok_or_else(|| ChainError::Unreachable {
-                network: inner.network.clone(),
-                detail: "eth_getTransactionCount gave no count".to_owned(),
-            })?;
-            nonces.push((lane.account.clone(), count));
-        }
-        Ok(nonces)
-    }
-
-    fn set_next_nonce(&self, signer: &AccountId, next: AccountNonce) {
-        if let Some(lane) = self.0.lanes.iter().find(|lane| lane.account == *signer) {
-            lane.set_next(next);
-        }
-    }
-
-    fn set_reconciled(&self) {
-        self.0.reconciled.store(true, Ordering::Release);
     }
 
     fn signer_balances(&self) -> Vec<SignerBalance> {

@@ -49,6 +49,23 @@ pub(super) async fn settle(inner: &Arc<Inner>, record: &PaymentRecord) -> Settle
     }
 }
 
+/// Whether a payment that was proven failed landed after all: its authorization can be used by anybody until it ends.
+pub(super) async fn late_settlement(
+    inner: &Arc<Inner>,
+    record: &PaymentRecord,
+) -> Result<Option<Settlement>, RpcError> {
+    // Without its attempts: nothing of a failed payment is sent again.
+    let unsent = PaymentRecord { attempts: Vec::new(), ..record.clone() };
+    let mut job = Job::new(inner, &unsent).map_err(RpcError::Transport)?;
+    let Some(deep) = job.deep_head().await? else { return Ok(None) };
+    if !job.is_authorization_used(deep.number).await? {
+        return Ok(None);
+    }
+    let Gone::By(hash) = job.find_end(deep.number).await? else { return Ok(None) };
+    let own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
+    job.judge_late(hash, deep.number, own).await
+}
+
 struct Try {
     hash: B256,
     nonce: Option<AccountNonce>,
@@ -331,6 +348,11 @@ impl Job {
 
     /// Threats §2.5: somebody else's submission counts only where nobody else earns, and only after our claim.
     async fn judge_foreign(&self, hash: B256, block: u64) -> Result<Option<Settlement>, RpcError> {
+        self.judge_late(hash, block, false).await
+    }
+
+    /// What a transaction that ended the authorization is worth to this claim. `is_own` if it is an attempt of ours.
+    async fn judge_late(&self, hash: B256, block: u64, is_own: bool) -> Result<Option<Settlement>, RpcError> {
         let receipt: Option<Receipt> = self.inner.rpc.call("eth_getTransactionReceipt", json!([hash])).await?;
         let receipt = receipt
             .filter(|receipt| receipt.block_number <= block)
@@ -339,15 +361,13 @@ impl Job {
         if held_in.hash != receipt.block_hash {
             return Err(RpcError::Transport("receipt is of another branch".to_owned()));
         }
-        let is_ours = self.claim.pay_to_exclusive
-            && receipt.is_success()
-            && has_moved(&receipt, self.token, &self.authorization)
-            && self.claim.claimed_at.as_secs() <= held_in.timestamp;
-        Ok(is_ours.then(|| Settlement {
+        let is_ours = is_own || (self.claim.pay_to_exclusive && self.claim.claimed_at.as_secs() <= held_in.timestamp);
+        let is_paid = is_ours && receipt.is_success() && has_moved(&receipt, self.token, &self.authorization);
+        Ok(is_paid.then(|| Settlement {
             transaction: receipt.transaction_hash.to_string(),
             block: receipt.block_number,
             block_hash: receipt.block_hash.to_string(),
-            is_external: true,
+            is_external: !is_own,
         }))
     }
 

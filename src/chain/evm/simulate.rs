@@ -74,16 +74,17 @@ struct Plan {
 
 impl SettlementPlan for Plan {
     fn signer(&self) -> Option<&AccountId> {
-        Some(&self.lane.0.account)
+        Some(&self.lane.lane.account)
     }
 
     fn sign(&self, account_nonce: Option<AccountNonce>) -> Result<NewAttempt, SignError> {
         let nonce = account_nonce.ok_or_else(|| SignError("no account nonce".to_owned()))?;
-        let signer = self.lane.0.signer().ok_or_else(|| SignError("no key".to_owned()))?;
+        let signer = self.lane.lane.signer().ok_or_else(|| SignError("no key".to_owned()))?;
         let transaction = TxEip1559 { nonce, ..self.transaction.clone() };
         let (hash, raw) = lanes::sign(signer, transaction).map_err(SignError)?;
+        self.lane.signed(hash);
         Ok(NewAttempt {
-            signer: Some(self.lane.0.account.clone()),
+            signer: Some(self.lane.lane.account.clone()),
             account_nonce: Some(nonce),
             transaction: hash.to_string(),
             raw,
@@ -111,7 +112,7 @@ pub(super) async fn simulate(
         .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
     check_overdraft(inner, &purse, purse_key, authorization.value).await?;
     let input = settlement_call(authorization, &decoded.signature);
-    let gas_limit = estimate(inner, decoded, kind, lane.0.address, &input).await?;
+    let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
     check_cost(inner, &fees, gas_limit)?;
     let transaction = TxEip1559 {
         chain_id: inner.chain_id,

@@ -265,16 +265,18 @@ impl Watch {
         self.block_interval_millis.store((old * 3 + millis) / 4, Ordering::Relaxed);
     }
 
-    fn learn_wait(&self, sent_at: Instant) {
-        let micros = u64::try_from(sent_at.elapsed().as_micros()).unwrap_or(u64::MAX).min(4_000_000);
+    /// Learns from when the question was asked that found a receipt, not from when its answer came: else a question that
+    /// is always asked too late would never be asked sooner.
+    fn learn_wait(&self, wait: Duration) {
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).min(4_000_000);
         let old = self.usual_wait_micros.load(Ordering::Relaxed);
         self.usual_wait_micros.store((old * 7 + micros) / 8, Ordering::Relaxed);
     }
 
-    fn seen(&self, receipt: Receipt) {
+    fn seen(&self, receipt: Receipt, asked_at: Instant) {
         self.with(receipt.transaction_hash, |pending| {
             if let Some(sent_at) = pending.sent_at {
-                self.learn_wait(sent_at);
+                self.learn_wait(asked_at.saturating_duration_since(sent_at));
             }
             pending.receipt.send_replace(Some(Arc::new(receipt)));
         });
@@ -322,13 +324,16 @@ impl Watch {
     }
 
     async fn tick_many(&self, rpc: &Rpc) -> Duration {
-        let before = self.head().map(|head| head.number);
+        let before = self.head();
         let delay = Duration::from_micros(self.many_delay_micros.load(Ordering::Relaxed)).max(MANY_POLL.0);
         match self.refresh_head(rpc, delay).await {
             Ok(head) => {
-                let advanced = Some(head.number) != before;
-                let next = if advanced { MANY_POLL.0 } else { (delay * 2).min(MANY_POLL.1) };
-                self.many_delay_micros.store(u64::try_from(next.as_micros()).unwrap_or(0), Ordering::Relaxed);
+                // Woken early there was nothing to read, which says nothing about the pace of blocks.
+                if before.is_none_or(|before| before.seen_at != head.seen_at) {
+                    let has_advanced = before.is_none_or(|before| before.number != head.number);
+                    let next = if has_advanced { MANY_POLL.0 } else { (delay * 2).min(MANY_POLL.1) };
+                    self.many_delay_micros.store(u64::try_from(next.as_micros()).unwrap_or(0), Ordering::Relaxed);
+                }
                 self.read_blocks(rpc, head.number).await;
             }
             Err(error) => tracing::debug!(%error, "Could not read the head."),
@@ -376,6 +381,7 @@ impl Watch {
     async fn ask_blocks(&self, rpc: &Rpc, first: u64, last: u64) -> bool {
         let calls =
             (first..=last).map(|number| ("eth_getBlockReceipts", json!([format!("{number:#x}")]))).collect::<Vec<_>>();
+        let asked_at = Instant::now();
         let results = match rpc.batch(calls).await {
             Ok(results) => results,
             Err(error) => {
@@ -386,7 +392,7 @@ impl Watch {
         let mut is_complete = true;
         for result in results {
             match result.and_then(|value| parse::<Option<Vec<Receipt>>>("eth_getBlockReceipts", value)) {
-                Ok(Some(receipts)) => receipts.into_iter().for_each(|receipt| self.seen(receipt)),
+                Ok(Some(receipts)) => receipts.into_iter().for_each(|receipt| self.seen(receipt, asked_at)),
                 // The node that answered doesn't have the block yet.
                 Ok(None) => is_complete = false,
                 Err(error) => {
@@ -405,6 +411,7 @@ impl Watch {
         let mut is_complete = true;
         for some in hashes.chunks(RECEIPTS_AT_ONCE_MAX) {
             let calls = some.iter().map(|hash| ("eth_getTransactionReceipt", json!([hash]))).collect();
+            let asked_at = Instant::now();
             let results = rpc.batch(calls).await;
             let now = Instant::now();
             for (position, hash) in some.iter().enumerate() {
@@ -418,7 +425,7 @@ impl Watch {
                 match result
                     .map(|result| result.and_then(|value| parse::<Option<Receipt>>("eth_getTransactionReceipt", value)))
                 {
-                    Some(Ok(Some(receipt))) if receipt.transaction_hash == *hash => self.seen(receipt),
+                    Some(Ok(Some(receipt))) if receipt.transaction_hash == *hash => self.seen(receipt, asked_at),
                     Some(Ok(_)) => {}
                     Some(Err(error)) => {
                         is_complete = false;

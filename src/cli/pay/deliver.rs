@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::receipt::Receipt;
 use super::saved::Saved;
 use super::{Exit, Io};
-use crate::cli::human::printable;
+use crate::cli::human::{printable, time_text};
 use crate::protocol::{decode_object, names};
+use crate::types::UnixMillis;
 
 /// Longest body that `--json` holds in memory.
 const JSON_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -62,8 +63,9 @@ pub async fn paid(response: Response, saved: &Saved, as_json: bool, io: &mut Io<
         }
         saved.remove()?;
     } else {
+        let kept = if status == StatusCode::PAYMENT_REQUIRED { refused(saved) } else { kept(saved) };
         let why = refusal.map(|reason| format!(" ({})", printable(&reason))).unwrap_or_default();
-        writeln!(io.err, "HTTP {}{why}\n{}", status.as_u16(), kept(saved))?;
+        writeln!(io.err, "HTTP {}{why}\n{kept}", status.as_u16())?;
     }
     Ok(Exit::of(status))
 }
@@ -98,6 +100,14 @@ pub fn unknown(error: &str, saved: &Saved, as_json: bool, io: &mut Io<'_>) -> an
 
 fn kept(saved: &Saved) -> String {
     format!("the signed payment is kept; don't pay again, present the same one:\n  {}", saved.resume_line())
+}
+
+fn refused(saved: &Saved) -> String {
+    let until = time_text(UnixMillis::from_secs(saved.payment.valid_before_secs));
+    format!(
+        "the payment was refused, but whoever holds it could still take it until {until}, so it is kept:\n  {}",
+        saved.resume_line()
+    )
 }
 
 /// Why the server says that it served nothing: the settlement's failure first, then the verification's (protocol §1.2).

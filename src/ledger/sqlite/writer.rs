@@ -217,11 +217,11 @@ impl Writer {
     }
 
     async fn commit(&mut self) -> Fate {
-        fail::fail_point!("ledger::before_commit");
+        crate::crash::point("before_commit");
         let started = Instant::now();
         let committed = self.books.run("COMMIT").await;
         (self.observer)("commit", started.elapsed());
-        fail::fail_point!("ledger::after_commit");
+        crate::crash::point("after_commit");
         let Err(error) = committed else { return Fate::Committed };
         match fault::of_commit(&error) {
             CommitFault::RolledBack => {
