@@ -76,6 +76,8 @@ pub struct Proxy {
     metrics: Arc<Metrics>,
     /// The origin of resource URLs, without a trailing slash.
     public_url: Option<String>,
+    /// Its scheme: whoever ends TLS before the gateway is named there.
+    scheme: &'static str,
     /// What stands in for the host of a request that names none.
     listen: String,
     offer_ttl: Duration,
@@ -103,6 +105,10 @@ impl Proxy {
         Ok(Self {
             sites,
             public_url: config.server.public_url.as_ref().map(origin_of),
+            scheme: match &config.server.public_url {
+                Some(url) if url.scheme() == "https" => "https",
+                _ => "http",
+            },
             listen: config.server.listen.to_string(),
             offer_ttl: config.server.offer_ttl,
             routes: parts.routes,

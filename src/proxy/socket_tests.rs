@@ -562,11 +562,28 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
 }
 
 #[tokio::test]
+async fn an_origin_that_switches_protocols_unasked_is_cut_off() {
+    let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nsecret";
+    let shop = open(Opening { answer, ..Opening::default() }).await;
+    let seen = shop.ask("GET /free/a", "").await;
+    assert!(status(&seen) == 502 && !seen.contains("secret"), "{seen}");
+    shop.gate.chain.pays();
+    let paid = shop.pay("GET /paid", "1").await;
+    assert!(status(&paid) == 502 && field(&paid, "payment-response").is_some(), "{paid}");
+    shop.gate.reaches(&[PaymentState::Paid]).await;
+}
+
+#[tokio::test]
 async fn early_hints_pass_and_the_answer_follows() {
     let answer = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let shop = open(Opening { answer, ..Opening::default() }).await;
     let seen = shop.ask("GET /free/a", "").await;
     assert!(seen.starts_with("HTTP/1.1 103") && seen.ends_with("ok"), "{seen}");
+    shop.gate.chain.pays();
+    let paid = shop.pay("GET /paid", "1").await;
+    assert!(paid.starts_with("HTTP/1.1 103") && paid.ends_with("ok"), "{paid}");
+    assert_eq!(paid.matches("yment-response: ").count(), 2, "only the answer itself carries the outcome: {paid}");
+    shop.gate.reaches(&[PaymentState::Served]).await;
 }
 
 #[tokio::test]
