@@ -653,3 +653,23 @@ async fn an_address_that_is_taken_is_an_error_and_no_panic() {
     let refused = Server::bind(gate.parts(&config), gate.admin_parts(&config)).await.err().unwrap();
     assert!(refused.to_string().contains("can't listen on"), "{refused}");
 }
+
+#[tokio::test]
+async fn the_same_payment_many_times_at_once_reaches_the_origin_once() {
+    let shop = shop().await;
+    let request = format!(
+        "GET /paid HTTP/1.1\r\nHost: h\r\nConnection: close\r\nPAYMENT-SIGNATURE: {}\r\n\r\n",
+        payment_header("1")
+    );
+    let asking = futures::future::join_all((0..200).map(|_| exchange(shop.address, request.as_bytes())));
+    let paying = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        shop.gate.chain.pays();
+    };
+    let (answers, ()) = tokio::join!(asking, paying);
+    let count = |wanted: u16| answers.iter().filter(|answer| status(answer) == wanted).count();
+    assert_eq!(count(200), 1);
+    assert_eq!(count(200) + count(409) + count(402), 200);
+    assert_eq!(shop.hits(), 1);
+    assert_eq!(shop.gate.chain.settles.load(Ordering::SeqCst), 1);
+}
