@@ -42,7 +42,7 @@ pub enum ServeError {
     #[error("can't read this machine's certificates (SSL_CERT_FILE names others): {0}")]
     Certificates(String),
     /// A listener's address can't be had.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,

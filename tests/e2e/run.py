@@ -15,6 +15,7 @@ import http.server
 import json
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -89,9 +90,12 @@ def same_hex(what, actual, expected):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port nobody listens on, below the range that outgoing connections are given theirs from."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def child_environment(**extra):
