@@ -273,3 +273,30 @@ async fn the_same_payment_many_times_at_once_reaches_the_origin_once() {
     assert_eq!(shop.hits(), 1);
     assert_eq!(shop.gate.chain.settles.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test]
+async fn every_complete_answer_below_500_counts_as_served() {
+    for (line, answer, expected) in [
+        ("HEAD /paid", &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"[..], 200),
+        ("GET /paid", b"HTTP/1.1 204 No Content\r\n\r\n", 204),
+        ("GET /paid", b"HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n", 304),
+        ("GET /paid", b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", 404),
+        ("GET /paid", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", 200),
+    ] {
+        let shop = open(Opening { answer, ..Opening::default() }).await;
+        shop.gate.chain.pays();
+        let seen = shop.pay(line, "1").await;
+        assert_eq!(status(&seen), expected, "{seen}");
+        assert!(field(&seen, "payment-response").is_some(), "{seen}");
+        shop.gate.reaches(&[PaymentState::Served]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_length_is_streamed_and_served_when_it_ends() {
+    let shop = open(Opening { answer: b"HTTP/1.0 200 OK\r\n\r\nstream", closes: true, ..Opening::default() }).await;
+    shop.gate.chain.pays();
+    let seen = shop.pay("GET /paid", "1").await;
+    assert!(status(&seen) == 200 && seen.contains("stream") && seen.ends_with("0\r\n\r\n"), "{seen}");
+    shop.gate.reaches(&[PaymentState::Served]).await;
+}
