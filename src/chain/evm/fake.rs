@@ -54,6 +54,8 @@ pub(super) struct World {
     pub estimate_error: Option<Value>,
     pub has_block_receipts: bool,
     pub batch_max: usize,
+    /// Receipts and logs are not there, whatever was mined.
+    pub has_no_index: bool,
     pub code: HashSet<Address>,
     pub wallet_says_yes: bool,
     pub token_balance: U256,
@@ -88,6 +90,7 @@ impl World {
             estimate_error: None,
             has_block_receipts: true,
             batch_max: usize::MAX,
+            has_no_index: false,
             code: HashSet::from([TOKEN.parse().unwrap()]),
             wallet_says_yes: false,
             token_balance: U256::from(1_000_000),
@@ -268,6 +271,8 @@ impl World {
             },
             "eth_getTransactionCount" => json!(format!("{:#x}", self.nonce)),
             "eth_sendRawTransaction" => return self.send(serde_json::from_value(params[0].clone()).unwrap()),
+            "eth_getTransactionReceipt" | "eth_getBlockReceipts" if self.has_no_index => Value::Null,
+            "eth_getLogs" if self.has_no_index => json!([]),
             "eth_getTransactionReceipt" => {
                 let hash: B256 = serde_json::from_value(params[0].clone()).unwrap();
                 self.receipts.get(&hash).cloned().unwrap_or(Value::Null)

@@ -70,8 +70,10 @@ struct Try {
     signer: Option<Address>,
     ticket: Option<Ticket>,
     watched: Watched,
-    /// Proven not to move money: failed, or its account nonce went to another.
+    /// It will not move money any more: failed, or its account nonce went to another.
     is_dead: bool,
+    /// A receipt says so. Of one that was overtaken only its absence is known, and an index may lag behind the state.
+    is_reverted: bool,
     strikes: u32,
 }
 
@@ -207,8 +209,9 @@ impl Job {
             let nonce = self.tries.get(position).and_then(|attempt| attempt.nonce);
             for attempt in &mut self.tries {
                 // Attempts with one account nonce exclude each other.
-                attempt.is_dead |=
+                attempt.is_reverted |=
                     attempt.hash == receipt.transaction_hash || (nonce.is_some() && attempt.nonce == nonce);
+                attempt.is_dead |= attempt.is_reverted;
             }
             if self.tries.iter().all(|attempt| attempt.is_dead) {
                 return self.judge_all_dead(Some(&receipt)).await;
@@ -319,6 +322,10 @@ impl Job {
         match self.inner.find_end(self.token, &self.authorization, self.claim.claimed_at.as_secs(), block).await? {
             Gone::Canceled => failed(Reason::EvmAuthorizationCanceled, None),
             Gone::By(hash) if self.tries.iter().any(|attempt| attempt.hash == hash) => {
+                // Overtaken as it seemed, it is what moved the money.
+                for attempt in self.tries.iter_mut().filter(|attempt| attempt.hash == hash) {
+                    (attempt.is_dead, attempt.is_reverted, attempt.strikes) = (false, false, 0);
+                }
                 self.fetch_receipts().await?;
                 Ok(None)
             }
@@ -326,8 +333,9 @@ impl Job {
                 Some(settlement) => Ok(Some(SettleOutcome::Paid(settlement))),
                 None => failed(Reason::EvmNonceAlreadyUsed, None),
             },
-            // A log index may lag: that is no proof while an attempt of ours may be what used it.
-            Gone::Unseen if self.tries.iter().all(|attempt| attempt.is_dead) => {
+            // A log index may lag, as may that of transactions: no proof while an attempt of ours may be what used it. One
+            // that seems overtaken may be just that, on a node whose indexes are behind its state.
+            Gone::Unseen if self.tries.iter().all(|attempt| attempt.is_reverted) => {
                 failed(Reason::EvmNonceAlreadyUsed, None)
             }
             Gone::Unseen => {
@@ -448,6 +456,7 @@ impl Try {
             ticket,
             watched,
             is_dead: false,
+            is_reverted: false,
             strikes: 0,
         })
     }

@@ -657,6 +657,29 @@ async fn an_account_nonce_that_went_to_another_frees_the_payment() {
 }
 
 #[tokio::test]
+async fn a_node_whose_indexes_are_behind_its_state_never_proves_a_payment_failed() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    let raw = Bytes::from(record.attempts[0].signed.raw.clone());
+    // The money moved: the account nonce is passed, the authorization used, and no index knows of it.
+    shop.change(|world| {
+        world.pool.insert(0, (keccak256(&raw), raw));
+        world.mine();
+        world.has_no_index = true;
+    });
+    shop.clock.advance(Duration::from_secs(20));
+    let settling = {
+        let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
+        tokio::spawn(async move { scheme.settle(&record).await })
+    };
+    tokio::time::sleep(Duration::from_secs(24)).await;
+    assert!(!settling.is_finished(), "ended as {:?}", settling.await);
+    shop.change(|world| world.has_no_index = false);
+    let outcome = tokio::time::timeout(Duration::from_secs(20), settling).await.unwrap().unwrap();
+    paid_by(&record, &outcome);
+}
+
+#[tokio::test]
 async fn an_account_nonce_whose_transaction_is_lost_is_filled() {
     let shop = shop().await;
     let signer = shop.scheme.signer_nonces().await.unwrap().remove(0).0;
