@@ -42,7 +42,7 @@ use self::verify::EvmPayment;
 use self::watch::Watch;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{Diagnostic, NetworkConfig, Payers};
-use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
+use crate::ledger::{AccountNonce, PaymentRecord, RecordId, Settlement};
 use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AtomicAmount, Clock, Network};
@@ -80,6 +80,7 @@ struct Inner {
     slow_fees: fees::SlowFees,
     code: Expiring<Address, bool>,
     refused: Expiring<[u8; 32], Reason>,
+    worthless: Expiring<RecordId, ()>,
     look_ups: RateLimit,
     usual_gas: AtomicU64,
     disabled: Mutex<BTreeSet<Address>>,
@@ -202,6 +203,7 @@ impl EvmScheme {
             slow_fees: fees::SlowFees::default(),
             code: Expiring::default(),
             refused: Expiring::default(),
+            worthless: Expiring::default(),
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
             usual_gas: AtomicU64::new(fees::USUAL_GAS),
             disabled: Mutex::default(),

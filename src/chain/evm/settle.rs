@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Inner;
 use super::abi::{Block, Receipt, quantity};
 use super::decode::{Authorization, address, decode, word};
-use super::evidence::{Gone, has_moved};
+use super::evidence::{Gone, has_moved, is_only_use};
 use super::inflight::InflightGuard;
 use super::lanes::Ticket;
 use super::rpc::{RpcError, parse};
@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const FINALIZED_EVERY: Duration = Duration::from_secs(2);
 /// Pause after a failed call; doubles up to the second value.
 const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long it is believed that an authorization is gone and brought its failed payment nothing: finding out may take reading
+/// the logs of a day, and only a chain that takes blocks back changes it.
+const WORTHLESS_HOLDS: Duration = Duration::from_secs(300);
 /// Looks that must agree before a transaction counts as overtaken: a node's index may lag behind its state.
 const STRIKES: u32 = 2;
 
@@ -50,6 +53,9 @@ pub(super) async fn late_settlement(
     inner: &Arc<Inner>,
     record: &PaymentRecord,
 ) -> Result<Option<Settlement>, RpcError> {
+    if inner.worthless.get(&record.record).is_some() {
+        return Ok(None);
+    }
     // Without its attempts: nothing of a failed payment is sent again.
     let unsent = PaymentRecord { attempts: Vec::new(), ..record.clone() };
     let mut job = Job::new(inner, &unsent).map_err(RpcError::Transport)?;
@@ -59,9 +65,17 @@ pub(super) async fn late_settlement(
     }
     let claimed_secs = record.claim.claimed_at.as_secs();
     let gone = inner.find_end(job.token, &job.authorization, claimed_secs, deep.number).await?;
-    let Gone::By(hash) = gone else { return Ok(None) };
-    let is_own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
-    job.worth_of(hash, deep.number, is_own).await
+    let settlement = match gone {
+        Gone::By(hash) => {
+            let is_own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
+            job.worth_of(hash, deep.number, is_own).await?
+        }
+        Gone::Canceled | Gone::Unseen => None,
+    };
+    if settlement.is_none() {
+        inner.worthless.put(record.record.clone(), (), WORTHLESS_HOLDS);
+    }
+    Ok(settlement)
 }
 
 struct Try {
@@ -356,7 +370,10 @@ impl Job {
         if held_in.hash != receipt.block_hash {
             return Err(RpcError::Transport("receipt is of another branch".to_owned()));
         }
-        let is_ours = is_own || (self.claim.pay_to_exclusive && self.claim.claimed_at.as_secs() <= held_in.timestamp);
+        let is_ours = is_own
+            || (self.claim.pay_to_exclusive
+                && self.claim.claimed_at.as_secs() <= held_in.timestamp
+                && is_only_use(&receipt, self.token, self.authorization.from));
         let is_paid = is_ours && receipt.is_success() && has_moved(&receipt, self.token, &self.authorization);
         Ok(is_paid.then(|| Settlement {
             transaction: receipt.transaction_hash.to_string(),

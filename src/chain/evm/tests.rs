@@ -799,3 +799,15 @@ async fn an_idle_network_is_hardly_asked() {
     let world = shop.world.lock().unwrap();
     assert!(world.calls() <= 3, "{:?}", world.calls);
 }
+
+#[tokio::test]
+async fn what_an_authorization_that_is_gone_was_worth_is_not_asked_at_every_sweep() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    assert_eq!(shop.scheme.late_settlement(&record).await.unwrap(), None);
+    shop.change(|world| preempt(world, 1));
+    for _ in 0..3 {
+        assert_eq!(shop.scheme.late_settlement(&record).await.unwrap(), None);
+    }
+    assert_eq!(shop.world.lock().unwrap().count("eth_getLogs"), 1);
+}
