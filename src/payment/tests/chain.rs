@@ -1,5 +1,6 @@
 //! A chain that does as the test says.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ pub struct FakeChain {
     /// How every settlement ends, once it is set.
     pub outcome: watch::Sender<Option<SettleOutcome>>,
     pub late: std::sync::Mutex<Option<Settlement>>,
+    plans: Arc<()>,
 }
 
 impl FakeChain {
@@ -36,7 +38,13 @@ impl FakeChain {
             refusal: std::sync::Mutex::new(None),
             outcome: watch::channel(None).0,
             late: std::sync::Mutex::new(None),
+            plans: Arc::default(),
         }
+    }
+
+    /// Payments and plans that are held now.
+    pub fn plans_held(&self) -> usize {
+        Arc::strong_count(&self.plans) - 1
     }
 
     pub fn pays(&self) {
@@ -60,9 +68,13 @@ struct FakePayment {
     facts: PaymentFacts,
     is_signed: bool,
     refusal: Option<Reason>,
+    plans: Arc<()>,
 }
 
-struct FakePlan(AccountId);
+struct FakePlan {
+    signer: AccountId,
+    _held: Arc<()>,
+}
 
 #[async_trait]
 impl IncomingPayment for FakePayment {
@@ -87,19 +99,19 @@ impl IncomingPayment for FakePayment {
     async fn simulate(&self, _terms: &PaymentRequirements) -> Result<Box<dyn SettlementPlan>, VerifyError> {
         match self.refusal {
             Some(reason) => Err(reason.into()),
-            None => Ok(Box::new(FakePlan(AccountId::new("0xGas").unwrap()))),
+            None => Ok(Box::new(FakePlan { signer: AccountId::new("0xGas").unwrap(), _held: Arc::clone(&self.plans) })),
         }
     }
 }
 
 impl SettlementPlan for FakePlan {
     fn signer(&self) -> Option<&AccountId> {
-        Some(&self.0)
+        Some(&self.signer)
     }
 
     fn sign(&self, account_nonce: Option<AccountNonce>) -> Result<NewAttempt, SignError> {
         Ok(NewAttempt {
-            signer: Some(self.0.clone()),
+            signer: Some(self.signer.clone()),
             account_nonce,
             transaction: "0xtx".to_owned(),
             raw: vec![1, 2, 3],
@@ -140,6 +152,7 @@ impl Scheme for FakeChain {
             facts,
             is_signed: text("signature")? == "good",
             refusal: *self.refusal.lock().unwrap(),
+            plans: Arc::clone(&self.plans),
         }))
     }
 

@@ -145,6 +145,21 @@ async fn a_failed_authorization_does_not_block_another_under_the_same_key() {
 }
 
 #[tokio::test]
+async fn what_a_plan_reserved_stays_reserved_until_its_settlement_ended() {
+    let shop = Arc::new(Shop::open().await);
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    assert!(matches!(shop.present(&header).await, Decision::Pending(_)));
+    // The request and what it verified are gone; the settlement is not.
+    assert_eq!(shop.chain.plans_held(), 1);
+    shop.chain.pays();
+    shop.reaches(&[PaymentState::Paid]).await;
+    while shop.gate.settlements().running() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(shop.chain.plans_held(), 0);
+}
+
+#[tokio::test]
 async fn a_client_that_hangs_up_cancels_no_settlement() {
     let shop = Arc::new(Shop::open().await);
     let header = v2_header(&payment("1", 10_000), 10_000, None);
