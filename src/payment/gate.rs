@@ -233,7 +233,7 @@ impl Gate {
         }
         crate::crash::point("post_verify");
         let started = Instant::now();
-        let plan = match payment.incoming.simulate(&payment.terms).await {
+        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
             Ok(plan) => plan,
             Err(VerifyError::Invalid { reason }) => return Step::Done(refused(reason)),
             Err(VerifyError::Unavailable { detail }) => {

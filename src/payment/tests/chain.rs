@@ -18,6 +18,8 @@ use crate::types::{AccountId, AssetId, Network, UnixMillis};
 pub struct FakeChain {
     network: Network,
     pub is_open: AtomicBool,
+    /// Simulations get no answer.
+    pub is_silent: AtomicBool,
     pub simulates: AtomicUsize,
     pub settles: AtomicUsize,
     /// What simulation says, if not yes.
@@ -33,6 +35,7 @@ impl FakeChain {
         Self {
             network,
             is_open: AtomicBool::new(true),
+            is_silent: AtomicBool::new(false),
             simulates: AtomicUsize::new(0),
             settles: AtomicUsize::new(0),
             refusal: std::sync::Mutex::new(None),
@@ -68,6 +71,7 @@ struct FakePayment {
     facts: PaymentFacts,
     is_signed: bool,
     refusal: Option<Reason>,
+    is_silent: bool,
     plans: Arc<()>,
 }
 
@@ -97,6 +101,9 @@ impl IncomingPayment for FakePayment {
     }
 
     async fn simulate(&self, _terms: &PaymentRequirements) -> Result<Box<dyn SettlementPlan>, VerifyError> {
+        if self.is_silent {
+            std::future::pending::<()>().await;
+        }
         match self.refusal {
             Some(reason) => Err(reason.into()),
             None => Ok(Box::new(FakePlan { signer: AccountId::new("0xGas").unwrap(), _held: Arc::clone(&self.plans) })),
@@ -152,6 +159,7 @@ impl Scheme for FakeChain {
             facts,
             is_signed: text("signature")? == "good",
             refusal: *self.refusal.lock().unwrap(),
+            is_silent: self.is_silent.load(Ordering::SeqCst),
             plans: Arc::clone(&self.plans),
         }))
     }

@@ -193,6 +193,19 @@ async fn nothing_is_claimed_when_the_origin_is_down_or_the_network_closed() {
 }
 
 #[tokio::test]
+async fn a_node_that_never_answers_holds_no_request() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    shop.chain.is_silent.store(true, Ordering::SeqCst);
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    let decision = tokio::time::timeout(Duration::from_secs(5), shop.present(&header)).await.unwrap();
+    assert!(matches!(decision, Decision::Unavailable), "{decision:?}");
+    assert!(shop.states().await.is_empty());
+    shop.chain.is_silent.store(false, Ordering::SeqCst);
+    receipt(shop.present(&header).await).served();
+}
+
+#[tokio::test]
 async fn nothing_is_claimed_when_the_chain_would_refuse() {
     let shop = Shop::open().await;
     *shop.chain.refusal.lock().unwrap() = Some(Reason::EvmInsufficientBalance);
