@@ -52,6 +52,7 @@ pub(super) struct World {
     /// Scripts for the sends to come; then all is well.
     pub sends: Vec<Send>,
     pub estimate_error: Option<Value>,
+    pub estimate: u64,
     pub has_block_receipts: bool,
     pub batch_max: usize,
     /// Receipts and logs are not there, whatever was mined.
@@ -88,6 +89,7 @@ impl World {
             mined: Mined::Pays,
             sends: Vec::new(),
             estimate_error: None,
+            estimate: 80_000,
             has_block_receipts: true,
             batch_max: usize::MAX,
             has_no_index: false,
@@ -267,7 +269,7 @@ impl World {
             "eth_call" => return self.call(params),
             "eth_estimateGas" => match &self.estimate_error {
                 Some(error) => return Err(Ok(error.clone())),
-                None => json!("0x13880"),
+                None => json!(format!("{:#x}", self.estimate)),
             },
             "eth_getTransactionCount" => json!(format!("{:#x}", self.nonce)),
             "eth_sendRawTransaction" => return self.send(serde_json::from_value(params[0].clone()).unwrap()),
