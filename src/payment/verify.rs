@@ -88,7 +88,7 @@ impl Gate {
     }
 
     async fn prove(&self, mut verified: VerifiedPayment) -> Result<VerifiedPayment, Decision> {
-        match verified.incoming.prove(&verified.terms).await {
+        match verified.market.in_time(verified.incoming.prove(&verified.terms)).await {
             Ok(()) => Ok(verified),
             Err(VerifyError::Invalid { reason }) => Err(refused(reason)),
             Err(VerifyError::Unavailable { detail }) => {

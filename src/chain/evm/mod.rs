@@ -22,7 +22,7 @@ mod fake;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ use self::verify::EvmPayment;
 use self::watch::Watch;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{Diagnostic, NetworkConfig, Payers};
-use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
+use crate::ledger::{AccountNonce, PaymentRecord, RecordId, Settlement};
 use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AtomicAmount, Clock, Network};
@@ -80,8 +80,8 @@ struct Inner {
     slow_fees: fees::SlowFees,
     code: Expiring<Address, bool>,
     refused: Expiring<[u8; 32], Reason>,
+    worthless: Expiring<RecordId, ()>,
     look_ups: RateLimit,
-    usual_gas: AtomicU64,
     disabled: Mutex<BTreeSet<Address>>,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
@@ -117,14 +117,6 @@ impl Inner {
     fn disabled(&self, token: Address) -> Option<String> {
         let is_disabled = self.disabled.lock().map_or(true, |disabled| disabled.contains(&token));
         is_disabled.then(|| format!("token {token} did not move what it was told to"))
-    }
-
-    fn usual_gas(&self) -> u64 {
-        self.usual_gas.load(Ordering::Relaxed)
-    }
-
-    fn note_gas(&self, gas_limit: u64) {
-        self.usual_gas.store(gas_limit, Ordering::Relaxed);
     }
 
     async fn verify(&self) -> Result<(), ChainError> {
@@ -202,8 +194,8 @@ impl EvmScheme {
             slow_fees: fees::SlowFees::default(),
             code: Expiring::default(),
             refused: Expiring::default(),
+            worthless: Expiring::default(),
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
-            usual_gas: AtomicU64::new(fees::USUAL_GAS),
             disabled: Mutex::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
@@ -236,7 +228,8 @@ impl Scheme for EvmScheme {
             return no(text);
         }
         let Some(fees) = inner.known_fees() else { return no("fees are not known yet".to_owned()) };
-        let cost = fees.with_replacement(inner.usual_gas());
+        // Not what the last payer's settlement took: whose contract burns gas is refused alone, and closes nothing.
+        let cost = fees.with_replacement(fees::USUAL_GAS);
         if cost > inner.config.max_fee {
             return no(format!("a settlement may cost {cost} wei now, over max_fee {}", inner.config.max_fee));
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Inner;
 use super::abi::{Token, TokenErrors, TransferByBytes, TransferByParts};
 use super::decode::{Authorization, Decoded, PayerSignature};
-use super::fees::Fees;
+use super::fees::{Fees, USUAL_GAS};
 use super::inflight::InflightGuard;
 use super::lanes::{self, Reservation};
 use super::rpc::RpcError;
@@ -108,7 +108,7 @@ pub(super) async fn simulate(
     }
     let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value);
     let fees = inner.fees().await.map_err(unavailable)?;
-    let lane = lanes::reserve(&inner.lanes, fees.total(inner.usual_gas()))
+    let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS))
         .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
     check_overdraft(inner, &purse, purse_key, authorization.value).await?;
     let input = settlement_call(authorization, &decoded.signature);
@@ -129,7 +129,6 @@ pub(super) async fn simulate(
 }
 
 fn check_cost(inner: &Inner, fees: &Fees, gas_limit: u64) -> Result<(), VerifyError> {
-    inner.note_gas(gas_limit);
     let cost = fees.with_replacement(gas_limit);
     if cost > inner.config.max_fee {
         return Err(VerifyError::Unavailable {
