@@ -19,3 +19,6 @@ pub mod route;
 pub mod server;
 pub mod telemetry;
 pub mod types;
+
+#[cfg(test)]
+mod layout_tests;
