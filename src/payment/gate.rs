@@ -86,7 +86,7 @@ pub struct Gate {
 /// What one look at the ledger led to.
 enum Step {
     Done(Decision),
-    Wait(PaymentRecord, oneshot::Receiver<Handover>),
+    Wait(Box<PaymentRecord>, oneshot::Receiver<Handover>),
     LookAgain,
 }
 
@@ -208,7 +208,7 @@ impl Gate {
             (Standing::New, _) => self.settle_new(payment, request).await,
             (Standing::Pending, Some(record)) => {
                 let handover = self.settlements.join(record.clone());
-                Step::Wait(record, handover)
+                Step::Wait(Box::new(record), handover)
             }
             (Standing::Redeliver, Some(record)) => self.redeliver(&record.record, version, request, flight).await,
             (Standing::Failed, Some(record)) => Step::Done(failed(&record, version)),
@@ -272,7 +272,7 @@ impl Gate {
                 self.metrics.payment(network.as_str(), "signed");
                 crate::crash::point("post_w1_pre_send");
                 let handover = self.settlements.join(record.clone());
-                Step::Wait(record, handover)
+                Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
             Err(error @ (LedgerError::NotWritten(_) | LedgerError::NotSigned(_))) => {

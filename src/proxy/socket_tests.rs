@@ -58,7 +58,7 @@ async fn open(opening: Opening) -> Shop {
     let parts = parts(config.clone(), Arc::clone(&gate) as _, opening.is_open);
     let admin = AdminParts {
         config: config.admin,
-        schemes: vec![FakeScheme::new(opening.is_open)],
+        schemes: vec![FakeScheme::network_that(opening.is_open)],
         has_priced_routes: true,
         ledger: Arc::new(EmptyLedger { is_there: true }),
         metrics: Arc::clone(&parts.metrics),

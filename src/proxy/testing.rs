@@ -71,7 +71,7 @@ pub(crate) struct FakeScheme {
 }
 
 impl FakeScheme {
-    pub(crate) fn new(is_ready: bool) -> Arc<dyn Scheme> {
+    pub(crate) fn network_that(is_ready: bool) -> Arc<dyn Scheme> {
         let availability = if is_ready { Availability::Ready } else { Availability::Unavailable("down".into()) };
         Arc::new(Self { network: "eip155:84532".parse().unwrap(), availability })
     }
@@ -174,7 +174,7 @@ pub(crate) fn parts(config: Config, gate: Arc<dyn PaymentGate>, is_open: bool) -
             let offer = PricedOffer {
                 offer: Offer::new(&route.key, serde_json::from_value(terms).unwrap()),
                 market: Arc::new(Market {
-                    scheme: FakeScheme::new(is_open),
+                    scheme: FakeScheme::network_that(is_open),
                     wait_for: WaitFor::Confirmed,
                     confirmations: 1,
                     pay_to_exclusive: false,

@@ -53,6 +53,7 @@ pub(super) struct World {
     pub sends: Vec<Send>,
     pub estimate_error: Option<Value>,
     pub has_block_receipts: bool,
+    pub batch_max: usize,
     pub code: HashSet<Address>,
     pub wallet_says_yes: bool,
     pub token_balance: U256,
@@ -86,6 +87,7 @@ impl World {
             sends: Vec::new(),
             estimate_error: None,
             has_block_receipts: true,
+            batch_max: usize::MAX,
             code: HashSet::from([TOKEN.parse().unwrap()]),
             wallet_says_yes: false,
             token_balance: U256::from(1_000_000),
@@ -283,6 +285,10 @@ async fn handle(State(world): State<Shared>, Json(body): Json<Value>) -> (Status
     let mut world = world.lock().unwrap();
     if world.is_down {
         return (StatusCode::BAD_GATEWAY, Json(json!("down")));
+    }
+    if body.as_array().is_some_and(|requests| requests.len() > world.batch_max) {
+        let error = json!({"jsonrpc": "2.0", "id": null, "error": {"code": -32014, "message": "batch is too large"}});
+        return (StatusCode::OK, Json(error));
     }
     let mut status = StatusCode::OK;
     let mut one = |request: &Value| match world.answer(request["method"].as_str().unwrap(), &request["params"]) {

@@ -5,6 +5,7 @@
 mod abi;
 mod cache;
 mod decode;
+mod evidence;
 mod fees;
 mod inflight;
 mod lanes;

@@ -735,6 +735,21 @@ async fn an_endpoint_of_another_chain_or_a_dead_one_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_node_that_takes_no_batches_gets_single_calls() {
+    let shop = shop_with(|_| {}).await;
+    shop.change(|world| world.batch_max = 1);
+    shop.open().await;
+    let mut records = Vec::new();
+    for number in 0..5u8 {
+        records.push(shop.claimed(number + 1, u64::from(number)).await);
+    }
+    let outcomes = futures::future::join_all(records.iter().map(|record| shop.settle(record))).await;
+    for (record, outcome) in records.iter().zip(&outcomes) {
+        paid_by(record, outcome);
+    }
+}
+
+#[tokio::test]
 async fn keys_that_are_bad_or_also_paid_are_mistakes_with_a_place() {
     let place = Location { line: 7, column: 3 };
     let mistakes = |key: &str, pay_to: &str| {

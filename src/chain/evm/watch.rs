@@ -261,6 +261,7 @@ impl Watch {
     fn learn_interval(&self, last: Head, head: Head) {
         let Some(blocks) = head.number.checked_sub(last.number).filter(|blocks| *blocks > 0) else { return };
         let millis = head.timestamp.saturating_sub(last.timestamp).saturating_mul(1000) / blocks;
+        let millis = millis.min(60_000);
         let old = self.block_interval_millis.load(Ordering::Relaxed);
         self.block_interval_millis.store((old * 3 + millis) / 4, Ordering::Relaxed);
     }
@@ -361,9 +362,9 @@ impl Watch {
                 .collect(),
             Err(_poisoned) => return,
         };
-        let Some(first) = behind.iter().map(|(_, scanned_to)| scanned_to + 1).min() else { return };
+        let Some(first) = behind.iter().map(|(_, scanned_to)| scanned_to.saturating_add(1)).min() else { return };
         let hashes: Vec<B256> = behind.into_iter().map(|(hash, _)| hash).collect();
-        let blocks = head - first + 1;
+        let blocks = head.saturating_sub(first).saturating_add(1);
         let is_cheaper_by_block =
             blocks <= BLOCKS_AT_ONCE_MAX && usize::try_from(blocks).unwrap_or(usize::MAX) <= hashes.len();
         let is_done = if is_cheaper_by_block && self.has_block_receipts.load(Ordering::Relaxed) {
