@@ -168,7 +168,7 @@ impl Blueprint {
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
-            quote_key.clone(),
+            quote_key,
             rules,
             Arc::clone(&self.clock),
             Arc::clone(&self.metrics),
@@ -188,8 +188,7 @@ impl Blueprint {
             config: self.config,
             routes: self.routes,
             priced: self.priced,
-            gate: Arc::new(Arc::clone(&gate)),
-            quote_key,
+            gate: Arc::clone(&gate),
             clock: self.clock,
             metrics: self.metrics,
         };

@@ -21,7 +21,7 @@ use super::flight::{Flight, Flights};
 use super::priced::Market;
 use super::receipt::{Receipt, success_response};
 use super::scheme::{Availability, SettlementPlan, VerifyError};
-use super::settlements::{Handover, Settlements};
+use super::settlements::{Freshness, Handover, Settlements};
 use super::standing::{Presentation, Standing};
 use super::verify::{VerifiedPayment, refused};
 
@@ -207,7 +207,7 @@ impl Gate {
         match (Standing::of(found.as_ref(), &presented), found) {
             (Standing::New, _) => self.settle_new(payment, request).await,
             (Standing::Pending, Some(record)) => {
-                let handover = self.settlements.join(record.clone());
+                let handover = self.settlements.join(record.clone(), Freshness::Read);
                 Step::Wait(Box::new(record), handover)
             }
             (Standing::Redeliver, Some(record)) => self.redeliver(&record.record, version, request, flight).await,
@@ -271,7 +271,7 @@ impl Gate {
             Ok(ClaimOutcome::Claimed(record)) => {
                 self.metrics.payment(network.as_str(), "signed");
                 crate::crash::point("post_w1_pre_send");
-                let handover = self.settlements.join(record.clone());
+                let handover = self.settlements.join(record.clone(), Freshness::Claimed);
                 Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,

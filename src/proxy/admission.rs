@@ -113,7 +113,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Preflights of priced paths are answered here and free; those of free ones are the origin's affair.
+    /// Preflights of known paths are answered here and free. They are the origin's affair where `OPTIONS` itself is free.
     fn answer_preflight(
         &self,
         origin: Option<&HeaderValue>,
@@ -122,10 +122,15 @@ impl Proxy {
         asked: &Method,
     ) -> Result<(), Answer> {
         let (Some(origin), false) = (origin, intake::is_never_allowed(asked)) else { return Ok(()) };
-        let is_priced = |route: &Route| matches!(route.config().action, RouteAction::Paid(_));
+        if let RouteMatch::Route(route) = self.routes.find(host, target, &Method::OPTIONS)
+            && !matches!(route.config().action, RouteAction::Paid(_))
+        {
+            return Ok(());
+        }
         let methods = match self.routes.find(host, target, asked) {
-            RouteMatch::Route(route) if is_priced(&route) => vec![asked.clone()],
-            RouteMatch::Route(_) | RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
+            RouteMatch::Route(route) if matches!(route.config().action, RouteAction::Deny) => return Ok(()),
+            RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
+            RouteMatch::Route(_) => vec![asked.clone()],
             RouteMatch::MethodNotAllowed { allow } => allow,
         };
         Err(Answer::preflight(origin, &methods))

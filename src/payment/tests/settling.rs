@@ -173,3 +173,21 @@ async fn what_an_earlier_run_left_signed_is_settled_by_the_sweep() {
     shop.chain.pays();
     shop.reaches(&[PaymentState::Paid]).await;
 }
+
+#[tokio::test]
+async fn a_sweep_that_read_an_old_row_disturbs_no_delivery() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    let paid = receipt(shop.present(&header).await);
+    // What a sweep does whose list was read before the payment was settled.
+    let stale = crate::ledger::PaymentRecord { state: PaymentState::Signed, ..paid.record().clone() };
+    shop.gate.settlements().start(stale);
+    while shop.gate.settlements().running() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(shop.states().await, [PaymentState::Delivering]);
+    assert_eq!(shop.chain.settles.load(Ordering::SeqCst), 1);
+    paid.served();
+    shop.reaches(&[PaymentState::Served]).await;
+}
