@@ -16,6 +16,7 @@ pub enum Reference {
 /// A source file.
 #[derive(Debug)]
 pub struct Source {
+    /// Below `src`.
     pub file: PathBuf,
     /// Its module path without `crate`: `chain::evm::lanes`, or `chain::evm` for `chain/evm/mod.rs`.
     pub module: String,
@@ -44,8 +45,8 @@ impl Source {
             .into_iter()
             .map(|file| {
                 let text = std::fs::read_to_string(&file).unwrap();
-                let module = module_path(file.strip_prefix(root).unwrap());
-                Self { words: words(&text), file, module, text }
+                let file = file.strip_prefix(root).unwrap().to_owned();
+                Self { words: words(&text), module: module_path(&file), file, text }
             })
             .collect()
     }
