@@ -1,6 +1,7 @@
 //! What happens to a request before it is forwarded: every refusal that needs no money first, then the gate (threat D6).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt;
 use http::{HeaderValue, Method, header};
@@ -18,6 +19,7 @@ use crate::config::{PaidRoute, RouteAction};
 use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
 use crate::route::{CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::telemetry::Stage;
 
 /// Why a request is not forwarded.
 pub(super) enum Stop {
@@ -150,7 +152,9 @@ impl Proxy {
             v2: presented.v2.iter().map(HeaderValue::as_bytes).collect(),
             v1: presented.v1.iter().map(HeaderValue::as_bytes).collect(),
         };
+        let started = Instant::now();
         let verified = self.gate.verify(&presented.priced, &payment_headers).await;
+        self.metrics.stage(Stage::Verify, started.elapsed());
         let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
         let digested = body::digest(session.as_mut()).await.map_err(unread)?;
         context.held_body = digested.held;
@@ -183,6 +187,7 @@ impl Proxy {
     fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {
         if let Decision::Refused { reason, .. } | Decision::Contradiction(reason) = &decision {
             tracing::debug!(route = %presented.route.name(), %reason, "Refused a payment.");
+            self.metrics.refusal(reason.as_str());
         }
         Answer::decision(decision, |reason| {
             let asked = Asked {
