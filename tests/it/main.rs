@@ -7,7 +7,7 @@
 mod harness;
 
 mod crashes;
-mod files;
+mod disk;
 mod forged;
 mod headers;
 mod lifetime;

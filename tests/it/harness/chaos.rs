@@ -28,6 +28,8 @@ pub enum Fault {
     Result(Value),
     /// This error instead of the node's answer; the node is not asked.
     Error(i64, &'static str),
+    /// The node gets it; this error is answered all the same.
+    LieError(i64, &'static str),
 }
 
 struct State {
@@ -158,6 +160,7 @@ async fn answer(state: &State, body: &[u8]) -> Option<(u16, String)> {
     let calls = asked.as_array().cloned().unwrap_or_else(|| vec![asked]);
     let mut passed = Vec::new();
     let mut answers = Vec::new();
+    let mut lies = Vec::new();
     let mut is_lost = false;
     for call in &calls {
         let method = call["method"].as_str().unwrap_or_default();
@@ -175,13 +178,18 @@ async fn answer(state: &State, body: &[u8]) -> Option<(u16, String)> {
                 answers.push(json!({"jsonrpc": "2.0", "id": call["id"], "error": {"code": code, "message": message}}));
                 continue;
             }
+            Some(Fault::LieError(code, message)) => {
+                lies.push(json!({"jsonrpc": "2.0", "id": call["id"], "error": {"code": code, "message": message}}));
+            }
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
             Some(Fault::LoseAnswer) => is_lost = true,
             Some(Fault::Hold) | None => {}
         }
         passed.push(call);
     }
-    answers.extend(state.forward(&passed).await?);
+    let is_lied_about = |answer: &Value| lies.iter().any(|lie| lie["id"] == answer["id"]);
+    answers.extend(state.forward(&passed).await?.into_iter().filter(|answer| !is_lied_about(answer)));
+    answers.append(&mut lies);
     let text = if is_batch { Value::Array(answers) } else { answers.pop()? };
     (!is_lost).then(|| (200, text.to_string()))
 }

@@ -12,8 +12,8 @@ pub use chaos::{Chaos, Fault};
 pub use http::{Answer, Call};
 pub use node::{Node, PAY_TO, SIGNER, USDC};
 pub use origin::{Hit, Serve};
-pub use payer::{Draft, Header, Payer, Payment, Terms, encode};
-pub use shop::{HOST, PRICE, Plan, Shop};
+pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
+pub use shop::{HOST, PRICE, Plan, Shop, paid};
 
 use std::future::Future;
 use std::time::Duration;
