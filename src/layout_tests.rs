@@ -35,6 +35,7 @@ const INTERNAL: &[(&str, &[&str])] = &[
             "ledger::NewPayment",
             "ledger::PaymentId",
             "ledger::PaymentRecord",
+            "ledger::RecordId",
             "ledger::Settlement",
         ],
     ),
