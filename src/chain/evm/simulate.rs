@@ -3,7 +3,7 @@
 //! Signs nothing (threat C9), and gives no plan when the estimate fails for whatever reason (threat C5).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::consensus::TxEip1559;
 use alloy::primitives::{Address, Bytes, TxKind, U256};
@@ -105,6 +105,9 @@ pub(super) async fn simulate(
     let purse_key = (authorization.from, decoded.token);
     if let Some(reason) = inner.refused.get(&decoded.facts.digest) {
         return Err(reason.into());
+    }
+    if let Some(detail) = inner.losses.refusal(authorization.from, Instant::now()) {
+        return Err(VerifyError::Unavailable { detail: detail.to_owned() });
     }
     let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value);
     let fees = inner.fees().await.map_err(unavailable)?;
