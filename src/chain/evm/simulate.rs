@@ -117,6 +117,9 @@ pub(super) async fn simulate(
     let input = settlement_call(authorization, &decoded.signature);
     let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
     check_cost(inner, &fees, gas_limit)?;
+    if lane.lane.balance().is_some_and(|balance| balance < fees.total(gas_limit)) {
+        return Err(VerifyError::Unavailable { detail: "the gas payer can't pay for this settlement".to_owned() });
+    }
     let transaction = TxEip1559 {
         chain_id: inner.chain_id,
         nonce: 0,
