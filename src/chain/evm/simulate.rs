@@ -103,7 +103,7 @@ pub(super) async fn simulate(
     }
     let authorization = &decoded.authorization;
     let purse_key = (authorization.from, decoded.token);
-    if let Some(reason) = inner.refused.get(&decoded.facts.digest) {
+    if let Some(reason) = inner.refused.get(&decoded.presented()) {
         return Err(reason.into());
     }
     if let Some(detail) = inner.losses.refusal(authorization.from, Instant::now()) {
@@ -195,7 +195,7 @@ async fn estimate(
                 Some(reason) => reason,
                 None => diagnose(inner, decoded).await?,
             };
-            inner.refused.put(decoded.facts.digest, reason, REFUSAL_HOLDS);
+            inner.refused.put(decoded.presented(), reason, REFUSAL_HOLDS);
             Err(reason.into())
         }
         Err(error) => Err(unavailable(error)),
