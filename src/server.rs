@@ -15,6 +15,7 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::{GetSocketDigest, SocketDigest, UniqueID};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
+use pingora::tls::{RootCertStore, load_platform_certs_incl_env_into_store};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -37,6 +38,9 @@ pub enum ServeError {
     /// The parts don't fit together.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The certificates that origins are checked with can't be read.
+    #[error("can't read this machine's certificates (SSL_CERT_FILE names others): {0}")]
+    Certificates(String),
     /// A listener's address can't be had.
     #[error("can't listen on {address}")]
     Listen {
@@ -71,6 +75,7 @@ impl Server {
         let config = Arc::clone(&parts.config);
         let proxy_listener = listen(config.server.listen).await?;
         let admin_listener = listen(config.admin.listen).await?;
+        check_certificates()?;
         let conf = ServerConf {
             threads: config.server.threads,
             upstream_keepalive_pool_size: ORIGIN_POOL_SIZE,
@@ -138,6 +143,12 @@ pub fn termination() -> std::io::Result<impl Future<Output = ()> + Send> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// Pingora panics over a certificate store that it can't read, so it is read here first.
+fn check_certificates() -> Result<(), ServeError> {
+    let mut store = RootCertStore::empty();
+    load_platform_certs_incl_env_into_store(&mut store).map_err(|error| ServeError::Certificates(error.to_string()))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -136,8 +136,9 @@ pub trait Ledger: Send + Sync {
         transaction: Option<&str>,
     ) -> Result<PaymentRecord, LedgerError>;
 
-    /// `paid` → `delivering` with one more delivery counted, if fewer than `deliveries_max` were begun and the payment
-    /// was settled no longer than `redeliver_for` ago; else `paid` → `owed`.
+    /// `paid` → `delivering` with one more delivery counted, if fewer than `deliveries_max` were begun, the payment was
+    /// recorded as paid at `settled_after` or later, and it may be presented again or was never delivered; else `paid` →
+    /// `owed`.
     ///
     /// # Errors
     /// As for every write.

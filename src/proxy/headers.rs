@@ -71,6 +71,8 @@ fn is_stripped(name: &HeaderName, is_paid: bool) -> bool {
 pub(super) struct Hop<'a> {
     pub client: Option<IpAddr>,
     pub host: Option<&'a HeaderValue>,
+    /// `http` or `https`: as clients know the gateway.
+    pub scheme: &'static str,
 }
 
 /// Prepares the head that goes to the origin: nothing of it that a client could have forged, the gateway's own put in.
@@ -87,7 +89,7 @@ pub(super) fn prepare_request(
     if let Some(host) = hop.host {
         head.insert_header("X-Forwarded-Host", host.clone())?;
     }
-    head.insert_header("X-Forwarded-Proto", "http")?;
+    head.insert_header("X-Forwarded-Proto", hop.scheme)?;
     for (name, value) in &upstream.set_headers {
         let mut value = HeaderValue::from_str(value.expose())
             .map_err(|_error| pingora::Error::explain(pingora::ErrorType::InvalidHTTPHeader, "set_headers"))?;
@@ -205,7 +207,7 @@ mod tests {
         head.append_header("Accept", "*/*").unwrap();
         head.append_header("Idempotency-Key", "the client's own").unwrap();
         let host = HeaderValue::from_static("shop");
-        let hop = Hop { client: Some(IpAddr::from([10, 0, 0, 1])), host: Some(&host) };
+        let hop = Hop { client: Some(IpAddr::from([10, 0, 0, 1])), host: Some(&host), scheme: "http" };
         prepare_request(&mut head, &upstream(), &hop, None).unwrap();
         let mut left: Vec<_> =
             head.headers.iter().map(|(name, value)| format!("{name}={}", value.to_str().unwrap())).collect();

@@ -55,7 +55,7 @@ impl Malformed {
 
     /// Whether what follows on the connection can't be trusted to be a request.
     pub fn closes(self) -> bool {
-        !matches!(self, Self::Path | Self::Upgrade)
+        !matches!(self, Self::Path)
     }
 }
 

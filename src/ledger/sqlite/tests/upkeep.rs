@@ -1,3 +1,5 @@
+//! Account nonces, named values, pruning, and reading beside the writer.
+
 use super::*;
 
 #[tokio::test]
