@@ -220,7 +220,8 @@ pub trait Ledger: Send + Sync {
     /// As for every write.
     async fn value_or_insert(&self, name: &str, make: String) -> Result<String, LedgerError>;
 
-    /// Deletes `served`, `released` and `failed` payments that ended before `before` and whose authorization ended before then too.
+    /// Deletes `served`, `released` and `failed` payments that ended before `before` and whose authorization ended before then
+    /// too, as did every failed one under the same payment id.
     ///
     /// # Errors
     /// As for every write.

@@ -301,11 +301,21 @@ impl Gate {
         }
         let redeliver_for = i64::try_from(self.rules.redeliver_for.as_millis()).unwrap_or(i64::MAX);
         let settled_after = UnixMillis(self.now().0.saturating_sub(redeliver_for));
-        match self.ledger().record_delivering(record, self.rules.deliveries_max, settled_after).await {
-            Ok(DeliveryBegun::Begun(record)) => {
-                let delivery = Delivery::new(record.record.clone(), Arc::clone(&self.deliveries));
-                Step::Done(deliver(record, version, delivery, flight))
+        // As with a claim: a count that nobody answers for would keep the payment from its payer until the next start.
+        let (deliveries, record) = (Arc::clone(&self.deliveries), record.clone());
+        let begun = self.deliveries.runtime.spawn(async move { deliveries.begin(&record, settled_after).await }).await;
+        let (begun, delivery) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::error!(%error, "A delivery's task died.");
+                return Step::Done(Decision::Unavailable);
             }
+        };
+        match begun {
+            Ok(DeliveryBegun::Begun(record)) => match delivery {
+                Some(delivery) => Step::Done(deliver(record, version, delivery, flight)),
+                None => Step::Done(Decision::InProgress),
+            },
             Ok(DeliveryBegun::Owed(record)) => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
             Ok(DeliveryBegun::NotPaid(_)) => Step::LookAgain,
             Err(error) => {

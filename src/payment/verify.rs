@@ -99,7 +99,8 @@ impl Gate {
         }
     }
 
-    /// Whether the ledger holds this very payment: same key, same signed bytes. Then it was proven before.
+    /// Whether the ledger holds this very payment: same key, same signed fields. Then it was proven before, and it is its holder
+    /// that has to be proven (contract §3), which the gate does.
     async fn is_known(&self, verified: &VerifiedPayment) -> Result<bool, Decision> {
         let facts = verified.facts();
         match self.ledger().find(&facts.id).await {

@@ -9,6 +9,7 @@ mod evidence;
 mod fees;
 mod inflight;
 mod lanes;
+mod losses;
 mod rpc;
 mod settle;
 mod simulate;
@@ -24,7 +25,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, U256};
 use async_trait::async_trait;
@@ -36,6 +37,7 @@ use self::abi::quantity;
 use self::cache::{Expiring, RateLimit};
 use self::inflight::Inflight;
 use self::lanes::Lane;
+use self::losses::Losses;
 use self::rpc::Rpc;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
@@ -82,6 +84,7 @@ struct Inner {
     refused: Expiring<[u8; 32], Reason>,
     worthless: Expiring<RecordId, ()>,
     look_ups: RateLimit,
+    losses: Losses,
     disabled: Mutex<BTreeSet<Address>>,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
@@ -196,6 +199,7 @@ impl EvmScheme {
             refused: Expiring::default(),
             worthless: Expiring::default(),
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
+            losses: Losses::default(),
             disabled: Mutex::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
@@ -226,6 +230,9 @@ impl Scheme for EvmScheme {
         let tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
         if let Some(text) = tokens.filter_map(|token| inner.disabled(token)).next() {
             return no(text);
+        }
+        if inner.losses.is_closed(Instant::now()) {
+            return no("too many settlements failed on chain within the hour".to_owned());
         }
         let Some(fees) = inner.known_fees() else { return no("fees are not known yet".to_owned()) };
         // Not what the last payer's settlement took: whose contract burns gas is refused alone, and closes nothing.

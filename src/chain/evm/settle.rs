@@ -171,8 +171,19 @@ impl Job {
                 ticket.landed();
             }
         }
-        if matches!(outcome, SettleOutcome::Paid(_)) {
-            self.purse.paid();
+        let (losses, payer) = (&self.inner.losses, self.authorization.from);
+        match &outcome {
+            SettleOutcome::Paid(settlement) => {
+                if !settlement.is_external {
+                    losses.paid(payer, Instant::now());
+                }
+                self.purse.paid();
+            }
+            SettleOutcome::Failed { .. } => {
+                if self.tries.iter().any(|attempt| attempt.is_reverted) {
+                    losses.lost(payer, Instant::now());
+                }
+            }
         }
         outcome
     }

@@ -3,7 +3,7 @@
 //! Signs nothing (threat C9), and gives no plan when the estimate fails for whatever reason (threat C5).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::consensus::TxEip1559;
 use alloy::primitives::{Address, Bytes, TxKind, U256};
@@ -103,8 +103,11 @@ pub(super) async fn simulate(
     }
     let authorization = &decoded.authorization;
     let purse_key = (authorization.from, decoded.token);
-    if let Some(reason) = inner.refused.get(&decoded.facts.digest) {
+    if let Some(reason) = inner.refused.get(&decoded.presented()) {
         return Err(reason.into());
+    }
+    if let Some(detail) = inner.losses.refusal(authorization.from, Instant::now()) {
+        return Err(VerifyError::Unavailable { detail: detail.to_owned() });
     }
     let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value);
     let fees = inner.fees().await.map_err(unavailable)?;
@@ -114,6 +117,9 @@ pub(super) async fn simulate(
     let input = settlement_call(authorization, &decoded.signature);
     let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
     check_cost(inner, &fees, gas_limit)?;
+    if lane.lane.balance().is_some_and(|balance| balance < fees.total(gas_limit)) {
+        return Err(VerifyError::Unavailable { detail: "the gas payer can't pay for this settlement".to_owned() });
+    }
     let transaction = TxEip1559 {
         chain_id: inner.chain_id,
         nonce: 0,
@@ -189,7 +195,7 @@ async fn estimate(
                 Some(reason) => reason,
                 None => diagnose(inner, decoded).await?,
             };
-            inner.refused.put(decoded.facts.digest, reason, REFUSAL_HOLDS);
+            inner.refused.put(decoded.presented(), reason, REFUSAL_HOLDS);
             Err(reason.into())
         }
         Err(error) => Err(unavailable(error)),

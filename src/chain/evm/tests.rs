@@ -543,6 +543,18 @@ async fn a_reverted_settlement_of_an_unused_authorization_failed_but_stays_usabl
 }
 
 #[tokio::test]
+async fn a_payer_whose_settlement_failed_on_chain_burns_no_more_gas_for_a_while() {
+    let shop = shop().await;
+    shop.change(|world| world.mined = Mined::Reverts);
+    let record = shop.claimed(1, 0).await;
+    failed(shop.settle(&record).await);
+    let calls = shop.world.lock().unwrap().calls();
+    assert!(matches!(shop.plan(&signed(&authorization(2))).await, Err(VerifyError::Unavailable { .. })));
+    assert_eq!(shop.world.lock().unwrap().calls(), calls, "and no call either");
+    assert_eq!(shop.scheme.availability(), Availability::Ready, "others still pay");
+}
+
+#[tokio::test]
 async fn an_authorization_that_its_payer_cancelled_is_not_taken_for_paid() {
     let shop = shop().await;
     let record = shop.claimed(1, 0).await;
