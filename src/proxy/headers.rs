@@ -138,8 +138,19 @@ pub(super) fn mark_paid(head: &mut ResponseHeader, receipt: &Receipt) -> pingora
     make_private(head)
 }
 
-/// Adds `private` to what the origin said of caching, `private, no-store` if it said nothing, and `Vary`.
+/// Headers that caches between gateway and client believe more than `Cache-Control` (RFC 9213 and its forerunners).
+fn is_cache_override(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.ends_with("cdn-cache-control") || matches!(name, "surrogate-control" | "edge-control" | "x-accel-expires")
+}
+
+/// Adds `private` to what the origin said of caching, `private, no-store` if it said nothing, and `Vary`. What would speak
+/// past `Cache-Control` is taken out.
 pub(super) fn make_private(head: &mut ResponseHeader) -> pingora::Result<()> {
+    let overrides: Vec<HeaderName> = head.headers.keys().filter(|name| is_cache_override(name)).cloned().collect();
+    for name in overrides {
+        head.remove_header(&name);
+    }
     let said = cache_directives(&head.headers);
     let value = if said.is_empty() {
         "private, no-store".to_owned()
@@ -252,5 +263,17 @@ mod tests {
             assert_eq!(head.headers.get(header::CACHE_CONTROL).unwrap(), expected);
             assert_eq!(head.headers.get(header::VARY).unwrap(), "PAYMENT-SIGNATURE, X-PAYMENT");
         }
+    }
+
+    #[test]
+    fn no_header_tells_a_cache_to_keep_a_paid_answer_all_the_same() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        for name in
+            ["CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Surrogate-Control", "Edge-Control", "X-Accel-Expires"]
+        {
+            head.append_header(name.to_owned(), "public, max-age=60").unwrap();
+        }
+        make_private(&mut head).unwrap();
+        assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["cache-control", "vary"]);
     }
 }
