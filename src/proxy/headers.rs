@@ -29,7 +29,7 @@ const OWNED: [&str; 9] = [
 ];
 
 /// Names by which a client could have an origin serve another URL or method than the one that was priced.
-const OVERRIDES: [&str; 12] = [
+const OVERRIDES: [&str; 16] = [
     "x-original-url",
     "x-original-uri",
     "x-original-host",
@@ -42,6 +42,11 @@ const OVERRIDES: [&str; 12] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-override-url",
+    "x-envoy-original-path",
+    "x-forwarded-port",
+    // CGI-like origins take it for the proxy of their own requests (CVE-2016-5385).
+    "proxy",
 ];
 
 /// Whether a client may not speak this name to an origin, nor have it removed. `idempotency-key` is only the gateway's on
@@ -210,6 +215,8 @@ mod tests {
             "X-Original-URL",
             "X-HTTP-Method-Override",
             "x_http_method_override",
+            "X-Envoy-Original-Path",
+            "Proxy",
             "Authorization",
         ] {
             head.append_header(name.to_owned(), "forged").unwrap();
