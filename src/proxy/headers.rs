@@ -95,6 +95,12 @@ pub(super) fn prepare_request(
         head.insert_header("X-Forwarded-Host", host.clone())?;
     }
     head.insert_header("X-Forwarded-Proto", hop.scheme)?;
+    if hop.host.is_none()
+        && let Some(server) = upstream.servers.first()
+    {
+        // HTTP/1.0 needs no Host; the origin is spoken to in HTTP/1.1, and would refuse what was just paid for.
+        head.insert_header(header::HOST, server.as_str())?;
+    }
     for (name, value) in &upstream.set_headers {
         let mut value = HeaderValue::from_str(value.expose())
             .map_err(|_error| pingora::Error::explain(pingora::ErrorType::InvalidHTTPHeader, "set_headers"))?;
@@ -242,6 +248,14 @@ mod tests {
             ]
         );
         assert!(is_stripped(&HeaderName::from_static("idempotency-key"), true));
+    }
+
+    #[test]
+    fn a_request_without_host_gets_one_on_its_way() {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        prepare_request(&mut head, &upstream(), &Hop { client: None, host: None, scheme: "http" }, None).unwrap();
+        assert_eq!(head.headers.get(header::HOST).unwrap(), "127.0.0.1:1");
+        assert!(!head.headers.contains_key("x-forwarded-host"));
     }
 
     #[test]
