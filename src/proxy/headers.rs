@@ -289,9 +289,13 @@ mod tests {
     #[test]
     fn no_header_tells_a_cache_to_keep_a_paid_answer_all_the_same() {
         let mut head = ResponseHeader::build(200, None).unwrap();
-        for name in
-            ["CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Surrogate-Control", "Edge-Control", "X-Accel-Expires"]
-        {
+        for name in [
+            "CDN-Cache-Control",
+            "Cloudflare-CDN-Cache-Control",
+            "Surrogate-Control",
+            "Edge-Control",
+            "X-Accel-Expires",
+        ] {
             head.append_header(name.to_owned(), "public, max-age=60").unwrap();
         }
         make_private(&mut head).unwrap();
