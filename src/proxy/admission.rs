@@ -170,6 +170,9 @@ impl Proxy {
             };
             (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
         };
+        if is_gone(session) {
+            return Err(Stop::ClientGone);
+        }
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
         let route = presented.priced.name();
         let request = PaidRequest { fingerprint, redeliverable, client, route, summary, origin: upstream.as_ref() };
@@ -222,7 +225,7 @@ fn unread(error: BodyError) -> Stop {
     }
 }
 
-/// Whether the client hung up while its payment was settled. Its request would be spent on nobody.
+/// Whether the client hung up. A payment settled now, or a delivery made, would be spent on nobody.
 fn is_gone(session: &mut Session) -> bool {
     let downstream = session.as_mut();
     downstream.is_body_done() && matches!(downstream.read_body_or_idle(true).now_or_never(), Some(Err(_)))
