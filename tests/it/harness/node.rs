@@ -22,6 +22,7 @@ sol! {
     interface Token {
         function mint(address to, uint256 value);
         function balanceOf(address account) returns (uint256);
+        function transfer(address to, uint256 value) returns (bool);
         event Transfer(address indexed from, address indexed to, uint256 value);
         event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
     }
@@ -116,6 +117,20 @@ impl Node {
         .await;
         assert_eq!(receipt["status"], "0x1", "{receipt}");
         hash.as_str().unwrap().to_owned()
+    }
+
+    /// Has an account act whose key isn't at hand.
+    pub async fn impersonate(&self, account: Address) {
+        self.rpc("anvil_impersonateAccount", json!([account])).await;
+        self.rpc("anvil_setBalance", json!([account, "0xde0b6b3a7640000"])).await;
+    }
+
+    /// Moves all that an account has to somebody else.
+    pub async fn empty(&self, account: Address) {
+        self.impersonate(account).await;
+        let value = U256::from(self.balance(account).await);
+        let call = Token::transferCall { to: Address::repeat_byte(0xee), value };
+        self.transact(call.abi_encode(), Some(account)).await;
     }
 
     pub async fn balance(&self, account: Address) -> u64 {

@@ -8,9 +8,10 @@ use alloy::consensus::TxEnvelope;
 use alloy::eips::eip2718::Decodable2718;
 use alloy::primitives::U256;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tollhouse::ledger::{PaymentFilter, PaymentRecord, PaymentState, SqliteReader};
 
-use super::chaos::Chaos;
+use super::chaos::{Chaos, Fault};
 use super::gateway::Gateway;
 use super::http::{Answer, Call};
 use super::node::{Node, PAY_TO, SIGNER, hash_of};
@@ -33,6 +34,8 @@ pub struct Plan {
     pub network: String,
     /// More lines of `[server]`.
     pub server: String,
+    /// More lines of `[upstreams.api]`.
+    pub upstream: String,
     pub routes: String,
     /// `FAILPOINTS`.
     pub failpoints: String,
@@ -46,6 +49,7 @@ impl Default for Plan {
         Self {
             network: String::new(),
             server: String::new(),
+            upstream: String::new(),
             routes: routes.to_owned(),
             failpoints: String::new(),
             limit: None,
@@ -102,12 +106,12 @@ impl Shop {
     }
 
     fn write_config(&self) {
-        let Plan { network, server, routes, .. } = &self.plan;
+        let Plan { network, server, upstream, routes, .. } = &self.plan;
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
              [log]\nlevel = \"info,tollhouse=debug\"\n\
-             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n\
+             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              [networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{}\"\n\
              signer = {{ env = \"BASE_SEPOLIA_SIGNER\" }}\npay_to = \"{PAY_TO}\"\n{network}\n\
              [routes]\n{routes}",
@@ -212,6 +216,16 @@ impl Shop {
             self.rows().await.into_iter().find(|row| row.state == state)
         })
         .await
+    }
+
+    /// Starts to present a payment and comes back when the gateway is about to send its settlement, which is held.
+    /// What is returned is the client's connection.
+    pub async fn present_and_hold(&self, call: &Call) -> TcpStream {
+        let sent = self.rpc.count("eth_sendRawTransaction");
+        self.rpc.set("eth_sendRawTransaction", Fault::Hold);
+        let client = call.open(self.port).await.unwrap();
+        self.rpc.wait_for("eth_sendRawTransaction", sent).await;
+        client
     }
 
     /// Nobody was charged, nothing was written, nothing reached the origin.
