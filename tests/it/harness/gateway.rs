@@ -50,6 +50,11 @@ impl Gateway {
         self.child.try_wait().unwrap()
     }
 
+    pub fn is_alive(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
     pub async fn wait_end(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {

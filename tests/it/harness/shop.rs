@@ -97,6 +97,11 @@ impl Shop {
         self.gateway.as_mut().expect("the gateway was started")
     }
 
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        self.gateway.as_ref().is_some_and(Gateway::is_alive)
+    }
+
     fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
@@ -132,6 +137,14 @@ impl Shop {
     /// Starts the gateway and waits until it takes payments.
     pub async fn start(&mut self) {
         self.start_until("/readyz").await;
+    }
+
+    /// Starts the gateway; false if it died of its fail points before it took payments.
+    pub async fn try_start(&mut self) -> bool {
+        let mut gateway = self.launch();
+        let is_up = gateway.wait_ok(self.admin_port, "/readyz").await;
+        self.gateway = Some(gateway);
+        is_up
     }
 
     /// Starts the gateway and waits until the path on the operator's listener is 200.
@@ -178,6 +191,11 @@ impl Shop {
     /// `GET /api/data` with a payment header.
     pub async fn present(&self, header: &Header) -> Answer {
         self.call(&paid(header)).await
+    }
+
+    /// As `present`, where the gateway may be gone before it answers.
+    pub async fn try_present(&self, header: &Header) -> std::io::Result<Answer> {
+        self.try_call(&paid(header)).await
     }
 
     /// Pays and gets the answer.
