@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Payment, Plan, Shop, Terms, eventually};
+use futures::future::join_all;
+
+use crate::harness::{Call, Payment, Plan, Serve, Shop, Terms, eventually, paid};
 
 fn killed_at(failpoints: &str) -> Plan {
     Plan { failpoints: failpoints.to_owned(), ..Plan::default() }
@@ -186,4 +188,79 @@ async fn killed_before_any_commit_a_payment_is_charged_once_and_answered() {
 #[tokio::test]
 async fn killed_after_any_commit_a_payment_is_charged_once_and_answered() {
     killed_at_every_commit("after_commit").await;
+}
+
+#[tokio::test]
+async fn killed_while_the_node_is_asked_to_send_the_payment_is_settled_by_the_next_run() {
+    let mut shop = Shop::open().await;
+    let payment = shop.payment().await;
+    let client = shop.present_and_hold(&paid(&payment.v2())).await;
+    shop.gateway().kill();
+    drop(client);
+    shop.rpc.clear();
+    Wreck { shop, payment }.recover(1).await;
+}
+
+#[tokio::test]
+async fn killed_while_the_origin_works_the_request_may_be_delivered_once_more() {
+    let mut shop = Shop::open().await;
+    shop.origin.then([Serve::Stall]);
+    let payment = shop.payment().await;
+    let client = paid(&payment.v2()).open(shop.port).await.unwrap();
+    eventually("the request to reach the origin", Duration::from_secs(10), || async {
+        (shop.priced_hits() == 1).then_some(())
+    })
+    .await;
+    shop.gateway().kill();
+    drop(client);
+    Wreck { shop, payment }.recover(2).await;
+}
+
+#[tokio::test]
+async fn killed_while_the_origin_works_a_request_that_may_not_be_repeated_is_owed() {
+    let routes = "\"GET,POST /api/data\" = { price = \"$0.01\", redeliver = \"idempotent\" }\n".to_owned();
+    let mut shop = Shop::open_with(Plan { routes, ..Plan::default() }).await;
+    shop.origin.then([Serve::Stall]);
+    let (name, value) = shop.payment().await.v2();
+    let post = Call::post("/api/data", "order").with(name, value);
+    let client = post.open(shop.port).await.unwrap();
+    eventually("the request to reach the origin", Duration::from_secs(10), || async {
+        (shop.priced_hits() == 1).then_some(())
+    })
+    .await;
+    shop.gateway().kill();
+    drop(client);
+    shop.restart().await;
+    let answer = shop.call(&post).await;
+    assert_eq!((answer.status, answer.error().as_str()), (409, "payment_owed"));
+    assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 1));
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn killed_under_load_every_payment_is_charged_once_and_answered() {
+    let mut shop = Shop::open().await;
+    shop.node.mint(shop.payer.address, 1000 * crate::harness::PRICE).await;
+    let mut sold = 0;
+    for millis in [5, 15, 25, 40, 60, 90] {
+        let terms = shop.terms().await;
+        let headers: Vec<_> = (0..16).map(|_| shop.payer.pay(&terms).v2()).collect();
+        let port = shop.port;
+        let clients =
+            headers.iter().map(|header| paid(header).clone()).map(|call| async move { call.send(port).await });
+        let clients = tokio::spawn(join_all(clients.collect::<Vec<_>>()));
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        shop.gateway().kill();
+        let first = clients.await.unwrap();
+        shop.restart().await;
+        for (header, first) in headers.iter().zip(first) {
+            let is_answered = first.is_ok_and(|answer| answer.status == 200);
+            let answer = shop.present_until_decided(header).await;
+            let is_fair = answer.status == 200 || (is_answered && answer.error() == "payment_already_used");
+            assert!(is_fair, "killed after {millis} ms: {answer:?}");
+        }
+        sold += headers.len();
+        assert_eq!(shop.node.transfers().await.len(), sold);
+    }
+    shop.audit().await;
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use alloy::primitives::U256;
 use serde_json::{Value, json};
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Call, Fault, Plan, Shop, Terms, USDC, eventually, paid};
+use crate::harness::{Answer, Call, Fault, Plan, SIGNER_ADDRESS, Shop, Terms, USDC, eventually, paid};
 
 fn quick() -> Plan {
     Plan { network: "settle_timeout = \"1s\"".to_owned(), ..Plan::default() }
@@ -281,5 +282,85 @@ async fn a_settlement_that_reverts_is_answered_with_its_reason_and_fresh_terms()
     // The account nonce of the failed settlement is spent: the next one must go on from there.
     shop.node.mint(shop.payer.address, crate::harness::PRICE).await;
     shop.buy().await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_transaction_that_the_node_forgot_is_sent_again() {
+    let shop = Shop::open().await;
+    let payment = shop.payment().await;
+    shop.node.rpc("evm_setIntervalMining", json!([0])).await;
+    shop.node.rpc("evm_setAutomine", json!([false])).await;
+    let header = payment.v2();
+    let (answer, ()) = tokio::join!(shop.present(&header), async {
+        let pooled = eventually("the transaction in the pool", Duration::from_secs(10), || async {
+            let pool = shop.node.rpc("txpool_content", json!([])).await;
+            let own = pool["pending"].as_object()?.values().next()?.as_object()?.values().next()?["hash"].clone();
+            Some(own)
+        })
+        .await;
+        assert_eq!(shop.node.rpc("anvil_dropTransaction", json!([pooled])).await, pooled);
+        shop.node.rpc("evm_setAutomine", json!([true])).await;
+        shop.node.rpc("evm_setIntervalMining", json!([1])).await;
+    });
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(shop.rpc.count("eth_sendRawTransaction") > 1);
+    shop.assert_sold_once().await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_block_that_the_chain_takes_back_before_it_counts_as_settled_buys_nothing_yet() {
+    let plan = Plan { network: "confirmations = 4".to_owned(), ..Plan::default() };
+    let shop = Shop::open_with(plan).await;
+    let payment = shop.payment().await;
+    let header = payment.v2();
+    let (answer, ()) = tokio::join!(shop.present(&header), async {
+        eventually("the transfer", Duration::from_secs(10), || async {
+            (!shop.node.transfers().await.is_empty()).then_some(())
+        })
+        .await;
+        // Down to the transfer's block and no deeper: the payer's money is in the one before.
+        shop.node.rpc("evm_setIntervalMining", json!([0])).await;
+        let transaction = &shop.node.transfers().await[0].transaction;
+        let receipt = shop.node.rpc("eth_getTransactionReceipt", json!([transaction])).await;
+        let head = shop.node.rpc("eth_blockNumber", json!([])).await;
+        let number = |value: &Value| value.as_str().unwrap().parse::<U256>().unwrap().to::<u64>();
+        let depth = number(&head) - number(&receipt["blockNumber"]) + 1;
+        shop.node.rpc("anvil_reorg", json!([depth, []])).await;
+        assert_eq!(shop.node.transfers().await, [], "the block is still there");
+        assert_eq!(shop.priced_hits(), 0, "served before it was settled");
+        shop.node.rpc("evm_setIntervalMining", json!([1])).await;
+    });
+    assert_eq!(answer.status, 200, "{answer:?}");
+    shop.assert_sold_once().await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_gas_payer_without_gas_closes_the_network() {
+    let mut shop = Shop::build(Plan::default()).await;
+    shop.node.rpc("anvil_setBalance", json!([SIGNER_ADDRESS, "0x1"])).await;
+    shop.start_until("/healthz").await;
+    let answer = shop.call(&Call::get("/api/data")).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(!answer.has_terms());
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn an_account_nonce_that_somebody_else_took_costs_the_payer_nothing_and_stops_nobody() {
+    let shop = Shop::open_with(quick()).await;
+    let payment = shop.payment().await;
+    // The gas payer's key is used elsewhere too, which it never should be.
+    shop.node.rpc("anvil_impersonateAccount", json!([SIGNER_ADDRESS])).await;
+    shop.node.mint_from(SIGNER_ADDRESS, shop.payer.address, 1).await;
+    assert_pending(&shop.present(&payment.v2()).await);
+    let answer = shop.present_until_decided(&payment.v2()).await;
+    let is_sold = answer.status == 200;
+    assert!(is_sold || (answer.status == 402 && answer.outcome().is_some()), "{answer:?}");
+    assert_eq!(shop.node.transfers().await.len(), usize::from(is_sold));
+    let next = shop.payment().await;
+    assert_eq!(shop.present_until_decided(&next.v2()).await.status, 200);
     shop.audit().await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Plan, Serve, Shop, Terms, eventually, paid};
+use crate::harness::{Answer, Call, Plan, Serve, Shop, Terms, eventually, paid};
 
 fn assert_paid(answer: &Answer, status: u16) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -191,5 +191,57 @@ async fn a_client_that_hangs_up_while_the_origin_works_may_present_its_payment_a
     drop(client);
     assert_paid(&shop.present_until_decided(&payment.v2()).await, 200);
     assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 2));
+    shop.audit().await;
+}
+
+/// A shop whose priced route says this about redelivery.
+fn redelivering(when: &str) -> Plan {
+    let routes = format!("\"GET,POST /api/data\" = {{ price = \"$0.01\", redeliver = \"{when}\" }}\n");
+    Plan { routes, ..Plan::default() }
+}
+
+#[tokio::test]
+async fn where_only_idempotent_requests_are_delivered_again_a_failed_post_is_owed_and_a_get_is_not() {
+    let shop = Shop::open_with(redelivering("idempotent")).await;
+    shop.origin.then([Serve::Status(500), Serve::Status(500)]);
+    let payment = shop.payment().await;
+    let (name, value) = payment.v2();
+    let post = Call::post("/api/data", "order").with(name, value);
+    assert_paid(&shop.call(&post).await, 500);
+    shop.wait_state(PaymentState::Owed).await;
+    assert_paid(&shop.call(&post).await, 409);
+    let payment = shop.payment().await;
+    assert_paid(&shop.present(&payment.v2()).await, 500);
+    shop.wait_state(PaymentState::Paid).await;
+    assert_paid(&shop.present(&payment.v2()).await, 200);
+    assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (2, 3));
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn where_nothing_is_delivered_again_a_failed_request_is_owed() {
+    let shop = Shop::open_with(redelivering("never")).await;
+    shop.origin.then([Serve::Status(500)]);
+    let payment = shop.payment().await;
+    assert_paid(&shop.present(&payment.v2()).await, 500);
+    shop.wait_state(PaymentState::Owed).await;
+    assert_paid(&shop.present(&payment.v2()).await, 409);
+    assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 1));
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_payment_that_comes_again_too_late_is_owed() {
+    let shop = Shop::open_with(Plan { server: "redeliver_for = \"1s\"".to_owned(), ..Plan::default() }).await;
+    shop.origin.then([Serve::Status(500)]);
+    let payment = shop.payment().await;
+    assert_paid(&shop.present(&payment.v2()).await, 500);
+    shop.wait_state(PaymentState::Paid).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let late = shop.present(&payment.v2()).await;
+    assert_paid(&late, 409);
+    assert_eq!(late.error(), "payment_owed");
+    shop.wait_state(PaymentState::Owed).await;
+    assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 1));
     shop.audit().await;
 }

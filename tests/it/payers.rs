@@ -1,5 +1,6 @@
 //! Payers that are contracts, that change their mind, and others who are quicker.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::primitives::{Address, B256, U256};
@@ -8,7 +9,7 @@ use alloy::sol_types::SolCall;
 use serde_json::json;
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, PRICE, Payer, Payment, Plan, Shop, Terms, eventually, paid};
+use crate::harness::{Answer, OTHER_SIGNER, PRICE, Payer, Payment, Plan, Shop, Terms, eventually, paid};
 
 sol! {
     interface Token {
@@ -231,4 +232,21 @@ async fn a_failed_payment_that_lands_later_is_credited_to_its_payer() {
     assert_eq!(answer.outcome().unwrap()["success"], true);
     shop.assert_sold_once().await;
     shop.audit().await;
+}
+
+#[tokio::test]
+async fn one_payment_at_two_shops_that_share_a_till_is_served_by_one() {
+    for _ in 0..5 {
+        let one = Shop::open().await;
+        let plan = Plan { signer: OTHER_SIGNER, ..Plan::default() };
+        let mut other = Shop::build_on(Arc::clone(&one.node), plan).await;
+        other.start().await;
+        let header = one.payment().await.v2();
+        let (first, second) = tokio::join!(one.present(&header), other.present(&header));
+        let mut statuses = [first.status, second.status];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 402], "{first:?} {second:?}");
+        assert_eq!(one.node.transfers().await.len(), 1);
+        assert_eq!(one.priced_hits() + other.priced_hits(), 1);
+    }
 }

@@ -92,6 +92,31 @@ async fn a_payment_under_another_quote_is_not_its_payers() {
 }
 
 #[tokio::test]
+async fn a_payment_without_a_quote_comes_again_from_its_own_address_only() {
+    let shop = Shop::open().await;
+    shop.origin.then([Serve::Status(500)]);
+    let payment = shop.payment().await;
+    assert_eq!(shop.present(&payment.v1()).await.status, 500);
+    shop.wait_state(PaymentState::Paid).await;
+    let elsewhere = Call { from: [127, 0, 0, 2].into(), ..paid(&payment.v1()) };
+    assert_bound(&shop.call(&elsewhere).await, "another address");
+    assert_eq!(shop.present(&payment.v1()).await.status, 200);
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_payment_with_a_quote_comes_again_from_any_address() {
+    let shop = Shop::open().await;
+    shop.origin.then([Serve::Status(500)]);
+    let payment = shop.payment().await;
+    assert_eq!(shop.present(&payment.v2()).await.status, 500);
+    shop.wait_state(PaymentState::Paid).await;
+    let elsewhere = Call { from: [127, 0, 0, 2].into(), ..paid(&payment.v2()) };
+    assert_eq!(shop.call(&elsewhere).await.status, 200);
+    shop.audit().await;
+}
+
+#[tokio::test]
 async fn bodies_pass_through_intact_whatever_their_size() {
     let shop = Shop::open().await;
     for size in [0, 1, 1000, 65_535, 65_536, 65_537, 300_000, 3_000_000] {

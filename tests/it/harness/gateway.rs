@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::http::Call;
-use super::node::SIGNER;
 
 /// Nothing here takes longer to start or to be killed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,7 +35,7 @@ impl Gateway {
         let output = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let log_start = output.metadata().unwrap().len();
         command.args(["run", "--config"]).arg(config);
-        command.env("BASE_SEPOLIA_SIGNER", SIGNER).env_remove("FAILPOINTS");
+        command.env_remove("FAILPOINTS");
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }

@@ -15,8 +15,10 @@ use super::{eventually, free_port};
 pub const CHAIN_ID: u64 = 84_532;
 pub const USDC: Address = address!("036CbD53842c5426634e7929541eC2318f3dCF7e");
 pub const PAY_TO: Address = address!("209693Bc6afc0C5328bA36FaF03C514EF312287C");
-/// Account 0 of anvil's published development mnemonic: the gateway's gas payer.
+/// Accounts 0 and 1 of anvil's published development mnemonic: the gateways' gas payers.
 pub const SIGNER: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub const SIGNER_ADDRESS: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
+pub const OTHER_SIGNER: &str = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
 
 sol! {
     interface Token {
@@ -101,6 +103,12 @@ impl Node {
     pub async fn mint(&self, to: Address, value: u64) {
         let call = Token::mintCall { to, value: U256::from(value) };
         self.transact(call.abi_encode(), None).await;
+    }
+
+    /// As `mint`, by an account that was impersonated.
+    pub async fn mint_from(&self, from: Address, to: Address, value: u64) {
+        let call = Token::mintCall { to, value: U256::from(value) };
+        self.transact(call.abi_encode(), Some(from)).await;
     }
 
     /// Has the token called by `from`, or by an account that has no other part, and waits for the receipt, which must

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::consensus::TxEnvelope;
@@ -37,6 +38,8 @@ pub struct Plan {
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
+    /// The gas payer's key.
+    pub signer: &'static str,
     /// `FAILPOINTS`.
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
@@ -51,6 +54,7 @@ impl Default for Plan {
             server: String::new(),
             upstream: String::new(),
             routes: routes.to_owned(),
+            signer: SIGNER,
             failpoints: String::new(),
             limit: None,
         }
@@ -60,7 +64,7 @@ impl Default for Plan {
 pub struct Shop {
     pub plan: Plan,
     gateway: Option<Gateway>,
-    pub node: Node,
+    pub node: Arc<Node>,
     pub rpc: Chaos,
     pub origin: Origin,
     pub payer: Payer,
@@ -83,7 +87,11 @@ impl Shop {
 
     /// Everything but the gateway runs.
     pub async fn build(plan: Plan) -> Self {
-        let node = Node::start().await;
+        Self::build_on(Arc::new(Node::start().await), plan).await
+    }
+
+    /// A shop on a chain where there may be others.
+    pub async fn build_on(node: Arc<Node>, plan: Plan) -> Self {
         let payer = Payer::random();
         node.mint(payer.address, FUNDS).await;
         let rpc = Chaos::start(node.port).await;
@@ -129,9 +137,9 @@ impl Shop {
     pub fn launch(&mut self) -> Gateway {
         (self.port, self.admin_port) = (free_port(), free_port());
         self.write_config();
-        let failpoints = [("FAILPOINTS", self.plan.failpoints.as_str())];
-        let environment = if self.plan.failpoints.is_empty() { &failpoints[..0] } else { &failpoints[..] };
-        Gateway::spawn(&self.config(), environment, self.plan.limit)
+        let environment = [("BASE_SEPOLIA_SIGNER", self.plan.signer), ("FAILPOINTS", self.plan.failpoints.as_str())];
+        let wanted = environment.len() - usize::from(self.plan.failpoints.is_empty());
+        Gateway::spawn(&self.config(), &environment[..wanted], self.plan.limit)
     }
 
     /// Starts the gateway and waits until it takes payments.
@@ -331,7 +339,7 @@ impl Shop {
     /// I8: neither keys nor signatures are in the log.
     fn audit_log(&self, rows: &[PaymentRecord]) {
         let log = std::fs::read_to_string(self.directory.path().join("gateway.log")).unwrap().to_lowercase();
-        assert!(!log.contains(SIGNER), "I8: the key is in the log");
+        assert!(!log.contains(self.plan.signer), "I8: the key is in the log");
         for row in rows {
             let payload: serde_json::Value = serde_json::from_str(&row.claim.payload).unwrap();
             let signature = payload["signature"].as_str().unwrap().to_lowercase();
