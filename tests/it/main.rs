@@ -17,3 +17,4 @@ mod payers;
 mod paying;
 mod races;
 mod requests;
+mod tokens;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::http::Call;
-use super::node::SIGNER;
 
 /// Nothing here takes longer to start or to be killed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,7 +35,7 @@ impl Gateway {
         let output = OpenOptions::new().create(true).append(true).open(&log).unwrap();
         let log_start = output.metadata().unwrap().len();
         command.args(["run", "--config"]).arg(config);
-        command.env("BASE_SEPOLIA_SIGNER", SIGNER).env_remove("FAILPOINTS");
+        command.env_remove("FAILPOINTS");
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }
@@ -48,6 +47,11 @@ impl Gateway {
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
+    }
+
+    pub fn is_alive(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
     }
 
     pub async fn wait_end(&mut self) -> ExitStatus {

@@ -1,13 +1,17 @@
 //! HTTP/1.1 by hand, so that tests decide about every byte and see every one.
 
+use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::HOST;
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// No answer may take longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub struct Call {
     pub host: &'static str,
+    /// The client's own address.
+    pub from: IpAddr,
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -24,7 +30,14 @@ pub struct Call {
 
 impl Call {
     pub fn get(target: &str) -> Self {
-        Self { host: HOST, method: "GET".to_owned(), target: target.to_owned(), headers: Vec::new(), body: None }
+        Self {
+            host: HOST,
+            from: LOOPBACK,
+            method: "GET".to_owned(),
+            target: target.to_owned(),
+            headers: Vec::new(),
+            body: None,
+        }
     }
 
     pub fn post(target: &str, body: impl Into<Vec<u8>>) -> Self {
@@ -58,7 +71,9 @@ impl Call {
 
     /// Sends the request and leaves it at that: what the caller drops is a client that hung up.
     pub async fn open(&self, port: u16) -> io::Result<TcpStream> {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(self.from, 0))?;
+        let mut socket = socket.connect(SocketAddr::new(LOOPBACK, port)).await?;
         socket.set_nodelay(true)?;
         let (mut reading, mut writing) = socket.split();
         let bytes = self.bytes();
@@ -79,13 +94,27 @@ impl Call {
 }
 
 /// What came back.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
     /// Whether the body is as long as was announced.
     pub is_complete: bool,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        let receipt = self.header("payment-response").map(decode_header);
+        formatter
+            .debug_struct("Answer")
+            .field("status", &self.status)
+            .field("receipt", &receipt)
+            .field("body", &body.chars().take(300).collect::<String>())
+            .field("is_complete", &self.is_complete)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Answer {

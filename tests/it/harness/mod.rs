@@ -8,12 +8,14 @@ mod origin;
 mod payer;
 mod shop;
 
-pub use chaos::{Chaos, Fault};
+pub use chaos::Fault;
 pub use http::{Answer, Call};
-pub use node::{Node, PAY_TO, SIGNER, USDC};
-pub use origin::{Hit, Serve};
+pub use node::{OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
+pub use origin::Serve;
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
-pub use shop::{HOST, PRICE, Plan, Shop, paid};
+pub use shop::{PRICE, Plan, Shop, paid};
+
+use shop::HOST;
 
 use std::future::Future;
 use std::time::Duration;

@@ -15,13 +15,16 @@ use super::{eventually, free_port};
 pub const CHAIN_ID: u64 = 84_532;
 pub const USDC: Address = address!("036CbD53842c5426634e7929541eC2318f3dCF7e");
 pub const PAY_TO: Address = address!("209693Bc6afc0C5328bA36FaF03C514EF312287C");
-/// Account 0 of anvil's published development mnemonic: the gateway's gas payer.
+/// Accounts 0 and 1 of anvil's published development mnemonic: the gateways' gas payers.
 pub const SIGNER: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub const SIGNER_ADDRESS: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
+pub const OTHER_SIGNER: &str = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
 
 sol! {
     interface Token {
         function mint(address to, uint256 value);
         function balanceOf(address account) returns (uint256);
+        function transfer(address to, uint256 value) returns (bool);
         event Transfer(address indexed from, address indexed to, uint256 value);
         event AuthorizationUsed(address indexed authorizer, bytes32 indexed nonce);
     }
@@ -102,6 +105,12 @@ impl Node {
         self.transact(call.abi_encode(), None).await;
     }
 
+    /// As `mint`, by an account that was impersonated.
+    pub async fn mint_from(&self, from: Address, to: Address, value: u64) {
+        let call = Token::mintCall { to, value: U256::from(value) };
+        self.transact(call.abi_encode(), Some(from)).await;
+    }
+
     /// Has the token called by `from`, or by an account that has no other part, and waits for the receipt, which must
     /// tell of success.
     pub async fn transact(&self, data: Vec<u8>, from: Option<Address>) -> String {
@@ -116,6 +125,20 @@ impl Node {
         .await;
         assert_eq!(receipt["status"], "0x1", "{receipt}");
         hash.as_str().unwrap().to_owned()
+    }
+
+    /// Has an account act whose key isn't at hand.
+    pub async fn impersonate(&self, account: Address) {
+        self.rpc("anvil_impersonateAccount", json!([account])).await;
+        self.rpc("anvil_setBalance", json!([account, "0xde0b6b3a7640000"])).await;
+    }
+
+    /// Moves all that an account has to somebody else.
+    pub async fn empty(&self, account: Address) {
+        self.impersonate(account).await;
+        let value = U256::from(self.balance(account).await);
+        let call = Token::transferCall { to: Address::repeat_byte(0xee), value };
+        self.transact(call.abi_encode(), Some(account)).await;
     }
 
     pub async fn balance(&self, account: Address) -> u64 {

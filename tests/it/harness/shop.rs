@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy::consensus::TxEnvelope;
 use alloy::eips::eip2718::Decodable2718;
 use alloy::primitives::U256;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tollhouse::ledger::{PaymentFilter, PaymentRecord, PaymentState, SqliteReader};
 
-use super::chaos::Chaos;
+use super::chaos::{Chaos, Fault};
 use super::gateway::Gateway;
 use super::http::{Answer, Call};
 use super::node::{Node, PAY_TO, SIGNER, hash_of};
@@ -33,7 +35,11 @@ pub struct Plan {
     pub network: String,
     /// More lines of `[server]`.
     pub server: String,
+    /// More lines of `[upstreams.api]`.
+    pub upstream: String,
     pub routes: String,
+    /// The gas payer's key.
+    pub signer: &'static str,
     /// `FAILPOINTS`.
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
@@ -46,7 +52,9 @@ impl Default for Plan {
         Self {
             network: String::new(),
             server: String::new(),
+            upstream: String::new(),
             routes: routes.to_owned(),
+            signer: SIGNER,
             failpoints: String::new(),
             limit: None,
         }
@@ -56,7 +64,7 @@ impl Default for Plan {
 pub struct Shop {
     pub plan: Plan,
     gateway: Option<Gateway>,
-    pub node: Node,
+    pub node: Arc<Node>,
     pub rpc: Chaos,
     pub origin: Origin,
     pub payer: Payer,
@@ -79,7 +87,11 @@ impl Shop {
 
     /// Everything but the gateway runs.
     pub async fn build(plan: Plan) -> Self {
-        let node = Node::start().await;
+        Self::build_on(Arc::new(Node::start().await), plan).await
+    }
+
+    /// A shop on a chain where there may be others.
+    pub async fn build_on(node: Arc<Node>, plan: Plan) -> Self {
         let payer = Payer::random();
         node.mint(payer.address, FUNDS).await;
         let rpc = Chaos::start(node.port).await;
@@ -93,6 +105,11 @@ impl Shop {
         self.gateway.as_mut().expect("the gateway was started")
     }
 
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        self.gateway.as_ref().is_some_and(Gateway::is_alive)
+    }
+
     fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
@@ -102,12 +119,12 @@ impl Shop {
     }
 
     fn write_config(&self) {
-        let Plan { network, server, routes, .. } = &self.plan;
+        let Plan { network, server, upstream, routes, .. } = &self.plan;
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
              [log]\nlevel = \"info,tollhouse=debug\"\n\
-             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n\
+             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              [networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{}\"\n\
              signer = {{ env = \"BASE_SEPOLIA_SIGNER\" }}\npay_to = \"{PAY_TO}\"\n{network}\n\
              [routes]\n{routes}",
@@ -120,14 +137,22 @@ impl Shop {
     pub fn launch(&mut self) -> Gateway {
         (self.port, self.admin_port) = (free_port(), free_port());
         self.write_config();
-        let failpoints = [("FAILPOINTS", self.plan.failpoints.as_str())];
-        let environment = if self.plan.failpoints.is_empty() { &failpoints[..0] } else { &failpoints[..] };
-        Gateway::spawn(&self.config(), environment, self.plan.limit)
+        let environment = [("BASE_SEPOLIA_SIGNER", self.plan.signer), ("FAILPOINTS", self.plan.failpoints.as_str())];
+        let wanted = environment.len() - usize::from(self.plan.failpoints.is_empty());
+        Gateway::spawn(&self.config(), &environment[..wanted], self.plan.limit)
     }
 
     /// Starts the gateway and waits until it takes payments.
     pub async fn start(&mut self) {
         self.start_until("/readyz").await;
+    }
+
+    /// Starts the gateway; false if it died of its fail points before it took payments.
+    pub async fn try_start(&mut self) -> bool {
+        let mut gateway = self.launch();
+        let is_up = gateway.wait_ok(self.admin_port, "/readyz").await;
+        self.gateway = Some(gateway);
+        is_up
     }
 
     /// Starts the gateway and waits until the path on the operator's listener is 200.
@@ -176,6 +201,11 @@ impl Shop {
         self.call(&paid(header)).await
     }
 
+    /// As `present`, where the gateway may be gone before it answers.
+    pub async fn try_present(&self, header: &Header) -> std::io::Result<Answer> {
+        self.try_call(&paid(header)).await
+    }
+
     /// Pays and gets the answer.
     pub async fn buy(&self) -> Payment {
         let payment = self.payment().await;
@@ -212,6 +242,16 @@ impl Shop {
             self.rows().await.into_iter().find(|row| row.state == state)
         })
         .await
+    }
+
+    /// Starts to present a payment and comes back when the gateway is about to send its settlement, which is held.
+    /// What is returned is the client's connection.
+    pub async fn present_and_hold(&self, call: &Call) -> TcpStream {
+        let sent = self.rpc.count("eth_sendRawTransaction");
+        self.rpc.set("eth_sendRawTransaction", Fault::Hold);
+        let client = call.open(self.port).await.unwrap();
+        self.rpc.wait_for("eth_sendRawTransaction", sent).await;
+        client
     }
 
     /// Nobody was charged, nothing was written, nothing reached the origin.
@@ -299,7 +339,7 @@ impl Shop {
     /// I8: neither keys nor signatures are in the log.
     fn audit_log(&self, rows: &[PaymentRecord]) {
         let log = std::fs::read_to_string(self.directory.path().join("gateway.log")).unwrap().to_lowercase();
-        assert!(!log.contains(SIGNER), "I8: the key is in the log");
+        assert!(!log.contains(self.plan.signer), "I8: the key is in the log");
         for row in rows {
             let payload: serde_json::Value = serde_json::from_str(&row.claim.payload).unwrap();
             let signature = payload["signature"].as_str().unwrap().to_lowercase();
