@@ -3,9 +3,9 @@
 
     tests/e2e/run.py [FILTER]        only the checks whose name contains FILTER
 
-Wants: `npm ci` done in tests/node-tools and in each tests/e2e/node*, the virtualenvs tests/e2e/python/.venv-1 and .venv-2,
-`cargo build` done in tests/e2e/rust into its own target folder, openssl, and the gateway built. TOLLHOUSE_BIN names another
-binary than target/debug/tollhouse. tests/run.sh sees to all of it.
+Wants: openssl; `npm ci` done in tests/node-tools and in each tests/e2e/node*; the virtualenvs tests/e2e/python/.venv-1
+and .venv-2; `cargo build` done in tests/e2e/rust, into its own target folder; and the gateway built. TOLLHOUSE_BIN names
+another binary than target/debug/tollhouse. tests/run.sh sees to all of it.
 Everything listens on loopback, on free ports, and is stopped by its process id.
 """
 

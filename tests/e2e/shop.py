@@ -1,4 +1,4 @@
-"""Everything that runs while the checks do: node, origin, two gateways, and a proxy that ends TLS before one of them."""
+"""What runs while the checks do: node, origin, two gateways, and a proxy that ends TLS before the second."""
 
 import contextlib
 import http.client

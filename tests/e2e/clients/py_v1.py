@@ -1,4 +1,4 @@
-"""Pays one request with PyPI x402 1.0.0, the last client that knows v1 only, and prints one JSON line about what happened.
+"""Pays one request with PyPI x402 1.0.0, the last that knows v1 only, and prints one JSON line about what happened.
 
     PAYER_KEY=0x… [PAYER_WALLET=0x…] python py_v1.py URL [--requests] [--header 'Name: value']…
 """

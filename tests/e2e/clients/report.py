@@ -9,7 +9,7 @@ from eth_account import Account
 
 
 class ContractWallet:
-    """Looks like an account of eth_account to who signs typed data with it: the address is a contract's, its owner signs."""
+    """In the place of an account of eth_account: a contract's address, with its owner signing typed data for it."""
 
     def __init__(self, address, owner):
         self.address = address
