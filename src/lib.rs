@@ -14,6 +14,8 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod crash;
+#[cfg(feature = "dev")]
+pub mod devnet;
 pub mod ledger;
 pub mod payment;
 pub mod protocol;

@@ -65,7 +65,8 @@ pub struct Server {
     drain_timeout: Duration,
 }
 
-struct Listening<A> {
+/// A service that listens and doesn't yet accept.
+pub(crate) struct Listening<A> {
     name: &'static str,
     listener: TcpListener,
     address: SocketAddr,
@@ -90,8 +91,8 @@ impl Server {
         let mut proxy = HttpProxy::new(Proxy::new(parts)?, Arc::new(conf));
         proxy.handle_init_modules();
         Ok(Self {
-            proxy: Listening::new("proxy", proxy_listener, config.server.listen, proxy),
-            admin: Listening::new("admin", admin_listener, config.admin.listen, Admin::new(admin)),
+            proxy: Listening::new("proxy", proxy_listener, config.server.listen, Arc::new(proxy)),
+            admin: Listening::new("admin", admin_listener, config.admin.listen, Arc::new(Admin::new(admin))),
             drain_timeout: config.server.drain_timeout,
         })
     }
@@ -163,7 +164,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 /// A service that accepts.
-struct Running<A> {
+pub(crate) struct Running<A> {
     app: Arc<A>,
     shutdown: watch::Sender<bool>,
     /// Closes when the accept loop and every connection have ended.
@@ -171,13 +172,14 @@ struct Running<A> {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Listening<A> {
-    fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: A) -> Self {
+    pub(crate) fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: Arc<A>) -> Self {
         let address = listener.local_addr().unwrap_or(asked);
-        Self { name, listener, address, app: Arc::new(app) }
+        Self { name, listener, address, app }
     }
 
-    /// Serves; with `bounds_heads`, clients that don't get their requests out are cut off.
-    fn start(self, bounds_heads: bool) -> Running<A> {
+    /// Accepts from now on, until what is returned is dropped; with `bounds_heads`, clients that don't get their requests out
+    /// are cut off.
+    pub(crate) fn start(self, bounds_heads: bool) -> Running<A> {
         let (shutdown, watcher) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
         let app = Arc::clone(&self.app);
