@@ -44,7 +44,7 @@ use self::verify::EvmPayment;
 use self::watch::Watch;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{Diagnostic, NetworkConfig, Payers};
-use crate::ledger::{AccountNonce, PaymentRecord, RecordId, Settlement};
+use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
 use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AtomicAmount, Clock, Network};
@@ -82,7 +82,8 @@ struct Inner {
     slow_fees: fees::SlowFees,
     code: Expiring<Address, bool>,
     refused: Expiring<[u8; 32], Reason>,
-    worthless: Expiring<RecordId, ()>,
+    /// Failed rows, by their own id, whose authorization is gone and brought them nothing.
+    worthless: Expiring<String, ()>,
     look_ups: RateLimit,
     losses: Losses,
     disabled: Mutex<BTreeSet<Address>>,

@@ -53,7 +53,7 @@ pub(super) async fn late_settlement(
     inner: &Arc<Inner>,
     record: &PaymentRecord,
 ) -> Result<Option<Settlement>, RpcError> {
-    if inner.worthless.get(&record.record).is_some() {
+    if inner.worthless.get(&record.record.0).is_some() {
         return Ok(None);
     }
     // Without its attempts: nothing of a failed payment is sent again.
@@ -73,7 +73,7 @@ pub(super) async fn late_settlement(
         Gone::Canceled | Gone::Unseen => None,
     };
     if settlement.is_none() {
-        inner.worthless.put(record.record.clone(), (), WORTHLESS_HOLDS);
+        inner.worthless.put(record.record.0.clone(), (), WORTHLESS_HOLDS);
     }
     Ok(settlement)
 }
