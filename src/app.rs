@@ -22,13 +22,16 @@ use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo}
 use crate::proxy::Parts;
 use crate::route::RouteTable;
 use crate::telemetry::Metrics;
-use crate::types::{Clock, Network, SystemClock};
+use crate::types::{Clock, DecimalAmount, Network, SystemClock};
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often gauges are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Decimals of an EVM chain's native currency.
+const NATIVE_DECIMALS: u8 = 18;
 
 /// The ledger's name for the key that seals quotes.
 const QUOTE_KEY_NAME: &str = "quote_key";
@@ -168,7 +171,7 @@ impl Blueprint {
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
-            quote_key.clone(),
+            quote_key,
             rules,
             Arc::clone(&self.clock),
             Arc::clone(&self.metrics),
@@ -188,8 +191,7 @@ impl Blueprint {
             config: self.config,
             routes: self.routes,
             priced: self.priced,
-            gate: Arc::new(Arc::clone(&gate)),
-            quote_key,
+            gate: Arc::clone(&gate),
             clock: self.clock,
             metrics: self.metrics,
         };
@@ -308,9 +310,9 @@ async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
             metrics.network_up(network, chain.availability() == Availability::Ready);
             for (index, signer) in chain.signer_balances().into_iter().enumerate() {
                 if let Some(balance) = signer.balance {
-                    // A gauge is a float by nature; nothing is computed from it. Labels stay free of addresses (G2).
-                    let units = balance.to_string().parse::<f64>().unwrap_or(f64::NAN) / 1e18;
-                    metrics.signer_balance(network, &index.to_string(), units);
+                    // Labels stay free of addresses (threat G2).
+                    let units = DecimalAmount::from_atomic(balance, NATIVE_DECIMALS).to_string();
+                    metrics.signer_balance(network, &index.to_string(), units.parse().unwrap_or(f64::NAN));
                 }
             }
         }

@@ -15,18 +15,25 @@ use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::{GetSocketDigest, SocketDigest, UniqueID};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
+use pingora::tls::{RootCertStore, load_platform_certs_incl_env_into_store};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::{Admin, AdminParts};
-use crate::proxy::{BuildError, Parts, Proxy};
+use crate::proxy::{BuildError, Parts, Proxy, head_deadline};
 
 /// How long an accept loop rests when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a connection may take to send its first byte or to end after the drain.
 const ADMIN_DRAIN: Duration = Duration::from_millis(500);
+
+/// How long a client may take to send the head of a connection's first request.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The same for a later one, with the minute that pingora leaves a connection idle.
+const NEXT_HEAD_TIMEOUT: Duration = Duration::from_secs(80);
 
 /// Connections to origins that are kept for reuse.
 const ORIGIN_POOL_SIZE: usize = 1024;
@@ -37,6 +44,9 @@ pub enum ServeError {
     /// The parts don't fit together.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The certificates that origins are checked with can't be read.
+    #[error("can't read this machine's certificates (SSL_CERT_FILE names others): {0}")]
+    Certificates(String),
     /// A listener's address can't be had.
     #[error("can't listen on {address}")]
     Listen {
@@ -71,6 +81,7 @@ impl Server {
         let config = Arc::clone(&parts.config);
         let proxy_listener = listen(config.server.listen).await?;
         let admin_listener = listen(config.admin.listen).await?;
+        check_certificates()?;
         let conf = ServerConf {
             threads: config.server.threads,
             upstream_keepalive_pool_size: ORIGIN_POOL_SIZE,
@@ -106,8 +117,9 @@ impl Server {
     ) {
         let admin_app = Arc::clone(&self.admin.app);
         tracing::info!(listen = %self.proxy.address, admin = %self.admin.address, "Ready.");
-        let proxy = self.proxy.start();
-        let admin = self.admin.start();
+        let proxy = self.proxy.start(true);
+        // Operators are trusted with their own listener.
+        let admin = self.admin.start(false);
         admin_app.set_serving(true);
         stop.await;
         let deadline = Instant::now() + self.drain_timeout;
@@ -140,6 +152,12 @@ pub fn termination() -> std::io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
+/// Pingora panics over a certificate store that it can't read, so it is read here first.
+fn check_certificates() -> Result<(), ServeError> {
+    let mut store = RootCertStore::empty();
+    load_platform_certs_incl_env_into_store(&mut store).map_err(|error| ServeError::Certificates(error.to_string()))
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })
 }
@@ -158,11 +176,12 @@ impl<A: ServerApp + Send + Sync + 'static> Listening<A> {
         Self { name, listener, address, app: Arc::new(app) }
     }
 
-    fn start(self) -> Running<A> {
+    /// Serves; with `bounds_heads`, clients that don't get their requests out are cut off.
+    fn start(self, bounds_heads: bool) -> Running<A> {
         let (shutdown, watcher) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
         let app = Arc::clone(&self.app);
-        tokio::spawn(accept(self.name, self.listener, self.app, watcher, alive));
+        tokio::spawn(accept(self.name, self.listener, self.app, watcher, alive, bounds_heads));
         Running { app, shutdown, ended }
     }
 }
@@ -182,6 +201,7 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
     app: Arc<A>,
     mut shutdown: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
+    bounds_heads: bool,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -192,7 +212,7 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
             Ok((socket, peer)) => {
                 let (app, shutdown, alive) = (Arc::clone(&app), shutdown.clone(), alive.clone());
                 tokio::spawn(async move {
-                    serve(socket, peer, &app, &shutdown).await;
+                    serve(socket, peer, &app, &shutdown, bounds_heads).await;
                     drop(alive);
                 });
             }
@@ -209,6 +229,7 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(
     peer: SocketAddr,
     app: &Arc<A>,
     shutdown: &watch::Receiver<bool>,
+    bounds_heads: bool,
 ) {
     // Only a matter of speed; a socket that is gone already is found out by the first read.
     let _refused = socket.set_nodelay(true);
@@ -217,7 +238,11 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(
     let _first = digest.peer_addr.set(Some(peer.into()));
     stream.set_socket_digest(digest);
     let mut reusable: Option<pingora::protocols::Stream> = Some(Box::new(stream));
+    let mut head_timeout = FIRST_HEAD_TIMEOUT;
     while let Some(stream) = reusable {
-        reusable = app.process_new(stream, shutdown).await;
+        let serving = app.process_new(stream, shutdown);
+        reusable =
+            if bounds_heads { head_deadline::within(head_timeout, serving).await.flatten() } else { serving.await };
+        head_timeout = NEXT_HEAD_TIMEOUT;
     }
 }

@@ -9,6 +9,9 @@ cd "$(dirname "$0")/.."
 
 NEXTEST_VERSION=0.9.143
 NODE_MAJOR_MIN=18
+CARGO_CLIENT=tests/e2e/rust
+# Few, so that the compiler leaves room for the tests it runs beside.
+CARGO_CLIENT_JOBS=2
 # One feature set for everything, so that each dependency is compiled once for checking and once for running.
 FEATURES=(--features failpoints)
 
@@ -16,7 +19,9 @@ log_dir=$(mktemp -d)
 stage=none
 stage_started=$SECONDS
 timings=()
+# The process groups of the jobs in the background: npm, pip and cargo with what they started.
 clients_job=
+cargo_client_job=
 
 minutes() {
   local tenths=$((($1 + 3) / 6))
@@ -40,10 +45,10 @@ end() {
 finish() {
   local code=$?
   trap - EXIT
-  if [[ -n $clients_job ]]; then
-    # A job's process group: npm and pip with what they started.
-    kill -- "-$clients_job" 2>/dev/null || true
-  fi
+  local job
+  for job in $clients_job $cargo_client_job; do
+    kill -- "-$job" 2>/dev/null || true
+  done
   if ((code != 0)); then
     echo
     echo "FAILED in stage: $stage (exit $code)"
@@ -80,6 +85,7 @@ missing_packages() {
   command -v cmake >/dev/null || echo cmake make
   command -v node >/dev/null || echo nodejs
   command -v npm >/dev/null || echo npm
+  command -v openssl >/dev/null || echo openssl
   command -v python3 >/dev/null || echo python3
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
@@ -122,9 +128,18 @@ venv_install() {
 }
 
 install_clients() {
+  # Each in a folder of its own: they don't agree on the versions of what they share.
   npm_install tests/e2e/node
+  npm_install tests/e2e/node-x402-axios
+  npm_install tests/e2e/node-x402-fetch
   venv_install .venv-2 requirements-x402-2.txt
   venv_install .venv-1 requirements-x402-1.txt
+  cargo fetch --quiet --locked --manifest-path "$CARGO_CLIENT/Cargo.toml"
+}
+
+build_cargo_client() {
+  nice -n 19 cargo build --quiet --locked --jobs "$CARGO_CLIENT_JOBS" \
+    --manifest-path "$CARGO_CLIENT/Cargo.toml" --target-dir "$CARGO_CLIENT/target"
 }
 
 # --- stages ---
@@ -142,6 +157,7 @@ set +m
 
 begin "format"
 cargo fmt --check
+cargo fmt --check --manifest-path "$CARGO_CLIENT/Cargo.toml"
 end
 
 begin "lints"
@@ -152,6 +168,16 @@ begin "documentation"
 # After the lints and with their features: it reads the dependencies' metadata that they left.
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib "${FEATURES[@]}"
 end
+
+begin "building the tests"
+cargo nextest run --no-run "${FEATURES[@]}"
+end
+
+# Only now, so as not to compete with what everything else waits for.
+set -m
+build_cargo_client >"$log_dir/cargo-client.log" 2>&1 &
+cargo_client_job=$!
+set +m
 
 begin "unit and integration tests"
 cargo nextest run "${FEATURES[@]}"
@@ -171,6 +197,11 @@ if ! wait "$clients_job"; then
   fail "the x402 clients couldn't be installed"
 fi
 clients_job=
+if ! wait "$cargo_client_job"; then
+  cat "$log_dir/cargo-client.log"
+  fail "the x402 client from crates.io couldn't be built"
+fi
+cargo_client_job=
 end
 
 begin "end-to-end tests"

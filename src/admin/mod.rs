@@ -240,3 +240,75 @@ impl ServeHttp for Admin {
         self.answer(head).await.into_http(is_head)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::testing::{TestGate, config, upstream};
+
+    async fn admin(listen: &str, token: Option<&str>) -> (Admin, TestGate) {
+        let gate = TestGate::open().await;
+        let mut parts = gate.admin_parts(&config(upstream(&["127.0.0.1:1"]), Vec::new()));
+        parts.config.listen = listen.parse().unwrap();
+        parts.config.token = token.map(|token| Secret::new(token.to_owned()));
+        (Admin::new(parts), gate)
+    }
+
+    async fn ask(admin: &Admin, method: &str, path: &str, fields: &[(&'static str, &str)]) -> u16 {
+        let mut head = RequestHeader::build(method, path.as_bytes(), None).unwrap();
+        for (name, value) in fields {
+            head.append_header(*name, *value).unwrap();
+        }
+        admin.answer(&head).await.status.as_u16()
+    }
+
+    #[tokio::test]
+    async fn beyond_loopback_the_books_need_the_token_and_health_does_not() {
+        let (admin, _gate) = admin("0.0.0.0:8403", Some("right")).await;
+        admin.set_serving(true);
+        for (given, expected) in [
+            ("Bearer right", 200),
+            ("bearer right", 200),
+            ("Bearer wrong", 401),
+            ("Bearer right ", 401),
+            ("Bearer ", 401),
+            ("right", 401),
+            ("", 401),
+        ] {
+            assert_eq!(ask(&admin, "GET", "/payments", &[("Authorization", given)]).await, expected, "{given}");
+        }
+        assert_eq!(ask(&admin, "GET", "/payments", &[]).await, 401);
+        assert_eq!(ask(&admin, "GET", "/unknown", &[]).await, 401, "nor is told what there is");
+        assert_eq!(ask(&admin, "GET", "/healthz", &[]).await, 200);
+        assert_eq!(ask(&admin, "GET", "/metrics", &[]).await, 200);
+    }
+
+    #[tokio::test]
+    async fn without_a_token_nobody_gets_in_from_elsewhere() {
+        let (admin, _gate) = admin("0.0.0.0:8403", None).await;
+        assert_eq!(ask(&admin, "GET", "/payments", &[("Authorization", "Bearer ")]).await, 401);
+    }
+
+    #[tokio::test]
+    async fn health_says_no_until_the_gateway_serves_and_readiness_until_a_network_is_open() {
+        let (admin, gate) = admin("127.0.0.1:8403", None).await;
+        let host = [("Host", "127.0.0.1:8403")];
+        assert_eq!(ask(&admin, "GET", "/healthz", &host).await, 503);
+        admin.set_serving(true);
+        assert_eq!(ask(&admin, "GET", "/healthz", &host).await, 200);
+        assert_eq!(ask(&admin, "HEAD", "/readyz", &host).await, 200);
+        gate.chain.is_open.store(false, Ordering::SeqCst);
+        assert_eq!(ask(&admin, "GET", "/readyz", &host).await, 503);
+        assert_eq!(ask(&admin, "GET", "/healthz", &host).await, 200);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_changed_through_this_listener() {
+        let (admin, _gate) = admin("127.0.0.1:8403", None).await;
+        for path in ["/healthz", "/readyz", "/metrics", "/payments"] {
+            assert_eq!(ask(&admin, "POST", path, &[("Host", "localhost")]).await, 405);
+        }
+        assert_eq!(ask(&admin, "GET", "/payments", &[("Host", "localhost"), ("Host", "localhost")]).await, 403);
+        assert_eq!(ask(&admin, "GET", "/payments", &[]).await, 403);
+    }
+}

@@ -86,7 +86,7 @@ pub struct Gate {
 /// What one look at the ledger led to.
 enum Step {
     Done(Decision),
-    Wait(PaymentRecord, oneshot::Receiver<Handover>),
+    Wait(Box<PaymentRecord>, oneshot::Receiver<Handover>),
     LookAgain,
 }
 
@@ -208,7 +208,7 @@ impl Gate {
             (Standing::New, _) => self.settle_new(payment, request).await,
             (Standing::Pending, Some(record)) => {
                 let handover = self.settlements.join(record.clone());
-                Step::Wait(record, handover)
+                Step::Wait(Box::new(record), handover)
             }
             (Standing::Redeliver, Some(record)) => self.redeliver(&record.record, version, request, flight).await,
             (Standing::Failed, Some(record)) => Step::Done(failed(&record, version)),
@@ -233,7 +233,7 @@ impl Gate {
         }
         crate::crash::point("post_verify");
         let started = Instant::now();
-        let plan = match payment.incoming.simulate(&payment.terms).await {
+        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
             Ok(plan) => plan,
             Err(VerifyError::Invalid { reason }) => return Step::Done(refused(reason)),
             Err(VerifyError::Unavailable { detail }) => {
@@ -264,15 +264,17 @@ impl Gate {
     async fn claim(self: Arc<Self>, claim: NewPayment, plan: Box<dyn SettlementPlan>) -> Step {
         let started = Instant::now();
         let network = claim.network.clone();
-        let sign = Box::new(move |account_nonce| plan.sign(account_nonce).map_err(|error| error.to_string()));
+        let plan: Arc<dyn SettlementPlan> = plan.into();
+        let signing = Arc::clone(&plan);
+        let sign = Box::new(move |account_nonce| signing.sign(account_nonce).map_err(|error| error.to_string()));
         let outcome = self.ledger().claim(claim, sign).await;
         self.metrics.stage(Stage::Claim, started.elapsed());
         match outcome {
             Ok(ClaimOutcome::Claimed(record)) => {
                 self.metrics.payment(network.as_str(), "signed");
                 crate::crash::point("post_w1_pre_send");
-                let handover = self.settlements.join(record.clone());
-                Step::Wait(record, handover)
+                let handover = self.settlements.begin(record.clone(), plan);
+                Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
             Err(error @ (LedgerError::NotWritten(_) | LedgerError::NotSigned(_))) => {
@@ -299,11 +301,21 @@ impl Gate {
         }
         let redeliver_for = i64::try_from(self.rules.redeliver_for.as_millis()).unwrap_or(i64::MAX);
         let settled_after = UnixMillis(self.now().0.saturating_sub(redeliver_for));
-        match self.ledger().record_delivering(record, self.rules.deliveries_max, settled_after).await {
-            Ok(DeliveryBegun::Begun(record)) => {
-                let delivery = Delivery::new(record.record.clone(), Arc::clone(&self.deliveries));
-                Step::Done(deliver(record, version, delivery, flight))
+        // As with a claim: a count that nobody answers for would keep the payment from its payer until the next start.
+        let (deliveries, record) = (Arc::clone(&self.deliveries), record.clone());
+        let begun = self.deliveries.runtime.spawn(async move { deliveries.begin(&record, settled_after).await }).await;
+        let (begun, delivery) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::error!(%error, "A delivery's task died.");
+                return Step::Done(Decision::Unavailable);
             }
+        };
+        match begun {
+            Ok(DeliveryBegun::Begun(record)) => match delivery {
+                Some(delivery) => Step::Done(deliver(record, version, delivery, flight)),
+                None => Step::Done(Decision::InProgress),
+            },
             Ok(DeliveryBegun::Owed(record)) => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
             Ok(DeliveryBegun::NotPaid(_)) => Step::LookAgain,
             Err(error) => {

@@ -13,7 +13,7 @@ pub mod scheme;
 mod settlements;
 mod standing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 pub use decision::Decision;

@@ -1,6 +1,7 @@
 //! What happens to a request before it is forwarded: every refusal that needs no money first, then the gate (threat D6).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt;
 use http::{HeaderValue, Method, header};
@@ -18,6 +19,7 @@ use crate::config::{PaidRoute, RouteAction};
 use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
 use crate::route::{CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::telemetry::Stage;
 
 /// Why a request is not forwarded.
 pub(super) enum Stop {
@@ -111,7 +113,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Preflights of priced paths are answered here and free; those of free ones are the origin's affair.
+    /// Preflights of known paths are answered here and free. They are the origin's affair where `OPTIONS` itself is free.
     fn answer_preflight(
         &self,
         origin: Option<&HeaderValue>,
@@ -120,10 +122,15 @@ impl Proxy {
         asked: &Method,
     ) -> Result<(), Answer> {
         let (Some(origin), false) = (origin, intake::is_never_allowed(asked)) else { return Ok(()) };
-        let is_priced = |route: &Route| matches!(route.config().action, RouteAction::Paid(_));
+        if let RouteMatch::Route(route) = self.routes.find(host, target, &Method::OPTIONS)
+            && !matches!(route.config().action, RouteAction::Paid(_))
+        {
+            return Ok(());
+        }
         let methods = match self.routes.find(host, target, asked) {
-            RouteMatch::Route(route) if is_priced(&route) => vec![asked.clone()],
-            RouteMatch::Route(_) | RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
+            RouteMatch::Route(route) if matches!(route.config().action, RouteAction::Deny) => return Ok(()),
+            RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
+            RouteMatch::Route(_) => vec![asked.clone()],
             RouteMatch::MethodNotAllowed { allow } => allow,
         };
         Err(Answer::preflight(origin, &methods))
@@ -145,7 +152,9 @@ impl Proxy {
             v2: presented.v2.iter().map(HeaderValue::as_bytes).collect(),
             v1: presented.v1.iter().map(HeaderValue::as_bytes).collect(),
         };
+        let started = Instant::now();
         let verified = self.gate.verify(&presented.priced, &payment_headers).await;
+        self.metrics.stage(Stage::Verify, started.elapsed());
         let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
         let digested = body::digest(session.as_mut()).await.map_err(unread)?;
         context.held_body = digested.held;
@@ -161,6 +170,9 @@ impl Proxy {
             };
             (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
         };
+        if is_gone(session) {
+            return Err(Stop::ClientGone);
+        }
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
         let route = presented.priced.name();
         let request = PaidRequest { fingerprint, redeliverable, client, route, summary, origin: upstream.as_ref() };
@@ -178,6 +190,7 @@ impl Proxy {
     fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {
         if let Decision::Refused { reason, .. } | Decision::Contradiction(reason) = &decision {
             tracing::debug!(route = %presented.route.name(), %reason, "Refused a payment.");
+            self.metrics.refusal(reason.as_str());
         }
         Answer::decision(decision, |reason| {
             let asked = Asked {
@@ -212,7 +225,7 @@ fn unread(error: BodyError) -> Stop {
     }
 }
 
-/// Whether the client hung up while its payment was settled. Its request would be spent on nobody.
+/// Whether the client hung up. A payment settled now, or a delivery made, would be spent on nobody.
 fn is_gone(session: &mut Session) -> bool {
     let downstream = session.as_mut();
     downstream.is_body_done() && matches!(downstream.read_body_or_idle(true).now_or_never(), Some(Err(_)))

@@ -38,7 +38,7 @@ impl Proxy {
         };
         let url = self.resource_url(asked.host, asked.path);
         let expires = self.clock.now().plus(self.offer_ttl);
-        let Some(challenge) = asked.priced.challenge(reason, &url, &self.quote_key, nonce, expires) else {
+        let Some(challenge) = asked.priced.challenge(reason, &url, self.gate.quote_key(), nonce, expires) else {
             return Answer::unavailable();
         };
         let page = match &asked.route.config().action {

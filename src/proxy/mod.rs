@@ -9,6 +9,7 @@ mod challenge;
 mod context;
 mod cors;
 mod fingerprint;
+pub mod head_deadline;
 mod headers;
 mod intake;
 mod page;
@@ -23,42 +24,16 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use url::Url;
 
 use crate::config::Config;
-use crate::payment::{Decision, Gate, PaidRequest, PaymentHeaders, PricedRoute, VerifiedPayment};
-use crate::protocol::QuoteKey;
+use crate::payment::{Gate, PricedRoute};
 use crate::route::{Route, RouteTable};
 use crate::telemetry::Metrics;
 use crate::types::Clock;
 
 pub use context::Context;
 use upstream::Upstream;
-
-/// What the proxy needs of the gate.
-#[async_trait]
-pub trait PaymentGate: Send + Sync {
-    /// See [`Gate::verify`].
-    ///
-    /// # Errors
-    /// The decision, when it is already made.
-    async fn verify(&self, route: &PricedRoute, headers: &PaymentHeaders<'_>) -> Result<VerifiedPayment, Decision>;
-
-    /// See [`Gate::admit`].
-    async fn admit(&self, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision;
-}
-
-#[async_trait]
-impl PaymentGate for Arc<Gate> {
-    async fn verify(&self, route: &PricedRoute, headers: &PaymentHeaders<'_>) -> Result<VerifiedPayment, Decision> {
-        Gate::verify(self, route, headers).await
-    }
-
-    async fn admit(&self, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision {
-        Gate::admit(self, payment, request).await
-    }
-}
 
 /// All that the proxy is made of.
 pub struct Parts {
@@ -69,9 +44,7 @@ pub struct Parts {
     /// The priced ones by their index in the configuration; nothing where a route isn't priced.
     pub priced: Vec<Option<Arc<PricedRoute>>>,
     /// Who decides on payments.
-    pub gate: Arc<dyn PaymentGate>,
-    /// Under which offers are sealed.
-    pub quote_key: QuoteKey,
+    pub gate: Arc<Gate>,
     /// Now.
     pub clock: Arc<dyn Clock>,
     /// Counts requests.
@@ -99,12 +72,13 @@ struct Site {
 pub struct Proxy {
     routes: RouteTable,
     sites: Vec<Site>,
-    gate: Arc<dyn PaymentGate>,
-    quote_key: QuoteKey,
+    gate: Arc<Gate>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     /// The origin of resource URLs, without a trailing slash.
     public_url: Option<String>,
+    /// Its scheme: whoever ends TLS before the gateway is named there.
+    scheme: &'static str,
     /// What stands in for the host of a request that names none.
     listen: String,
     offer_ttl: Duration,
@@ -132,11 +106,14 @@ impl Proxy {
         Ok(Self {
             sites,
             public_url: config.server.public_url.as_ref().map(origin_of),
+            scheme: match &config.server.public_url {
+                Some(url) if url.scheme() == "https" => "https",
+                _ => "http",
+            },
             listen: config.server.listen.to_string(),
             offer_ttl: config.server.offer_ttl,
             routes: parts.routes,
             gate: parts.gate,
-            quote_key: parts.quote_key,
             clock: parts.clock,
             metrics: parts.metrics,
         })

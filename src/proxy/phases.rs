@@ -1,6 +1,6 @@
 //! Pingora's phases, in the order in which they run.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,9 +16,12 @@ use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
 use super::upstream::client_address;
-use super::{Proxy, body, cors};
+use super::{Proxy, body, cors, head_deadline};
 use crate::config::RouteAction;
 use crate::telemetry::Stage;
+
+/// How long a client may leave a write waiting.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Most connections tried for one request.
 const CONNECTS_MAX: usize = 4;
@@ -34,8 +37,15 @@ impl ProxyHttp for Proxy {
     /// No modules: compression is the origin's affair.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
+    /// Runs first, and only once the whole head is there.
+    async fn early_request_filter(&self, _session: &mut Session, _context: &mut Context) -> Result<()> {
+        head_deadline::head_is_read();
+        Ok(())
+    }
+
     /// Runs once a request, so this is where money moves.
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+        session.set_write_timeout(Some(WRITE_TIMEOUT));
         match self.admit(session, context).await {
             Ok(()) => {
                 // `h2c` was offered and isn't taken up.
@@ -95,7 +105,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let Some(upstream) = &context.upstream else { return Err(Error::new_in(ErrorType::InternalError)) };
         let client = client_address(session.client_addr());
-        let hop = Hop { client, host: session.req_header().headers.get(header::HOST) };
+        let host = session.req_header().headers.get(header::HOST);
+        let hop = Hop { client, host, scheme: self.scheme };
         headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_ref())?;
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
@@ -144,6 +155,11 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         headers::strip_response(head);
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            // No upgrade was asked for, so this would be a tunnel past everything here (threat A12).
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "the origin switched protocols unasked");
+            return Err(error.into_up());
+        }
         if head.status.is_informational() {
             return Ok(());
         }

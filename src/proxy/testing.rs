@@ -1,30 +1,27 @@
 //! What the tests of this module and of the server build on.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Parts, PaymentGate};
+use super::Parts;
+use crate::admin::AdminParts;
 use crate::config::{
     AdminConfig, Config, LedgerConfig, LedgerUrl, Location, LogConfig, LogFormat, PaidRoute, Redeliver, RouteAction,
     RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
 };
-use crate::ledger::{
-    AccountNonce, ClaimOutcome, DeliveryBegun, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter, PaymentId,
-    PaymentRecord, RecordId, Settlement, SignInClaim, Total,
-};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
-use crate::payment::{Decision, Market, PaidRequest, PaymentHeaders, PricedOffer, PricedRoute, VerifiedPayment};
-use crate::protocol::{Offer, PaymentRequirements, QuoteKey, Reason, ResourceInfo};
+use crate::ledger::{Ledger, PaymentFilter, PaymentState, SqliteLedger};
+use crate::payment::tests::chain::FakeChain;
+use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
+use crate::protocol::{Offer, QuoteKey, ResourceInfo};
 use crate::route::RouteTable;
 use crate::telemetry::Metrics;
-use crate::types::{AccountId, Asset, AssetId, Network, SystemClock, UnixMillis, WaitFor};
+use crate::types::{AccountId, Asset, AssetId, Network, SystemClock, WaitFor};
 
 pub(crate) fn upstream(servers: &[&str]) -> UpstreamConfig {
     UpstreamConfig {
@@ -61,66 +58,6 @@ pub(crate) fn paid_route() -> PaidRoute {
         max_timeout: Duration::from_secs(60),
         settle: SettleMode::Before,
         redeliver: Redeliver::Always,
-    }
-}
-
-/// A network that is or isn't open for business, and does none.
-pub(crate) struct FakeScheme {
-    network: Network,
-    availability: Availability,
-}
-
-impl FakeScheme {
-    pub(crate) fn new(is_ready: bool) -> Arc<dyn Scheme> {
-        let availability = if is_ready { Availability::Ready } else { Availability::Unavailable("down".into()) };
-        Arc::new(Self { network: "eip155:84532".parse().unwrap(), availability })
-    }
-}
-
-#[async_trait]
-impl Scheme for FakeScheme {
-    fn network(&self) -> &Network {
-        &self.network
-    }
-
-    fn availability(&self) -> Availability {
-        self.availability.clone()
-    }
-
-    fn decode(&self, _payload: &Value, _terms: &PaymentRequirements) -> Result<Box<dyn IncomingPayment>, Reason> {
-        Err(Reason::InvalidPayload)
-    }
-
-    async fn settle(&self, _record: &PaymentRecord) -> SettleOutcome {
-        std::future::pending().await
-    }
-
-    async fn late_settlement(&self, _record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
-        Ok(None)
-    }
-
-    async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError> {
-        Ok(Vec::new())
-    }
-
-    fn open(&self, _next: &[(AccountId, AccountNonce)]) {}
-}
-
-/// What a gate says to every payment; each call is counted.
-pub(crate) struct FakeGate {
-    pub decide: fn() -> Decision,
-    pub asked: AtomicUsize,
-}
-
-#[async_trait]
-impl PaymentGate for FakeGate {
-    async fn verify(&self, _route: &PricedRoute, _headers: &PaymentHeaders<'_>) -> Result<VerifiedPayment, Decision> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        Err((self.decide)())
-    }
-
-    async fn admit(&self, _payment: VerifiedPayment, _request: PaidRequest<'_>) -> Decision {
-        unreachable!("nothing is ever verified")
     }
 }
 
@@ -163,38 +100,104 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
     }
 }
 
-/// The proxy's parts for a configuration, its networks open or not.
-pub(crate) fn parts(config: Config, gate: Arc<dyn PaymentGate>, is_open: bool) -> Parts {
-    let priced = config.routes.iter().map(|route| match &route.action {
-        RouteAction::Paid(_) => {
-            let terms = serde_json::json!({"scheme": "exact", "network": "eip155:84532", "amount": "10000",
-                "asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e",
-                "payTo": "0x209693Bc6afc0C5328bA36FaF03C514EF312287C", "maxTimeoutSeconds": 60,
-                "extra": {"name": "USDC", "version": "2"}});
-            let offer = PricedOffer {
-                offer: Offer::new(&route.key, serde_json::from_value(terms).unwrap()),
-                market: Arc::new(Market {
-                    scheme: FakeScheme::new(is_open),
-                    wait_for: WaitFor::Confirmed,
-                    confirmations: 1,
-                    pay_to_exclusive: false,
-                    settle_timeout: Duration::from_secs(1),
-                }),
-                wait_for: WaitFor::Confirmed,
-            };
-            Some(Arc::new(PricedRoute::new(route.key.clone(), vec![offer], ResourceInfo::default()).unwrap()))
-        }
-        _ => None,
-    });
-    Parts {
-        priced: priced.collect(),
-        routes: RouteTable::build(&config.routes).unwrap(),
-        config: Arc::new(config),
-        gate,
-        quote_key: QuoteKey::new(&[7; 32]).unwrap(),
-        clock: Arc::new(SystemClock),
-        metrics: Arc::new(Metrics::new().unwrap()),
+/// A gate over a scripted chain and an SQLite ledger.
+pub(crate) struct TestGate {
+    pub gate: Arc<Gate>,
+    pub chain: Arc<FakeChain>,
+    pub ledger: Arc<dyn Ledger>,
+    market: Arc<Market>,
+    metrics: Arc<Metrics>,
+    _folder: tempfile::TempDir,
+}
+
+impl TestGate {
+    pub(crate) async fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SystemClock);
+        let path = folder.path().join("t.db");
+        let ledger: Arc<dyn Ledger> = Arc::new(SqliteLedger::open(&path, clock.clone()).await.unwrap());
+        ledger.lease_signer(&Network::evm(84532), &AccountId::new("0xGas").unwrap(), 0).await.unwrap();
+        let chain = Arc::new(FakeChain::new(Network::evm(84532)));
+        let market = Arc::new(Market {
+            scheme: chain.clone(),
+            wait_for: WaitFor::Confirmed,
+            confirmations: 1,
+            pay_to_exclusive: false,
+            settle_timeout: Duration::from_millis(300),
+        });
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let rules = GateRules {
+            deliveries_max: 2,
+            redeliver_for: Duration::from_secs(3600),
+            retention: Duration::from_secs(86_400),
+        };
+        let gate = Gate::new(
+            ledger.clone(),
+            HashMap::from([(Network::evm(84532), market.clone())]),
+            QuoteKey::new(&[3; 32]).unwrap(),
+            rules,
+            clock,
+            metrics.clone(),
+            tokio::runtime::Handle::current(),
+        );
+        Self { gate, chain, ledger, market, metrics, _folder: folder }
     }
+
+    /// The proxy's parts for a configuration.
+    pub(crate) fn parts(&self, config: &Config) -> Parts {
+        let priced = config.routes.iter().map(|route| match &route.action {
+            RouteAction::Paid(_) => {
+                let offer = Offer::new(&route.key, serde_json::from_value(terms()).unwrap());
+                let offer = PricedOffer { offer, market: self.market.clone(), wait_for: WaitFor::Confirmed };
+                Some(Arc::new(PricedRoute::new(route.key.clone(), vec![offer], ResourceInfo::default()).unwrap()))
+            }
+            _ => None,
+        });
+        Parts {
+            priced: priced.collect(),
+            routes: RouteTable::build(&config.routes).unwrap(),
+            config: Arc::new(config.clone()),
+            gate: self.gate.clone(),
+            clock: Arc::new(SystemClock),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    pub(crate) fn admin_parts(&self, config: &Config) -> AdminParts {
+        AdminParts {
+            config: config.admin.clone(),
+            schemes: vec![self.chain.clone()],
+            has_priced_routes: true,
+            ledger: self.ledger.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// Waits until the ledger holds exactly these states, newest first.
+    pub(crate) async fn reaches(&self, states: &[PaymentState]) {
+        let mut seen = Vec::new();
+        for _ in 0..500 {
+            seen = self.ledger.list(&PaymentFilter::default()).await.unwrap().iter().map(|row| row.state).collect();
+            if seen == states {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("expected {states:?}, got {seen:?}");
+    }
+}
+
+/// The terms of every priced route of a test shop.
+pub(crate) fn terms() -> Value {
+    json!({"scheme": "exact", "network": "eip155:84532", "amount": "10000", "asset": "0xToken", "payTo": "0xShop",
+        "maxTimeoutSeconds": 60, "extra": {"name": "USDC", "version": "2"}})
+}
+
+/// A v2 payment header of the scripted chain.
+pub(crate) fn payment_header(nonce: &str) -> String {
+    let payload = json!({"nonce": nonce, "payer": "0xPayer", "payTo": "0xShop", "value": "10000",
+        "until": 4_000_000_000_u64, "signature": "good"});
+    json!({"x402Version": 2, "accepted": terms(), "payload": payload}).to_string()
 }
 
 /// An origin that records every request, byte for byte, and answers each with the same bytes.
@@ -291,71 +294,4 @@ pub(crate) async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     let reading = tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut answer)).await;
     assert!(reading.is_ok(), "the connection stayed open after {}", String::from_utf8_lossy(&answer));
     String::from_utf8_lossy(&answer).into_owned()
-}
-
-/// A ledger that is there and holds nothing.
-pub(crate) struct EmptyLedger {
-    pub is_there: bool,
-}
-
-fn no_row<T>() -> Result<T, LedgerError> {
-    Err(LedgerError::NotRead("empty".into()))
-}
-
-#[async_trait]
-impl Ledger for EmptyLedger {
-    async fn find(&self, _: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError> {
-        Ok(None)
-    }
-    async fn get(&self, _: &RecordId) -> Result<Option<PaymentRecord>, LedgerError> {
-        Ok(None)
-    }
-    async fn claim(&self, _: NewPayment, _: SignInClaim) -> Result<ClaimOutcome, LedgerError> {
-        no_row()
-    }
-    async fn record_attempt(&self, _: &RecordId, _: NewAttempt) -> Result<PaymentRecord, LedgerError> {
-        no_row()
-    }
-    async fn record_paid(&self, _: &RecordId, _: Settlement, _: bool) -> Result<PaymentRecord, LedgerError> {
-        no_row()
-    }
-    async fn record_failed(&self, _: &RecordId, _: &str, _: Option<&str>) -> Result<PaymentRecord, LedgerError> {
-        no_row()
-    }
-    async fn record_delivering(&self, _: &RecordId, _: u32, _: UnixMillis) -> Result<DeliveryBegun, LedgerError> {
-        no_row()
-    }
-    async fn record_undelivered(&self, _: &RecordId, _: u32, _: bool) -> Result<PaymentRecord, LedgerError> {
-        no_row()
-    }
-    async fn record_served(&self, _: &RecordId) -> Result<PaymentRecord, LedgerError> {
-        no_row()
-    }
-    async fn recover_deliveries(&self, _: u32, _: UnixMillis, _: bool) -> Result<u64, LedgerError> {
-        Ok(0)
-    }
-    async fn unfinished(&self, _: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
-        Ok(Vec::new())
-    }
-    async fn failed_but_usable(&self, _: &Network, _: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {
-        Ok(Vec::new())
-    }
-    async fn lease_signer(&self, _: &Network, _: &AccountId, _: u64) -> Result<u64, LedgerError> {
-        no_row()
-    }
-    async fn list(&self, _: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
-        Ok(Vec::new())
-    }
-    async fn totals(&self) -> Result<Vec<Total>, LedgerError> {
-        Ok(Vec::new())
-    }
-    async fn value_or_insert(&self, _: &str, make: String) -> Result<String, LedgerError> {
-        Ok(make)
-    }
-    async fn prune(&self, _: UnixMillis) -> Result<u64, LedgerError> {
-        Ok(0)
-    }
-    async fn probe(&self) -> Result<(), LedgerError> {
-        if self.is_there { Ok(()) } else { no_row() }
-    }
 }

@@ -22,6 +22,8 @@ use crate::types::Network;
 
 /// Calls at once, over all endpoints of a network.
 const CONCURRENT_CALLS_MAX: usize = 64;
+/// Calls at once of one batch that has to go one by one.
+const SINGLES_AT_ONCE_MAX: usize = 8;
 /// Largest answer that is read: a block's receipts.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Longest text of a node that is passed on.
@@ -91,6 +93,8 @@ struct EndpointState {
     failures: u32,
     /// Others are asked first until then.
     resting_until: Option<Instant>,
+    /// It refused a batch, for its size or at all: calls go one by one.
+    refuses_batches: bool,
 }
 
 /// One chain's endpoints.
@@ -186,18 +190,20 @@ impl Rpc {
         let Ok(_permit) = self.permits.acquire().await else {
             return Err(RpcError::Transport("shutting down".to_owned()));
         };
-        let mut last = RpcError::Transport("no endpoint".to_owned());
+        let mut worst = RpcError::Transport("no endpoint".to_owned());
         for endpoint in self.by_health() {
             match self.ask(endpoint, &calls).await {
                 Ok(results) => {
                     self.failures_in_a_row.store(0, Ordering::Relaxed);
                     return Ok(results);
                 }
-                Err(error) => last = error,
+                // A wrong chain is the operator's mistake and says more than a silent endpoint.
+                Err(_) if matches!(worst, RpcError::WrongChain { .. }) => {}
+                Err(error) => worst = error,
             }
         }
         self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
-        Err(last)
+        Err(worst)
     }
 
     /// Lets other endpoints go first for a while: the one asked last is behind the chain.
@@ -219,7 +225,7 @@ impl Rpc {
 
     async fn ask(&self, endpoint: &Endpoint, calls: &[Call]) -> Result<Vec<Result<Value, RpcError>>, RpcError> {
         self.check_chain(endpoint).await?;
-        let results = self.exchange(endpoint, calls).await.and_then(|results| {
+        let results = self.exchange_all(endpoint, calls).await.and_then(|results| {
             // A node that is overloaded says nothing about the call: another may.
             match results.iter().find_map(|result| match result {
                 Err(RpcError::Server { code, message, .. }) if is_overload(*code, message) => Some(message.clone()),
@@ -264,6 +270,32 @@ impl Rpc {
         }
         endpoint.rest();
         Err(RpcError::WrongChain { expected: self.chain_id, found })
+    }
+
+    /// One request for all calls, or one each where the endpoint takes no such batch.
+    async fn exchange_all(
+        &self,
+        endpoint: &Endpoint,
+        calls: &[Call],
+    ) -> Result<Vec<Result<Value, RpcError>>, RpcError> {
+        let refuses = || endpoint.state.lock().is_ok_and(|state| state.refuses_batches);
+        if calls.len() == 1 || !refuses() {
+            let results = self.exchange(endpoint, calls).await;
+            if calls.len() == 1 || !refuses() {
+                return results;
+            }
+        }
+        let mut results = Vec::with_capacity(calls.len());
+        for some in calls.chunks(SINGLES_AT_ONCE_MAX) {
+            let mut singles = Vec::with_capacity(some.len());
+            for call in some {
+                singles.push(self.exchange(endpoint, std::slice::from_ref(call)));
+            }
+            for result in futures::future::join_all(singles).await {
+                results.extend(result?);
+            }
+        }
+        Ok(results)
     }
 
     async fn exchange(&self, endpoint: &Endpoint, calls: &[Call]) -> Result<Vec<Result<Value, RpcError>>, RpcError> {
@@ -317,11 +349,19 @@ impl Rpc {
         if status.is_server_error() || status.as_u16() == 429 {
             return Err(RpcError::Transport(format!("HTTP status {}", status.as_u16())));
         }
+        let asked = body.as_array().map_or(0, Vec::len);
         let answers = if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
             serde_json::from_slice::<Vec<Answer>>(&bytes)
         } else {
             serde_json::from_slice::<Answer>(&bytes).map(|answer| vec![answer])
         };
+        let is_refused = status.is_client_error() || answers.as_ref().is_ok_and(|answers| answers.len() < asked);
+        if asked > 1
+            && is_refused
+            && let Ok(mut state) = endpoint.state.lock()
+        {
+            state.refuses_batches = true;
+        }
         answers.map_err(|_error| RpcError::Transport(format!("HTTP status {}, no JSON-RPC answer", status.as_u16())))
     }
 }

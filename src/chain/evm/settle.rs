@@ -7,15 +7,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alloy::primitives::{Address, B256, Bytes, keccak256};
-use alloy::sol_types::{SolCall, SolEvent};
+use alloy::primitives::{Address, B256, keccak256};
 use futures::FutureExt;
 use futures::future::{pending, select_all};
 use serde_json::{Value, json};
 
 use super::Inner;
-use super::abi::{Block, Log, Receipt, Token, quantity};
+use super::abi::{Block, Receipt, quantity};
 use super::decode::{Authorization, address, decode, word};
+use super::evidence::{Gone, has_moved, is_only_use};
 use super::inflight::InflightGuard;
 use super::lanes::Ticket;
 use super::rpc::{RpcError, parse};
@@ -30,12 +30,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const FINALIZED_EVERY: Duration = Duration::from_secs(2);
 /// Pause after a failed call; doubles up to the second value.
 const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long it is believed that an authorization is gone and brought its failed payment nothing: finding out may take reading
+/// the logs of a day, and only a chain that takes blocks back changes it.
+const WORTHLESS_HOLDS: Duration = Duration::from_secs(300);
 /// Looks that must agree before a transaction counts as overtaken: a node's index may lag behind its state.
 const STRIKES: u32 = 2;
-/// Blocks whose logs are read in one call.
-const LOG_BLOCKS: u64 = 1000;
-/// Logs are read back to this long before the claim.
-const LOG_MARGIN_SECS: u64 = 600;
 
 /// Drives a record to its end.
 pub(super) async fn settle(inner: &Arc<Inner>, record: &PaymentRecord) -> SettleOutcome {
@@ -54,16 +53,29 @@ pub(super) async fn late_settlement(
     inner: &Arc<Inner>,
     record: &PaymentRecord,
 ) -> Result<Option<Settlement>, RpcError> {
+    if inner.worthless.get(&record.record).is_some() {
+        return Ok(None);
+    }
     // Without its attempts: nothing of a failed payment is sent again.
     let unsent = PaymentRecord { attempts: Vec::new(), ..record.clone() };
     let mut job = Job::new(inner, &unsent).map_err(RpcError::Transport)?;
     let Some(deep) = job.deep_head().await? else { return Ok(None) };
-    if !job.is_authorization_used(deep.number).await? {
+    if !inner.is_authorization_used(job.token, &job.authorization, deep.number).await? {
         return Ok(None);
     }
-    let Gone::By(hash) = job.find_end(deep.number).await? else { return Ok(None) };
-    let own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
-    job.judge_late(hash, deep.number, own).await
+    let claimed_secs = record.claim.claimed_at.as_secs();
+    let gone = inner.find_end(job.token, &job.authorization, claimed_secs, deep.number).await?;
+    let settlement = match gone {
+        Gone::By(hash) => {
+            let is_own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
+            job.worth_of(hash, deep.number, is_own).await?
+        }
+        Gone::Canceled | Gone::Unseen => None,
+    };
+    if settlement.is_none() {
+        inner.worthless.put(record.record.clone(), (), WORTHLESS_HOLDS);
+    }
+    Ok(settlement)
 }
 
 struct Try {
@@ -72,8 +84,10 @@ struct Try {
     signer: Option<Address>,
     ticket: Option<Ticket>,
     watched: Watched,
-    /// Proven not to move money: failed, or its account nonce went to another.
+    /// It will not move money any more: failed, or its account nonce went to another.
     is_dead: bool,
+    /// A receipt says so. Of one that was overtaken only its absence is known, and an index may lag behind the state.
+    is_reverted: bool,
     strikes: u32,
 }
 
@@ -89,13 +103,6 @@ struct Job {
     confirmations: u64,
     next_look: Instant,
     finalized: Option<(Head, Instant)>,
-}
-
-/// What the chain's logs say of an authorization that is gone.
-enum Gone {
-    By(B256),
-    Canceled,
-    Unseen,
 }
 
 impl Job {
@@ -164,8 +171,19 @@ impl Job {
                 ticket.landed();
             }
         }
-        if matches!(outcome, SettleOutcome::Paid(_)) {
-            self.purse.paid();
+        let (losses, payer) = (&self.inner.losses, self.authorization.from);
+        match &outcome {
+            SettleOutcome::Paid(settlement) => {
+                if !settlement.is_external {
+                    losses.paid(payer, Instant::now());
+                }
+                self.purse.paid();
+            }
+            SettleOutcome::Failed { .. } => {
+                if self.tries.iter().any(|attempt| attempt.is_reverted) {
+                    losses.lost(payer, Instant::now());
+                }
+            }
         }
         outcome
     }
@@ -216,8 +234,9 @@ impl Job {
             let nonce = self.tries.get(position).and_then(|attempt| attempt.nonce);
             for attempt in &mut self.tries {
                 // Attempts with one account nonce exclude each other.
-                attempt.is_dead |=
+                attempt.is_reverted |=
                     attempt.hash == receipt.transaction_hash || (nonce.is_some() && attempt.nonce == nonce);
+                attempt.is_dead |= attempt.is_reverted;
             }
             if self.tries.iter().all(|attempt| attempt.is_dead) {
                 return self.judge_all_dead(Some(&receipt)).await;
@@ -251,7 +270,7 @@ impl Job {
     async fn judge_all_dead(&mut self, failed: Option<&Receipt>) -> Result<Option<SettleOutcome>, RpcError> {
         let Some(deep) = self.deep_head().await? else { return Ok(None) };
         let block = failed.map_or(deep.number, |receipt| receipt.block_number.max(deep.number));
-        if self.is_authorization_used(block).await? {
+        if self.inner.is_authorization_used(self.token, &self.authorization, block).await? {
             return self.judge_used(block).await;
         }
         let reason = if failed.is_some() { Reason::EvmTransactionFailed } else { Reason::UnexpectedSettleError };
@@ -274,7 +293,7 @@ impl Job {
         if self.tries.iter().any(|attempt| !attempt.is_dead && attempt.watched.receipt().is_some()) {
             return Ok(None);
         }
-        if !self.is_authorization_used(deep.number).await? {
+        if !self.inner.is_authorization_used(self.token, &self.authorization, deep.number).await? {
             return Ok(Some(SettleOutcome::Failed {
                 reason: Reason::PaymentExpired,
                 transaction: None,
@@ -311,7 +330,7 @@ impl Job {
         }
         // Ours may still be waiting, but somebody else's may have been first, or the payer cancelled.
         if self.tries.iter().all(|attempt| attempt.watched.receipt().is_none())
-            && self.is_authorization_used(deep.number).await?
+            && self.inner.is_authorization_used(self.token, &self.authorization, deep.number).await?
             && !self.fetch_receipts().await?
         {
             return self.judge_used(deep.number).await;
@@ -325,18 +344,23 @@ impl Job {
             let transaction = transaction.map(|hash| hash.to_string());
             Ok(Some(SettleOutcome::Failed { reason, transaction, still_usable: false }))
         };
-        match self.find_end(block).await? {
+        match self.inner.find_end(self.token, &self.authorization, self.claim.claimed_at.as_secs(), block).await? {
             Gone::Canceled => failed(Reason::EvmAuthorizationCanceled, None),
             Gone::By(hash) if self.tries.iter().any(|attempt| attempt.hash == hash) => {
+                // Overtaken as it seemed, it is what moved the money.
+                for attempt in self.tries.iter_mut().filter(|attempt| attempt.hash == hash) {
+                    (attempt.is_dead, attempt.is_reverted, attempt.strikes) = (false, false, 0);
+                }
                 self.fetch_receipts().await?;
                 Ok(None)
             }
-            Gone::By(hash) => match self.judge_foreign(hash, block).await? {
+            Gone::By(hash) => match self.worth_of(hash, block, false).await? {
                 Some(settlement) => Ok(Some(SettleOutcome::Paid(settlement))),
                 None => failed(Reason::EvmNonceAlreadyUsed, None),
             },
-            // A log index may lag: that is no proof while an attempt of ours may be what used it.
-            Gone::Unseen if self.tries.iter().all(|attempt| attempt.is_dead) => {
+            // A log index may lag, as may that of transactions: no proof while an attempt of ours may be what used it. One
+            // that seems overtaken may be just that, on a node whose indexes are behind its state.
+            Gone::Unseen if self.tries.iter().all(|attempt| attempt.is_reverted) => {
                 failed(Reason::EvmNonceAlreadyUsed, None)
             }
             Gone::Unseen => {
@@ -346,22 +370,21 @@ impl Job {
         }
     }
 
-    /// Threats §2.5: somebody else's submission counts only where nobody else earns, and only after our claim.
-    async fn judge_foreign(&self, hash: B256, block: u64) -> Result<Option<Settlement>, RpcError> {
-        self.judge_late(hash, block, false).await
-    }
-
-    /// What a transaction that ended the authorization is worth to this claim. `is_own` if it is an attempt of ours.
-    async fn judge_late(&self, hash: B256, block: u64, is_own: bool) -> Result<Option<Settlement>, RpcError> {
+    /// What a transaction that ended the authorization is worth to this claim. If it is no attempt of ours, it counts only
+    /// where nobody else earns, and only after our claim (threats §2.5).
+    async fn worth_of(&self, hash: B256, block: u64, is_own: bool) -> Result<Option<Settlement>, RpcError> {
         let receipt: Option<Receipt> = self.inner.rpc.call("eth_getTransactionReceipt", json!([hash])).await?;
         let receipt = receipt
             .filter(|receipt| receipt.block_number <= block)
             .ok_or_else(|| RpcError::Transport("no receipt of a logged transaction".to_owned()))?;
-        let held_in = self.block(&format!("{:#x}", receipt.block_number)).await?;
+        let held_in = self.inner.block(&format!("{:#x}", receipt.block_number)).await?;
         if held_in.hash != receipt.block_hash {
             return Err(RpcError::Transport("receipt is of another branch".to_owned()));
         }
-        let is_ours = is_own || (self.claim.pay_to_exclusive && self.claim.claimed_at.as_secs() <= held_in.timestamp);
+        let is_ours = is_own
+            || (self.claim.pay_to_exclusive
+                && self.claim.claimed_at.as_secs() <= held_in.timestamp
+                && is_only_use(&receipt, self.token, self.authorization.from));
         let is_paid = is_ours && receipt.is_success() && has_moved(&receipt, self.token, &self.authorization);
         Ok(is_paid.then(|| Settlement {
             transaction: receipt.transaction_hash.to_string(),
@@ -369,41 +392,6 @@ impl Job {
             block_hash: receipt.block_hash.to_string(),
             is_external: !is_own,
         }))
-    }
-
-    /// Looks for the log that ended the authorization, backwards from `block` to before the claim.
-    async fn find_end(&self, block: u64) -> Result<Gone, RpcError> {
-        let names = [Token::AuthorizationUsed::SIGNATURE_HASH, Token::AuthorizationCanceled::SIGNATURE_HASH];
-        let claimed = self.claim.claimed_at.as_secs();
-        let mut last = block;
-        loop {
-            let first = last.saturating_sub(LOG_BLOCKS - 1);
-            let filter = json!([{
-                "address": self.token,
-                "fromBlock": format!("{first:#x}"),
-                "toBlock": format!("{last:#x}"),
-                "topics": [names, self.authorization.from.into_word(), self.authorization.nonce],
-            }]);
-            let logs: Vec<Log> = self.inner.rpc.call("eth_getLogs", filter).await?;
-            for log in logs {
-                match (log.topics.first(), log.transaction_hash) {
-                    _ if !is_of(&log, self.token, &[self.authorization.from.into_word(), self.authorization.nonce]) => {
-                    }
-                    (Some(name), _) if *name == Token::AuthorizationCanceled::SIGNATURE_HASH => {
-                        return Ok(Gone::Canceled);
-                    }
-                    (Some(name), Some(hash)) if *name == Token::AuthorizationUsed::SIGNATURE_HASH => {
-                        return Ok(Gone::By(hash));
-                    }
-                    _ => {}
-                }
-            }
-            let is_before_claim = self.block(&format!("{first:#x}")).await?.timestamp + LOG_MARGIN_SECS < claimed;
-            if first == 0 || is_before_claim {
-                return Ok(Gone::Unseen);
-            }
-            last = first - 1;
-        }
     }
 
     /// Asks for the receipts of all attempts; whether any is there.
@@ -420,27 +408,13 @@ impl Job {
         Ok(is_any)
     }
 
-    async fn is_authorization_used(&self, block: u64) -> Result<bool, RpcError> {
-        let Authorization { from, nonce, .. } = self.authorization;
-        let question = Token::authorizationStateCall { authorizer: from, nonce }.abi_encode();
-        let call = json!([{"to": self.token, "input": Bytes::from(question)}, format!("{block:#x}")]);
-        let answer: Bytes = self.inner.rpc.call("eth_call", call).await?;
-        Token::authorizationStateCall::abi_decode_returns(&answer)
-            .map_err(|_error| RpcError::Transport("token gave no authorization state".to_owned()))
-    }
-
-    async fn block(&self, tag: &str) -> Result<Block, RpcError> {
-        let block: Option<Block> = self.inner.rpc.call("eth_getBlockByNumber", json!([tag, false])).await?;
-        block.ok_or_else(|| RpcError::Transport("node lacks a block".to_owned()))
-    }
-
     /// The newest block that counts as settled under the terms.
     async fn deep_head(&mut self) -> Result<Option<Head>, RpcError> {
         if self.is_finalized {
             if let Some((head, _)) = self.finalized.filter(|(_, read_at)| read_at.elapsed() < FINALIZED_EVERY) {
                 return Ok(Some(head));
             }
-            let head = head_of(&self.block("finalized").await?);
+            let head = head_of(&self.inner.block("finalized").await?);
             self.finalized = Some((head, Instant::now()));
             return Ok(Some(head));
         }
@@ -448,8 +422,8 @@ impl Job {
         if self.confirmations == 1 {
             return Ok(Some(head));
         }
-        match (head.number + 1).checked_sub(self.confirmations) {
-            Some(number) => Ok(Some(head_of(&self.block(&format!("{number:#x}")).await?))),
+        match head.number.saturating_add(1).checked_sub(self.confirmations) {
+            Some(number) => Ok(Some(head_of(&self.inner.block(&format!("{number:#x}")).await?))),
             None => Ok(None),
         }
     }
@@ -462,7 +436,7 @@ impl Job {
             // Seen in a block just now: that is what one confirmation means.
             return Ok(true);
         } else {
-            self.inner.watch.head().and_then(|head| (head.number + 1).checked_sub(self.confirmations))
+            self.inner.watch.head().and_then(|head| head.number.saturating_add(1).checked_sub(self.confirmations))
         };
         if deep_number.is_none_or(|number| number < receipt.block_number) {
             return Ok(false);
@@ -470,7 +444,7 @@ impl Job {
         let again: Option<Receipt> =
             self.inner.rpc.call("eth_getTransactionReceipt", json!([receipt.transaction_hash])).await?;
         if again.as_ref().is_some_and(|again| again.block_hash == receipt.block_hash) {
-            let held_in = self.block(&format!("{:#x}", receipt.block_number)).await?;
+            let held_in = self.inner.block(&format!("{:#x}", receipt.block_number)).await?;
             if held_in.hash == receipt.block_hash {
                 return Ok(true);
             }
@@ -498,7 +472,7 @@ impl Try {
         let watched = inner.watch.add(hash, is_new);
         let ticket = match (signer, signed.account_nonce) {
             (Some(signer), Some(nonce)) => {
-                let lane = inner.lane_of(signer).ok_or("signer is no address")?;
+                let lane = inner.lane_of(signer).ok_or("signer is no address, or the network was not started")?;
                 Some(lane.submit(nonce, hash, signed.raw.clone().into()))
             }
             _ => None,
@@ -510,6 +484,7 @@ impl Try {
             ticket,
             watched,
             is_dead: false,
+            is_reverted: false,
             strikes: 0,
         })
     }
@@ -517,66 +492,4 @@ impl Try {
 
 fn head_of(block: &Block) -> Head {
     Head { number: block.number, timestamp: block.timestamp, base_fee: None, seen_at: Instant::now() }
-}
-
-/// Whether a log is the token's and its indexed fields are these.
-fn is_of(log: &Log, token: Address, fields: &[B256]) -> bool {
-    log.address == token && log.topics.get(1..) == Some(fields)
-}
-
-/// Whether a receipt holds the token's own word that exactly this money moved under exactly this authorization.
-fn has_moved(receipt: &Receipt, token: Address, authorization: &Authorization) -> bool {
-    let Authorization { from, to, value, nonce, .. } = authorization;
-    let (from, to) = (from.into_word(), to.into_word());
-    let amount = value.to_be_bytes::<32>();
-    let named = |log: &Log, name: B256| log.topics.first() == Some(&name);
-    let is_transfer = |log: &Log| {
-        named(log, Token::Transfer::SIGNATURE_HASH) && is_of(log, token, &[from, to]) && log.data.as_ref() == amount
-    };
-    let is_use = |log: &Log| named(log, Token::AuthorizationUsed::SIGNATURE_HASH) && is_of(log, token, &[from, *nonce]);
-    receipt.logs.iter().any(is_transfer) && receipt.logs.iter().any(is_use)
-}
-
-#[cfg(test)]
-mod tests {
-    use alloy::primitives::U256;
-
-    use super::*;
-
-    fn log(address: Address, topics: Vec<B256>, data: Vec<u8>) -> Log {
-        Log { address, topics, data: data.into(), transaction_hash: None }
-    }
-
-    #[test]
-    fn money_moved_only_if_the_token_itself_logged_this_transfer_and_this_authorization() {
-        let (token, other) = (Address::repeat_byte(1), Address::repeat_byte(2));
-        let authorization = Authorization {
-            from: Address::repeat_byte(3),
-            to: Address::repeat_byte(4),
-            value: U256::from(10_000),
-            valid_after: U256::ZERO,
-            valid_before: U256::from(9),
-            nonce: B256::repeat_byte(5),
-        };
-        let (from, to) = (authorization.from.into_word(), authorization.to.into_word());
-        let transfer = |by: Address, from: B256, to: B256, value: u64| {
-            log(by, vec![Token::Transfer::SIGNATURE_HASH, from, to], U256::from(value).to_be_bytes::<32>().to_vec())
-        };
-        let used =
-            |by: Address, nonce: B256| log(by, vec![Token::AuthorizationUsed::SIGNATURE_HASH, from, nonce], Vec::new());
-        let moved = |logs: Vec<Log>| {
-            let receipt =
-                Receipt { transaction_hash: B256::ZERO, block_hash: B256::ZERO, block_number: 1, status: 1, logs };
-            has_moved(&receipt, token, &authorization)
-        };
-        let nonce = authorization.nonce;
-        assert!(moved(vec![used(token, nonce), transfer(token, from, to, 10_000)]));
-        assert!(!moved(vec![used(token, nonce)]), "no transfer");
-        assert!(!moved(vec![transfer(token, from, to, 10_000)]), "no authorization");
-        assert!(!moved(vec![used(token, nonce), transfer(other, from, to, 10_000)]), "another contract's transfer");
-        assert!(!moved(vec![used(other, nonce), transfer(token, from, to, 10_000)]), "another contract's word");
-        assert!(!moved(vec![used(token, nonce), transfer(token, from, to, 9_999)]), "a fee was taken");
-        assert!(!moved(vec![used(token, nonce), transfer(token, to, from, 10_000)]), "the wrong way");
-        assert!(!moved(vec![used(token, B256::ZERO), transfer(token, from, to, 10_000)]), "another authorization");
-    }
 }

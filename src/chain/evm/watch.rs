@@ -71,7 +71,8 @@ pub(super) struct Watch {
     /// Smoothed time between blocks, in milliseconds.
     block_interval_millis: AtomicU64,
     lag_strikes: AtomicU32,
-    refreshing: tokio::sync::Mutex<()>,
+    /// Held while the head is read; holds the last failure and when it was met.
+    refreshing: tokio::sync::Mutex<Option<(RpcError, Instant)>>,
     has_block_receipts: AtomicBool,
     many_delay_micros: AtomicU64,
 }
@@ -225,10 +226,22 @@ impl Watch {
         if let Some(head) = self.head().filter(fresh) {
             return Ok(head);
         }
-        let _only_one = self.refreshing.lock().await;
+        let asked_at = Instant::now();
+        let mut last_failure = self.refreshing.lock().await;
         if let Some(head) = self.head().filter(fresh) {
             return Ok(head);
         }
+        // Whoever waited shares the failure too: one after the other would wait for a silent node as often as there are
+        // requests, and the watcher behind them.
+        if let Some((error, _)) = last_failure.as_ref().filter(|(_, failed_at)| *failed_at >= asked_at) {
+            return Err(error.clone());
+        }
+        let result = self.read_head(rpc).await;
+        *last_failure = result.as_ref().err().map(|error| (error.clone(), Instant::now()));
+        result
+    }
+
+    async fn read_head(&self, rpc: &Rpc) -> Result<Head, RpcError> {
         let block: Block = rpc.call("eth_getBlockByNumber", json!(["latest", false])).await?;
         let head = Head {
             number: block.number,
@@ -261,6 +274,7 @@ impl Watch {
     fn learn_interval(&self, last: Head, head: Head) {
         let Some(blocks) = head.number.checked_sub(last.number).filter(|blocks| *blocks > 0) else { return };
         let millis = head.timestamp.saturating_sub(last.timestamp).saturating_mul(1000) / blocks;
+        let millis = millis.min(60_000);
         let old = self.block_interval_millis.load(Ordering::Relaxed);
         self.block_interval_millis.store((old * 3 + millis) / 4, Ordering::Relaxed);
     }
@@ -361,9 +375,9 @@ impl Watch {
                 .collect(),
             Err(_poisoned) => return,
         };
-        let Some(first) = behind.iter().map(|(_, scanned_to)| scanned_to + 1).min() else { return };
+        let Some(first) = behind.iter().map(|(_, scanned_to)| scanned_to.saturating_add(1)).min() else { return };
         let hashes: Vec<B256> = behind.into_iter().map(|(hash, _)| hash).collect();
-        let blocks = head - first + 1;
+        let blocks = head.saturating_sub(first).saturating_add(1);
         let is_cheaper_by_block =
             blocks <= BLOCKS_AT_ONCE_MAX && usize::try_from(blocks).unwrap_or(usize::MAX) <= hashes.len();
         let is_done = if is_cheaper_by_block && self.has_block_receipts.load(Ordering::Relaxed) {

@@ -1,6 +1,6 @@
 //! The money path without sockets: a scripted chain, a real ledger.
 
-mod chain;
+pub(crate) mod chain;
 mod redelivery;
 mod settling;
 mod verifying;

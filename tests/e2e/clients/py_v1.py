@@ -1,19 +1,17 @@
-"""Pays one request with PyPI x402 1.0.0, the last client that knows v1 only, and prints one JSON line about what happened.
+"""Pays one request with PyPI x402 1.0.0, the last that knows v1 only, and prints one JSON line about what happened.
 
-    PAYER_KEY=0x… python py_v1.py URL [--requests] [--header 'Name: value']…
+    PAYER_KEY=0x… [PAYER_WALLET=0x…] python py_v1.py URL [--requests] [--header 'Name: value']…
 """
 
 import asyncio
-import os
 
-from eth_account import Account
 from x402.clients.httpx import x402HttpxClient
 from x402.clients.requests import x402_requests
 
-from report import parse_arguments, print_report
+from report import parse_arguments, payer_account, print_report
 
 ARGUMENTS = parse_arguments("--requests")
-ACCOUNT = Account.from_key(os.environ["PAYER_KEY"])
+ACCOUNT = payer_account()
 
 
 async def pay_with_httpx():

@@ -1,6 +1,6 @@
 """Pays one request with PyPI x402 2.25.0 and prints one JSON line about what happened.
 
-    PAYER_KEY=0x… python py_v2.py URL [--requests] [--v1] [--header 'Name: value']…
+    PAYER_KEY=0x… [PAYER_WALLET=0x…] python py_v2.py URL [--requests] [--v1] [--header 'Name: value']…
 
 --requests uses the client for `requests` instead of the one for `httpx`. --v1 also registers the v1 scheme and hides the
 PAYMENT-REQUIRED header from the client, which would otherwise win: the client then pays by the v1 terms in the body. The
@@ -8,11 +8,9 @@ spend controls stay at their defaults, so the terms must name the network's real
 """
 
 import asyncio
-import os
 
 import httpx
 import requests
-from eth_account import Account
 from requests.adapters import HTTPAdapter
 from x402 import x402Client, x402ClientSync
 from x402.http.clients.httpx import x402AsyncTransport
@@ -21,14 +19,15 @@ from x402.mechanisms.evm import EthAccountSigner
 from x402.mechanisms.evm.exact.client import ExactEvmScheme
 from x402.mechanisms.evm.exact.v1.client import ExactEvmSchemeV1
 
-from report import parse_arguments, print_report
+from report import parse_arguments, payer_account, print_report
 
 ARGUMENTS = parse_arguments("--requests", "--v1")
 SENT = []
+OFFERS = []
 
 
 def register(client):
-    signer = EthAccountSigner(Account.from_key(os.environ["PAYER_KEY"]))
+    signer = EthAccountSigner(payer_account())
     client.register("eip155:*", ExactEvmScheme(signer))
     if ARGUMENTS.v1:
         client.register_v1("base-sepolia", ExactEvmSchemeV1(signer))
@@ -39,6 +38,8 @@ def record(request, answer):
     SENT.append(dict(request.headers))
     if ARGUMENTS.v1:
         answer.headers.pop("PAYMENT-REQUIRED", None)
+    elif "PAYMENT-REQUIRED" in answer.headers:
+        OFFERS.append(answer.headers["PAYMENT-REQUIRED"])
     return answer
 
 
@@ -64,8 +65,11 @@ async def pay_with_httpx():
 
 def pay_with_requests():
     with requests.Session() as session:
-        session.mount("http://", PayingAdapter(register(x402ClientSync())))
+        adapter = PayingAdapter(register(x402ClientSync()))
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
         return session.get(ARGUMENTS.url, headers=ARGUMENTS.headers, timeout=60)
 
 
-print_report(pay_with_requests() if ARGUMENTS.requests else asyncio.run(pay_with_httpx()), SENT)
+answer = pay_with_requests() if ARGUMENTS.requests else asyncio.run(pay_with_httpx())
+print_report(answer, SENT, OFFERS[0] if OFFERS else None)

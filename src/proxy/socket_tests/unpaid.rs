@@ -1,105 +1,6 @@
-//! The assembled proxy over real sockets, with a raw origin behind it.
+//! Requests that don't pay: free ones, those that get the terms, and those that are refused.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use base64::Engine;
-use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-
-use super::testing::{
-    EmptyLedger, FakeGate, FakeScheme, RawOrigin, config, exchange, paid_route, parts, read_message, route, upstream,
-};
-use crate::admin::AdminParts;
-use crate::config::RouteAction::{Deny, Free, Paid};
-use crate::payment::Decision;
-use crate::server::Server;
-
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nPAYMENT-RESPONSE: forged\r\nX-Origin: yes\r\n\r\nok";
-
-struct Shop {
-    address: SocketAddr,
-    admin: SocketAddr,
-    gate: Arc<FakeGate>,
-    origin: RawOrigin,
-    stop: Option<oneshot::Sender<()>>,
-    ended: tokio::task::JoinHandle<()>,
-}
-
-struct Opening {
-    answer: &'static [u8],
-    closes: bool,
-    is_open: bool,
-    has_origin: bool,
-    decide: fn() -> Decision,
-}
-
-impl Default for Opening {
-    fn default() -> Self {
-        Self { answer: OK, closes: false, is_open: true, has_origin: true, decide: || Decision::InProgress }
-    }
-}
-
-async fn open(opening: Opening) -> Shop {
-    let origin = RawOrigin::start(opening.answer, opening.closes).await;
-    let server = if opening.has_origin { origin.address.to_string() } else { "127.0.0.1:1".to_owned() };
-    let routes = vec![
-        route("/free/{*rest}", Free),
-        route("GET /open", Free),
-        route("GET,POST /paid", Paid(paid_route())),
-        route("/denied", Deny),
-    ];
-    let config = config(upstream(&[&server]), routes);
-    let gate = Arc::new(FakeGate { decide: opening.decide, asked: AtomicUsize::new(0) });
-    let parts = parts(config.clone(), Arc::clone(&gate) as _, opening.is_open);
-    let admin = AdminParts {
-        config: config.admin,
-        schemes: vec![FakeScheme::new(opening.is_open)],
-        has_priced_routes: true,
-        ledger: Arc::new(EmptyLedger { is_there: true }),
-        metrics: Arc::clone(&parts.metrics),
-    };
-    let server = Server::bind(parts, admin).await.unwrap();
-    let (address, admin) = (server.address(), server.admin_address());
-    let (stop, stopped) = oneshot::channel();
-    let ended = tokio::spawn(server.run(async { drop(stopped.await) }, |_within| async {}));
-    Shop { address, admin, gate, origin, stop: Some(stop), ended }
-}
-
-async fn shop() -> Shop {
-    open(Opening::default()).await
-}
-
-impl Shop {
-    /// One request with `Connection: close` and these further lines.
-    async fn ask(&self, line: &str, fields: &str) -> String {
-        let request = format!("{line} HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n{fields}\r\n");
-        exchange(self.address, request.as_bytes()).await
-    }
-
-    fn hits(&self) -> usize {
-        self.origin.requests.lock().unwrap().len()
-    }
-}
-
-fn status(answer: &str) -> u16 {
-    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no answer: {answer:?}"))
-}
-
-fn field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
-    let head = answer.split("\r\n\r\n").next().unwrap();
-    head.lines()
-        .find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)))
-        .map(|(_, value)| value)
-}
-
-fn body(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").unwrap().1
-}
+use super::*;
 
 #[tokio::test]
 async fn a_free_request_reaches_the_origin_without_what_a_client_could_forge() {
@@ -141,7 +42,7 @@ async fn an_unpaid_request_gets_the_terms_and_never_reaches_the_origin() {
         }
     }
     assert_eq!(shop.hits(), 0);
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 0, "no gate is asked for terms");
+    assert_eq!(shop.decoded(), 0, "no gate is asked for terms");
 }
 
 #[tokio::test]
@@ -159,35 +60,12 @@ async fn a_browser_gets_a_page_and_programs_find_the_terms_in_it_too() {
 
 #[tokio::test]
 async fn with_no_network_open_no_terms_are_shown() {
-    let shop = open(Opening { is_open: false, ..Opening::default() }).await;
+    let shop = shop().await;
+    shop.gate.chain.is_open.store(false, Ordering::SeqCst);
     let answer = shop.ask("GET /paid", "").await;
     assert_eq!(status(&answer), 503);
     assert!(body(&answer).contains("payments_unavailable"));
     assert!(field(&answer, "payment-required").is_none() && field(&answer, "retry-after").is_some());
-}
-
-#[tokio::test]
-async fn a_presented_payment_gets_what_the_gate_decides() {
-    let shop = shop().await;
-    for fields in ["PAYMENT-SIGNATURE: x\r\n", "X-PAYMENT: x\r\n", "X-Payment:\r\n"] {
-        let answer = shop.ask("GET /paid", fields).await;
-        assert_eq!(status(&answer), 409, "{answer}");
-        assert_eq!(body(&answer), r#"{"error":"payment_in_progress"}"#);
-        assert_eq!(field(&answer, "retry-after"), Some("2"));
-    }
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 3);
-    assert_eq!(shop.hits(), 0);
-}
-
-#[tokio::test]
-async fn with_the_origin_down_no_payment_is_looked_at() {
-    let shop = open(Opening { has_origin: false, ..Opening::default() }).await;
-    let answer = shop.ask("GET /paid", "X-PAYMENT: x\r\n").await;
-    assert_eq!(status(&answer), 503);
-    assert!(body(&answer).contains("origin_unavailable"));
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 0);
-    assert_eq!(status(&shop.ask("GET /paid", "").await), 402, "terms need no origin");
-    assert_eq!(status(&shop.ask("GET /open", "").await), 502);
 }
 
 #[tokio::test]
@@ -238,7 +116,7 @@ async fn unsafe_requests_are_refused_before_any_payment() {
         assert_eq!(status(&answer), expected, "{request:.80} {answer}");
     }
     assert_eq!(shop.hits(), 0);
-    assert_eq!(shop.gate.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(shop.decoded(), 0);
 }
 
 #[tokio::test]
@@ -251,6 +129,9 @@ async fn preflights_of_priced_paths_are_free_and_those_of_free_paths_are_the_ori
     assert!(field(&answer, "access-control-allow-headers").unwrap().contains("PAYMENT-SIGNATURE"));
     assert_eq!(shop.hits(), 0);
     assert_eq!(status(&shop.ask("OPTIONS /paid", "").await), 405, "without Origin it is no preflight");
+    assert_eq!(status(&shop.ask("OPTIONS /open", fields).await), 204, "nobody else would answer for a GET route");
+    assert_eq!(status(&shop.ask("OPTIONS /denied", fields).await), 404);
+    assert_eq!(shop.hits(), 0);
     assert_eq!(status(&shop.ask("OPTIONS /free/a", fields).await), 200);
     assert_eq!(shop.hits(), 1);
     let terms = shop.ask("GET /paid", "Origin: https://page.example\r\n").await;
@@ -317,11 +198,28 @@ async fn an_answer_that_breaks_off_is_seen_to_break_off() {
 }
 
 #[tokio::test]
+async fn an_origin_that_switches_protocols_unasked_is_cut_off() {
+    let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nsecret";
+    let shop = open(Opening { answer, ..Opening::default() }).await;
+    let seen = shop.ask("GET /free/a", "").await;
+    assert!(status(&seen) == 502 && !seen.contains("secret"), "{seen}");
+    shop.gate.chain.pays();
+    let paid = shop.pay("GET /paid", "1").await;
+    assert!(status(&paid) == 502 && field(&paid, "payment-response").is_some(), "{paid}");
+    shop.gate.reaches(&[PaymentState::Paid]).await;
+}
+
+#[tokio::test]
 async fn early_hints_pass_and_the_answer_follows() {
     let answer = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let shop = open(Opening { answer, ..Opening::default() }).await;
     let seen = shop.ask("GET /free/a", "").await;
     assert!(seen.starts_with("HTTP/1.1 103") && seen.ends_with("ok"), "{seen}");
+    shop.gate.chain.pays();
+    let paid = shop.pay("GET /paid", "1").await;
+    assert!(paid.starts_with("HTTP/1.1 103") && paid.ends_with("ok"), "{paid}");
+    assert_eq!(paid.matches("yment-response: ").count(), 2, "only the answer itself carries the outcome: {paid}");
+    shop.gate.reaches(&[PaymentState::Served]).await;
 }
 
 #[tokio::test]
@@ -334,68 +232,4 @@ async fn bodies_of_free_requests_arrive_whole() {
         assert_eq!(status(&answer), 200);
         assert!(shop.origin.last_body() == sent, "{size}");
     }
-}
-
-#[tokio::test]
-async fn operators_see_health_metrics_and_books_and_strangers_names_are_refused() {
-    let shop = shop().await;
-    let ask = async |path: &str, host: &str| {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        exchange(shop.admin, request.as_bytes()).await
-    };
-    assert_eq!(status(&shop.ask("GET /paid", "").await), 402);
-    let health = ask("/healthz", "localhost").await;
-    assert_eq!(status(&health), 200, "{health}");
-    assert_eq!(status(&ask("/readyz", "127.0.0.1:8403").await), 200);
-    let metrics = ask("/metrics", "[::1]:8403").await;
-    assert!(metrics.contains(r#"tollhouse_requests_total{outcome="challenge",route="GET,POST /paid"} 1"#), "{metrics}");
-    assert_eq!(body(&ask("/payments?limit=5", "localhost").await), r#"{"payments":[]}"#);
-    assert_eq!(status(&ask("/payments?limit=x", "localhost").await), 400);
-    assert_eq!(status(&ask("/secrets", "localhost").await), 404);
-    assert_eq!(status(&ask("/payments", "evil.example").await), 403);
-    assert_eq!(status(&ask("/healthz", "localhost.evil.example").await), 403);
-}
-
-#[tokio::test]
-async fn an_idle_gateway_stops_at_once_and_a_busy_one_ends_its_requests() {
-    let mut idle = shop().await;
-    let mut kept = TcpStream::connect(idle.address).await.unwrap();
-    kept.write_all(b"GET /free/a HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
-    assert!(read_message(&mut kept).await.is_some());
-    let started = Instant::now();
-    drop(idle.stop.take());
-    idle.ended.await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-
-    let mut busy = shop().await;
-    let mut socket = TcpStream::connect(busy.address).await.unwrap();
-    socket.write_all(b"POST /free/a HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nab").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    drop(busy.stop.take());
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(TcpStream::connect(busy.address).await.is_err(), "it still accepts");
-    assert!(!busy.ended.is_finished());
-    socket.write_all(b"cd").await.unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
-    assert_eq!(status(&answer), 200, "{answer}");
-    busy.ended.await.unwrap();
-}
-
-#[tokio::test]
-async fn an_address_that_is_taken_is_an_error_and_no_panic() {
-    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut config = config(upstream(&["127.0.0.1:1"]), vec![route("/a", Free)]);
-    config.server.listen = taken.local_addr().unwrap();
-    let gate = Arc::new(FakeGate { decide: || Decision::Unavailable, asked: AtomicUsize::new(0) });
-    let parts = parts(config.clone(), gate, true);
-    let admin = AdminParts {
-        config: config.admin,
-        schemes: Vec::new(),
-        has_priced_routes: false,
-        ledger: Arc::new(EmptyLedger { is_there: true }),
-        metrics: Arc::clone(&parts.metrics),
-    };
-    let refused = Server::bind(parts, admin).await.err().unwrap();
-    assert!(refused.to_string().contains("can't listen on"), "{refused}");
 }
