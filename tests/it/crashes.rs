@@ -9,7 +9,8 @@ use futures::future::join_all;
 use crate::harness::{Call, Fault, Payment, Plan, Serve, Shop, Terms, eventually, paid};
 
 fn killed_at(failpoints: &str) -> Plan {
-    Plan { failpoints: failpoints.to_owned(), ..Plan::default() }
+    let network = "settle_timeout = \"3s\"".to_owned();
+    Plan { failpoints: failpoints.to_owned(), network, ..Plan::default() }
 }
 
 /// What the next start finds.
