@@ -6,10 +6,11 @@ use tollhouse::ledger::PaymentState;
 
 use futures::future::join_all;
 
-use crate::harness::{Call, Payment, Plan, Serve, Shop, Terms, eventually, paid};
+use crate::harness::{Call, Fault, Payment, Plan, Serve, Shop, Terms, eventually, paid};
 
 fn killed_at(failpoints: &str) -> Plan {
-    Plan { failpoints: failpoints.to_owned(), ..Plan::default() }
+    let network = "settle_timeout = \"3s\"".to_owned();
+    Plan { failpoints: failpoints.to_owned(), network, ..Plan::default() }
 }
 
 /// What the next start finds.
@@ -139,6 +140,31 @@ async fn killed_again_and_again_on_the_way_a_payment_is_charged_once() {
         wreck.shop.plan.failpoints = format!("{point}=return");
         assert!(!wreck.shop.launch().wait_end().await.success(), "{point} was not passed");
     }
+    wreck.recover(1).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_run_left_is_settled_by_the_next_though_nobody_asks_for_it() {
+    let mut wreck = wreck("post_w1_pre_send").await;
+    wreck.shop.restart().await;
+    wreck.shop.wait_state(PaymentState::Paid).await;
+    assert_eq!((wreck.shop.node.transfers().await.len(), wreck.shop.priced_hits()), (1, 0));
+    assert_eq!(wreck.shop.present(&wreck.payment.v2()).await.status, 200);
+    wreck.shop.assert_sold_once().await;
+    wreck.shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_killed_runs_payment_whose_node_is_down_stays_pending_and_no_new_one_is_taken_before_it() {
+    let mut wreck = wreck("post_w1_pre_send").await;
+    wreck.shop.plan.failpoints.clear();
+    wreck.shop.rpc.set_all(Fault::Drop);
+    wreck.shop.start_until("/healthz").await;
+    let answer = wreck.shop.present(&wreck.payment.v2()).await;
+    assert!(answer.status == 503 && !answer.has_terms(), "{answer:?}");
+    let unpaid = wreck.shop.call(&Call::get("/api/data")).await;
+    assert!(unpaid.status == 503 && !unpaid.has_terms(), "{unpaid:?}");
+    wreck.shop.rpc.clear();
     wreck.recover(1).await;
 }
 

@@ -6,7 +6,7 @@ use alloy::primitives::U256;
 use serde_json::{Value, json};
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Call, Fault, Plan, SIGNER_ADDRESS, Shop, Terms, USDC, eventually, paid};
+use crate::harness::{Answer, Call, Fault, PRICE, Payer, Plan, SIGNER_ADDRESS, Shop, Terms, USDC, eventually, paid};
 
 fn quick() -> Plan {
     Plan { network: "settle_timeout = \"1s\"".to_owned(), ..Plan::default() }
@@ -279,9 +279,15 @@ async fn a_settlement_that_reverts_is_answered_with_its_reason_and_fresh_terms()
     assert_eq!(again.outcome(), Some(outcome));
     assert_eq!(shop.priced_hits(), 0);
     assert_eq!(shop.node.transfers().await, []);
-    // The account nonce of the failed settlement is spent: the next one must go on from there.
-    shop.node.mint(shop.payer.address, crate::harness::PRICE).await;
-    shop.buy().await;
+    // Who spoiled one settlement waits before the gateway signs another for it (threat C1); nobody else does. The account
+    // nonce of the failed settlement is spent, so the next one must go on from there.
+    shop.node.mint(shop.payer.address, PRICE).await;
+    let sent = shop.rpc.count("eth_sendRawTransaction");
+    assert_unavailable(&shop.present(&shop.payment().await.v2()).await);
+    assert_eq!(shop.rpc.count("eth_sendRawTransaction"), sent);
+    let other = Payer::random();
+    shop.node.mint(other.address, PRICE).await;
+    assert_eq!(shop.present(&other.pay(&shop.terms().await).v2()).await.status, 200);
     shop.audit().await;
 }
 

@@ -47,6 +47,9 @@ async fn an_origin_that_fails_after_settlement_is_asked_again_without_a_second_c
     Terms::read(&third);
     assert_eq!(third.error(), "payment_already_used");
     assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 2));
+    // So that an origin can tell a second delivery from a second sale.
+    let keys: Vec<_> = shop.origin.hits().iter().map(|hit| hit.header("idempotency-key").map(str::to_owned)).collect();
+    assert!(keys[0].is_some() && keys[0] == keys[1], "{keys:?}");
     shop.audit().await;
 }
 
