@@ -89,7 +89,8 @@ impl Proxy {
                 let (v2, v1) = (all(names::PAYMENT_SIGNATURE), all(names::X_PAYMENT));
                 if v2.is_empty() && v1.is_empty() {
                     let path = target.path().as_str();
-                    let asked = Asked { route: &route, priced, host, path, headers: &head.headers };
+                    let query = target.query();
+                    let asked = Asked { route: &route, priced, host, path, query, headers: &head.headers };
                     return Err(self.ask_payment(&asked).into());
                 }
                 let priced = Arc::clone(priced);
@@ -193,6 +194,7 @@ impl Proxy {
                 priced: &presented.priced,
                 host: presented.host.as_deref(),
                 path: presented.target.path().as_str(),
+                query: presented.target.query(),
                 headers: &session.req_header().headers,
             };
             self.terms(&asked, reason, false)
