@@ -17,7 +17,7 @@ use super::{Proxy, cors};
 use crate::config::{PaidRoute, RouteAction};
 use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
-use crate::route::{CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize};
 
 /// Why a request is not forwarded.
 pub(super) enum Stop {
@@ -64,8 +64,7 @@ impl Proxy {
         let target = canonicalize(head.raw_path()).map_err(Malformed::from)?;
         let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
         if intake::is_never_allowed(&head.method) {
-            let allow = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-            return Err(Answer::method_not_allowed(&allow).into());
+            return Err(Answer::method_not_allowed(&COMMON_METHODS).into());
         }
         if let Some(asked) = cors::preflight_for(&head.method, &head.headers) {
             self.answer_preflight(head.headers.get(header::ORIGIN), host, &target, &asked)?;
@@ -167,6 +166,8 @@ impl Proxy {
             };
             (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
         };
+        // Lets the runtime look at its sockets once, or a hang-up that is there already isn't seen.
+        tokio::task::yield_now().await;
         if is_gone(session) {
             return Err(Stop::ClientGone);
         }
