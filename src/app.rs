@@ -15,7 +15,7 @@ use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, Config, Diagnostics, LedgerUrl, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
 };
-use crate::ledger::{Ledger, LedgerError, SqliteLedger};
+use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
 use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
 use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
@@ -59,6 +59,16 @@ pub enum StartError {
     /// The books can't be opened or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The books hold payments that only a network which is not configured can finish (contract §4).
+    #[error(
+        "{count} unfinished payments are on {network}, which is not in the configuration; keep it there until they have ended"
+    )]
+    NetworkStillNeeded {
+        /// The network.
+        network: Network,
+        /// How many.
+        count: usize,
+    },
     /// A key can't be used or made.
     #[error("the quote key can't be used: {0}")]
     QuoteKey(&'static str),
@@ -158,6 +168,7 @@ impl Blueprint {
     pub async fn start(self, runtime: Handle) -> Result<App, StartError> {
         let ledger = self.open_ledger().await?;
         let quote_key = self.quote_key(ledger.as_ref()).await?;
+        self.refuse_orphans(ledger.as_ref()).await?;
         self.verify_chains().await?;
         for chain in &self.chains {
             Arc::clone(chain).start();
@@ -196,6 +207,17 @@ impl Blueprint {
             metrics: self.metrics,
         };
         Ok(App { parts, admin, gate, ledger })
+    }
+
+    /// Nobody would look after an unfinished payment whose network is gone from the configuration.
+    async fn refuse_orphans(&self, ledger: &SqliteLedger) -> Result<(), StartError> {
+        let states = vec![PaymentState::Claimed, PaymentState::Signed];
+        let unfinished = ledger.list(&PaymentFilter { states, ..PaymentFilter::default() }).await?;
+        let is_orphan = |row: &&PaymentRecord| !self.markets.contains_key(&row.claim.network);
+        let Some(orphan) = unfinished.iter().find(is_orphan) else { return Ok(()) };
+        let network = orphan.claim.network.clone();
+        let count = unfinished.iter().filter(|row| row.claim.network == network).count();
+        Err(StartError::NetworkStillNeeded { network, count })
     }
 
     async fn open_ledger(&self) -> Result<Arc<SqliteLedger>, LedgerError> {

@@ -18,7 +18,7 @@ use super::{Proxy, cors};
 use crate::config::{PaidRoute, RouteAction};
 use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
-use crate::route::{CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize};
 use crate::telemetry::Stage;
 
 /// Why a request is not forwarded.
@@ -66,8 +66,7 @@ impl Proxy {
         let target = canonicalize(head.raw_path()).map_err(Malformed::from)?;
         let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
         if intake::is_never_allowed(&head.method) {
-            let allow = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-            return Err(Answer::method_not_allowed(&allow).into());
+            return Err(Answer::method_not_allowed(&COMMON_METHODS).into());
         }
         if let Some(asked) = cors::preflight_for(&head.method, &head.headers) {
             self.answer_preflight(head.headers.get(header::ORIGIN), host, &target, &asked)?;
@@ -91,7 +90,8 @@ impl Proxy {
                 let (v2, v1) = (all(names::PAYMENT_SIGNATURE), all(names::X_PAYMENT));
                 if v2.is_empty() && v1.is_empty() {
                     let path = target.path().as_str();
-                    let asked = Asked { route: &route, priced, host, path, headers: &head.headers };
+                    let query = target.query();
+                    let asked = Asked { route: &route, priced, host, path, query, headers: &head.headers };
                     return Err(self.ask_payment(&asked).into());
                 }
                 let priced = Arc::clone(priced);
@@ -170,6 +170,8 @@ impl Proxy {
             };
             (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
         };
+        // Lets the runtime look at its sockets once, or a hang-up that is there already isn't seen.
+        tokio::task::yield_now().await;
         if is_gone(session) {
             return Err(Stop::ClientGone);
         }
@@ -198,6 +200,7 @@ impl Proxy {
                 priced: &presented.priced,
                 host: presented.host.as_deref(),
                 path: presented.target.path().as_str(),
+                query: presented.target.query(),
                 headers: &session.req_header().headers,
             };
             self.terms(&asked, reason, false)

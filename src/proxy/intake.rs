@@ -84,7 +84,8 @@ pub(super) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
     check_upgrade(&head.headers)
 }
 
-/// Pingora escapes spaces and drops fragments, so that what it shows is not what came: the line itself has to be asked.
+/// Pingora drops fragments, so that what it shows is not what came: the line itself has to be asked. A literal space is
+/// escaped in there too by then, and is one spelling with `%20` for everything that follows.
 fn check_request_line(raw: &[u8]) -> Result<(), Malformed> {
     // Empty lines before it are skipped (RFC 9112 §2.2).
     let mut lines = raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));

@@ -312,7 +312,7 @@ async fn a_client_that_hung_up_before_the_settlement_is_not_charged() {
     socket.shutdown().await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
-    assert_eq!((answer.as_str(), shop.decoded(), shop.hits()), ("", 0, 0));
+    assert_eq!((answer.as_str(), shop.hits()), ("", 0));
     shop.gate.reaches(&[]).await;
     let again = shop.pay("GET /paid", "1").await;
     assert_eq!(status(&again), 200, "{again}");
