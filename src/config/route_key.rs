@@ -109,5 +109,9 @@ fn host_of(host: &str) -> Result<String, RouteKeyError> {
             "a host is letters, digits, hyphens and dots, as in \"shop.example/path\"; a path starts with /",
         );
     }
+    // "api/data" would be the path /data of a host that nobody asks for, and a free catch-all would serve what it prices.
+    if !host.contains('.') && host != "localhost" {
+        return refuse("a path starts with /; a host has a dot in it, or is \"localhost\"");
+    }
     Ok(host.to_owned())
 }

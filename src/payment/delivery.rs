@@ -64,6 +64,11 @@ impl Delivery {
         }
     }
 
+    /// How many deliveries a payment may have in all.
+    pub fn deliveries_max(&self) -> u32 {
+        self.open.as_ref().map_or(0, |open| open.surroundings.deliveries_max)
+    }
+
     pub fn forwarding(&mut self) {
         if let Some(open) = &mut self.open {
             open.reached_origin = true;

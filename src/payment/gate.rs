@@ -17,7 +17,7 @@ use crate::types::{Clock, Network, UnixMillis};
 
 use super::decision::Decision;
 use super::delivery::{Deliveries, Delivery};
-use super::flight::{Flight, Flights};
+use super::flight::{Entered, Flight, Flights};
 use super::priced::Market;
 use super::receipt::{Receipt, success_response};
 use super::scheme::{Availability, SettlementPlan, VerifyError};
@@ -158,7 +158,11 @@ impl Gate {
     /// Claims and settles a payment, or finds what it bought earlier.
     pub async fn admit(self: &Arc<Self>, payment: VerifiedPayment, request: PaidRequest<'_>) -> Decision {
         crate::crash::point("pre_m0");
-        let Some(flight) = self.flights.enter(&payment.facts().id).await else { return Decision::InProgress };
+        let flight = match self.flights.enter(&payment.facts().id, request.fingerprint).await {
+            Entered::Flight(flight) => flight,
+            Entered::Occupied => return Decision::InProgress,
+            Entered::OccupiedByOther => return Decision::BoundToOtherRequest,
+        };
         crate::crash::point("post_m0");
         let patience = Instant::now() + payment.market.settle_timeout;
         let mut flight = Some(flight);

@@ -38,6 +38,12 @@ impl Receipt {
         success_response(&self.record, self.version)
     }
 
+    /// Whether the payment may be presented again if this delivery fails.
+    #[must_use]
+    pub fn is_good_for_another(&self) -> bool {
+        self.record.claim.redeliverable && self.record.deliveries < self.delivery.deliveries_max()
+    }
+
     /// The request is about to reach the origin: from here on this delivery counts.
     pub fn forwarding(&mut self) {
         self.delivery.forwarding();

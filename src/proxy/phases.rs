@@ -173,9 +173,10 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
-        let paid = context.receipt.as_ref().map(crate::payment::Receipt::response);
+        let paid = context.receipt.as_ref().map(|receipt| (receipt.response(), receipt.is_good_for_another()));
         let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
-        let answer = Answer::failure(error, paid.as_ref()).filter(|_answer| !is_begun);
+        let answer = Answer::failure(error, paid.as_ref().map(|(outcome, is_good)| (outcome, *is_good)))
+            .filter(|_answer| !is_begun);
         let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         context.outcome = match (&answer, paid.is_some()) {
             (_, true) => Outcome::Undelivered,

@@ -171,17 +171,22 @@ impl Answer {
         answer.retry_later().with_outcome(outcome)
     }
 
-    /// What a request is told that could not be proxied. Nothing, if its client is gone.
-    pub fn failure(error: &Error, paid: Option<&SettlementResponse>) -> Option<Self> {
+    /// What a request is told that could not be proxied: `paid` says what was paid for it, and whether the payment is good
+    /// for another try. Nothing, if its client is gone.
+    pub fn failure(error: &Error, paid: Option<(&SettlementResponse, bool)>) -> Option<Self> {
         let (status, reason) = failure(error)?;
-        let Some(outcome) = paid else {
+        let Some((outcome, is_good_for_another)) = paid else {
             let label = if status.is_client_error() { Outcome::BadRequest } else { Outcome::OriginError };
             return Some(Self::error(status, label, reason));
         };
         let body = json!({
             "error": reason,
             "transaction": outcome.transaction,
-            "retry": "present the same payment again; it is not charged twice",
+            "retry": if is_good_for_another {
+                "present the same payment again; it is not charged twice"
+            } else {
+                "this was the last try: the payment is owed to you, ask the operator for a refund"
+            },
         });
         Some(Self::json(status, Outcome::Undelivered, &body).with_outcome(outcome))
     }
@@ -350,7 +355,9 @@ mod tests {
         let refused = Error::new_up(ErrorType::ConnectRefused);
         let timeout = Error::new_up(ErrorType::ReadTimedout);
         for (error, status) in [(&refused, 502), (&timeout, 504)] {
-            let answer = Answer::failure(error, Some(&outcome(true))).unwrap();
+            let owed = Answer::failure(error, Some((&outcome(true), false))).unwrap();
+            assert!(String::from_utf8_lossy(&owed.body).contains("refund"));
+            let answer = Answer::failure(error, Some((&outcome(true), true))).unwrap();
             assert_eq!(answer.status.as_u16(), status);
             assert!(has(&answer, "payment-response") && !has(&answer, "payment-required"));
             assert!(String::from_utf8_lossy(&answer.body).contains("present the same payment again"));
