@@ -15,20 +15,23 @@ use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, Config, Diagnostics, LedgerUrl, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
 };
-use crate::ledger::{Ledger, LedgerError, SqliteLedger};
+use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
 use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
 use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
 use crate::proxy::Parts;
 use crate::route::RouteTable;
 use crate::telemetry::Metrics;
-use crate::types::{Clock, Network, SystemClock};
+use crate::types::{Clock, DecimalAmount, Network, SystemClock};
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often gauges are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Decimals of an EVM chain's native currency.
+const NATIVE_DECIMALS: u8 = 18;
 
 /// The ledger's name for the key that seals quotes.
 const QUOTE_KEY_NAME: &str = "quote_key";
@@ -56,6 +59,16 @@ pub enum StartError {
     /// The books can't be opened or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The books hold payments that only a network which is not configured can finish (contract §4).
+    #[error(
+        "{count} unfinished payments are on {network}, which is not in the configuration; keep it there until they have ended"
+    )]
+    NetworkStillNeeded {
+        /// The network.
+        network: Network,
+        /// How many.
+        count: usize,
+    },
     /// A key can't be used or made.
     #[error("the quote key can't be used: {0}")]
     QuoteKey(&'static str),
@@ -155,6 +168,7 @@ impl Blueprint {
     pub async fn start(self, runtime: Handle) -> Result<App, StartError> {
         let ledger = self.open_ledger().await?;
         let quote_key = self.quote_key(ledger.as_ref()).await?;
+        self.refuse_orphans(ledger.as_ref()).await?;
         self.verify_chains().await?;
         for chain in &self.chains {
             Arc::clone(chain).start();
@@ -193,6 +207,17 @@ impl Blueprint {
             metrics: self.metrics,
         };
         Ok(App { parts, admin, gate, ledger })
+    }
+
+    /// Nobody would look after an unfinished payment whose network is gone from the configuration.
+    async fn refuse_orphans(&self, ledger: &SqliteLedger) -> Result<(), StartError> {
+        let states = vec![PaymentState::Claimed, PaymentState::Signed];
+        let unfinished = ledger.list(&PaymentFilter { states, ..PaymentFilter::default() }).await?;
+        let is_orphan = |row: &&PaymentRecord| !self.markets.contains_key(&row.claim.network);
+        let Some(orphan) = unfinished.iter().find(is_orphan) else { return Ok(()) };
+        let network = orphan.claim.network.clone();
+        let count = unfinished.iter().filter(|row| row.claim.network == network).count();
+        Err(StartError::NetworkStillNeeded { network, count })
     }
 
     async fn open_ledger(&self) -> Result<Arc<SqliteLedger>, LedgerError> {
@@ -307,9 +332,9 @@ async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
             metrics.network_up(network, chain.availability() == Availability::Ready);
             for (index, signer) in chain.signer_balances().into_iter().enumerate() {
                 if let Some(balance) = signer.balance {
-                    // A gauge is a float by nature; nothing is computed from it. Labels stay free of addresses (G2).
-                    let units = balance.to_string().parse::<f64>().unwrap_or(f64::NAN) / 1e18;
-                    metrics.signer_balance(network, &index.to_string(), units);
+                    // Labels stay free of addresses (threat G2).
+                    let units = DecimalAmount::from_atomic(balance, NATIVE_DECIMALS).to_string();
+                    metrics.signer_balance(network, &index.to_string(), units.parse().unwrap_or(f64::NAN));
                 }
             }
         }

@@ -3,7 +3,10 @@
 //! The story of a request: `proxy` matches it to a route (`route`); a free one is forwarded, a priced one without a payment
 //! gets the terms (`protocol`). A payment goes through the gate (`payment`), which has the chain (`chain`) verify it, claims
 //! it in the ledger (`ledger`) together with the signed settlement, and only then lets the chain see it. The request is
-//! forwarded with the receipt, and the ledger remembers that it was served.
+//! forwarded with the receipt, and the ledger remembers that it was served. `app` wires the parts, `server` puts them on
+//! listeners, `cli` is what an operator types.
+//!
+//! Who may import what, down to the dependencies, is a table in `layout_tests`; `docs/architecture.md` tells the whole.
 
 pub mod admin;
 pub mod app;
@@ -11,6 +14,8 @@ pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod crash;
+#[cfg(feature = "dev")]
+pub mod devnet;
 pub mod ledger;
 pub mod payment;
 pub mod protocol;
@@ -19,3 +24,6 @@ pub mod route;
 pub mod server;
 pub mod telemetry;
 pub mod types;
+
+#[cfg(test)]
+mod layout_tests;

@@ -21,13 +21,19 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::{Admin, AdminParts};
-use crate::proxy::{BuildError, Parts, Proxy};
+use crate::proxy::{BuildError, Parts, Proxy, head_deadline};
 
 /// How long an accept loop rests when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a connection may take to send its first byte or to end after the drain.
 const ADMIN_DRAIN: Duration = Duration::from_millis(500);
+
+/// How long a client may take to send the head of a connection's first request.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The same for a later one, with the minute that pingora leaves a connection idle.
+const NEXT_HEAD_TIMEOUT: Duration = Duration::from_secs(80);
 
 /// Connections to origins that are kept for reuse.
 const ORIGIN_POOL_SIZE: usize = 1024;
@@ -59,7 +65,8 @@ pub struct Server {
     drain_timeout: Duration,
 }
 
-struct Listening<A> {
+/// A service that listens and doesn't yet accept.
+pub(crate) struct Listening<A> {
     name: &'static str,
     listener: TcpListener,
     address: SocketAddr,
@@ -84,8 +91,8 @@ impl Server {
         let mut proxy = HttpProxy::new(Proxy::new(parts)?, Arc::new(conf));
         proxy.handle_init_modules();
         Ok(Self {
-            proxy: Listening::new("proxy", proxy_listener, config.server.listen, proxy),
-            admin: Listening::new("admin", admin_listener, config.admin.listen, Admin::new(admin)),
+            proxy: Listening::new("proxy", proxy_listener, config.server.listen, Arc::new(proxy)),
+            admin: Listening::new("admin", admin_listener, config.admin.listen, Arc::new(Admin::new(admin))),
             drain_timeout: config.server.drain_timeout,
         })
     }
@@ -111,8 +118,9 @@ impl Server {
     ) {
         let admin_app = Arc::clone(&self.admin.app);
         tracing::info!(listen = %self.proxy.address, admin = %self.admin.address, "Ready.");
-        let proxy = self.proxy.start();
-        let admin = self.admin.start();
+        let proxy = self.proxy.start(true);
+        // Operators are trusted with their own listener.
+        let admin = self.admin.start(false);
         admin_app.set_serving(true);
         stop.await;
         let deadline = Instant::now() + self.drain_timeout;
@@ -156,7 +164,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 }
 
 /// A service that accepts.
-struct Running<A> {
+pub(crate) struct Running<A> {
     app: Arc<A>,
     shutdown: watch::Sender<bool>,
     /// Closes when the accept loop and every connection have ended.
@@ -164,16 +172,18 @@ struct Running<A> {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Listening<A> {
-    fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: A) -> Self {
+    pub(crate) fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: Arc<A>) -> Self {
         let address = listener.local_addr().unwrap_or(asked);
-        Self { name, listener, address, app: Arc::new(app) }
+        Self { name, listener, address, app }
     }
 
-    fn start(self) -> Running<A> {
+    /// Accepts from now on, until what is returned is dropped; with `bounds_heads`, clients that don't get their requests out
+    /// are cut off.
+    pub(crate) fn start(self, bounds_heads: bool) -> Running<A> {
         let (shutdown, watcher) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
         let app = Arc::clone(&self.app);
-        tokio::spawn(accept(self.name, self.listener, self.app, watcher, alive));
+        tokio::spawn(accept(self.name, self.listener, self.app, watcher, alive, bounds_heads));
         Running { app, shutdown, ended }
     }
 }
@@ -193,6 +203,7 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
     app: Arc<A>,
     mut shutdown: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
+    bounds_heads: bool,
 ) {
     loop {
         let accepted = tokio::select! {
@@ -203,7 +214,7 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
             Ok((socket, peer)) => {
                 let (app, shutdown, alive) = (Arc::clone(&app), shutdown.clone(), alive.clone());
                 tokio::spawn(async move {
-                    serve(socket, peer, &app, &shutdown).await;
+                    serve(socket, peer, &app, &shutdown, bounds_heads).await;
                     drop(alive);
                 });
             }
@@ -220,6 +231,7 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(
     peer: SocketAddr,
     app: &Arc<A>,
     shutdown: &watch::Receiver<bool>,
+    bounds_heads: bool,
 ) {
     // Only a matter of speed; a socket that is gone already is found out by the first read.
     let _refused = socket.set_nodelay(true);
@@ -228,7 +240,11 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(
     let _first = digest.peer_addr.set(Some(peer.into()));
     stream.set_socket_digest(digest);
     let mut reusable: Option<pingora::protocols::Stream> = Some(Box::new(stream));
+    let mut head_timeout = FIRST_HEAD_TIMEOUT;
     while let Some(stream) = reusable {
-        reusable = app.process_new(stream, shutdown).await;
+        let serving = app.process_new(stream, shutdown);
+        reusable =
+            if bounds_heads { head_deadline::within(head_timeout, serving).await.flatten() } else { serving.await };
+        head_timeout = NEXT_HEAD_TIMEOUT;
     }
 }

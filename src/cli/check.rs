@@ -1,20 +1,34 @@
 //! `tollhouse check`: all that `run` does before it binds, so that a configuration that passes here will run.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+
+use anyhow::Context;
 
 use super::ConfigArgs;
 use crate::app::Blueprint;
-use crate::config::{Config, RouteAction};
+use crate::config::{Config, LedgerUrl, RouteAction};
 
 /// Exit code 0 and a summary on stdout, or every mistake as `file:line:col` on stderr (contract §2). Chains that answer are
 /// compared with the configuration; those that don't are warned of.
 pub(super) async fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     let blueprint = Blueprint::read(&args.config, &|name| std::env::var(name).ok())?;
+    check_ledger_place(&blueprint.config)?;
     crate::telemetry::init("warn", false)?;
     blueprint.verify_chains().await?;
     write_summary(&blueprint.config, &mut io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The books themselves aren't opened: a gateway may be running on them. But `run` would fail without their folder.
+fn check_ledger_place(config: &Config) -> anyhow::Result<()> {
+    let LedgerUrl::Sqlite(file) = &config.ledger.url;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let metadata = std::fs::metadata(folder).with_context(|| format!("ledger.url: no folder {}", folder.display()))?;
+    anyhow::ensure!(metadata.is_dir(), "ledger.url: {} is no folder", folder.display());
+    anyhow::ensure!(!file.is_dir(), "ledger.url: {} is a folder, not a file", file.display());
+    Ok(())
 }
 
 /// What the configuration amounts to, for people; no secrets.
@@ -55,10 +69,24 @@ fn action_text(action: &RouteAction) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::config;
+
+    #[test]
+    fn a_ledger_without_a_folder_is_found_before_the_gateway_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |url: &str| {
+            let file = folder.path().join("gateway.toml");
+            let text = format!(
+                "[upstreams.a]\nservers = [\"127.0.0.1:1\"]\n[ledger]\nurl = {url:?}\n[routes]\n\"/a\" = \"free\"\n"
+            );
+            let config = config::parse(&text, &file, &|_| None).into_result().unwrap();
+            check_ledger_place(&config)
+        };
+        assert!(check("sqlite:new.db").is_ok());
+        assert!(check("sqlite:missing/new.db").unwrap_err().to_string().contains("no folder"));
+        assert!(check("sqlite:.").unwrap_err().to_string().contains("not a file"));
+    }
 
     #[test]
     fn the_summary_tells_prices_in_tokens_and_no_secrets() {

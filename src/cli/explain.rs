@@ -47,7 +47,11 @@ fn split_url(url: &str) -> anyhow::Result<(Option<&str>, String)> {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let rest = rest.with_context(|| format!("expected a URL with http or https, or a path, got `{url}`"))?;
     let (host, target) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    anyhow::ensure!(!host.is_empty() && !host.contains('@'), "expected a host without user or password, got `{url}`");
+    let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    anyhow::ensure!(
+        !host.is_empty() && host.bytes().all(is_host),
+        "expected a host of letters, digits, hyphens and dots, without user or password, got `{url}`"
+    );
     let slash = if target.starts_with('/') { "" } else { "/" };
     Ok((Some(host), format!("{slash}{target}")))
 }
@@ -223,6 +227,8 @@ pay_to  = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
         for (method, url, status) in [
             ("GET", "/nothing", 404),
             ("POST", "/api/data", 405),
+            ("TRACE", "/health", 405),
+            ("TRACE", "/nothing", 405),
             ("GET", "/api/data;x", 400),
             ("GET", "/api%2Fdata", 400),
             ("GET", "http://h#x", 400),
@@ -241,5 +247,6 @@ pay_to  = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
         assert!(explain("GET", "ftp://h/", false).is_err());
         assert!(explain("GET", "http://user@h/", false).is_err());
         assert!(explain("GET", "http:///x", false).is_err());
+        assert!(explain("GET", "http://h%2fapi/data", false).is_err());
     }
 }

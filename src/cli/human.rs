@@ -35,13 +35,19 @@ pub fn time_text(moment: UnixMillis) -> String {
     humantime::format_rfc3339_seconds(moment).to_string()
 }
 
-/// Text from elsewhere without control characters, which could drive a terminal; newlines become spaces.
+/// Whether a character orders others about on a screen: it turns the direction of text, hides, or breaks a line.
+fn is_invisible(character: char) -> bool {
+    matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Text from elsewhere without control characters, which could drive a terminal, and without what makes an address or an
+/// amount look like another; newlines become spaces.
 #[must_use]
 pub fn printable(text: &str) -> String {
     text.chars()
         .filter_map(|character| match character {
             '\n' | '\t' => Some(' '),
-            _ if character.is_control() => None,
+            _ if character.is_control() || is_invisible(character) => None,
             _ => Some(character),
         })
         .collect()
@@ -69,5 +75,6 @@ mod tests {
     #[test]
     fn control_characters_of_others_do_not_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\r\nc"), "a[31mb c");
+        assert_eq!(printable("0x\u{202e}dab\u{2066}\u{2028}\u{200b}é"), "0xdabé");
     }
 }

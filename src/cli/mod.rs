@@ -2,6 +2,8 @@
 //! 1 for failures, 2 for wrong usage, 3 for a payment whose outcome is pending.
 
 mod check;
+#[cfg(feature = "dev")]
+mod dev;
 mod explain;
 mod hardening;
 mod health;
@@ -71,6 +73,9 @@ pub enum Command {
     Schema,
     /// Exit 0 if the running gateway is ready
     Health(health::HealthArgs),
+    /// Open a whole shop on this machine, offline: a chain, a token, an origin, a payer and the gateway
+    #[cfg(feature = "dev")]
+    Dev(dev::DevArgs),
     /// Pay for a request, like a client
     Pay(Box<pay::PayArgs>),
     /// Read the books
@@ -104,6 +109,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain(&args),
         Command::Schema => Ok(schema::run()),
         Command::Health(args) => block_on(health::run(args)).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "dev")]
+        Command::Dev(args) => dev::run(&args),
         Command::Pay(args) => block_on(pay::run(*args)).map(|exit| ExitCode::from(exit.code())),
         Command::Payments(args) => block_on(payments::run(args)).map(|()| ExitCode::SUCCESS),
     }

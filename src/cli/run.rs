@@ -1,42 +1,97 @@
 //! `tollhouse run`: the gateway.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::runtime::Runtime;
 
 use super::ConfigArgs;
-use crate::app::Blueprint;
+use crate::app::{App, Blueprint};
 use crate::config::LogFormat;
+use crate::ledger::SqliteLedger;
 use crate::server::{Server, termination};
 use crate::telemetry;
 
 /// Threads for claims, settlements and chains, apart from those that serve requests.
 const MONEY_THREADS: usize = 2;
 
-/// How long the money's runtime may take to end after everything was written.
+/// How long a runtime may take to end after everything was written.
 const RUNTIME_GRACE: Duration = Duration::from_millis(500);
+
+/// How long the ledger's last checkpoint may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let blueprint = Blueprint::read(&args.config, &|name| std::env::var(name).ok())?;
-    let log = &blueprint.config.log;
-    telemetry::init(&log.level, log.format == LogFormat::Json).context("[log] level")?;
-    let server_threads = blueprint.config.server.threads;
-    // Two runtimes: whatever requests do to theirs, money goes on.
-    let money = runtime("money", MONEY_THREADS)?;
-    let requests = runtime("requests", server_threads)?;
-    let app = money.block_on(blueprint.start(money.handle().clone()))?;
-    let code = requests.block_on(serve(app))?;
-    requests.shutdown_timeout(RUNTIME_GRACE);
-    money.shutdown_timeout(RUNTIME_GRACE);
-    Ok(code)
+    start_logging(&blueprint)?;
+    let runtimes = Runtimes::new(&blueprint)?;
+    let stop = {
+        let _inside = runtimes.requests.enter();
+        termination().context("can't listen for signals")?
+    };
+    runtimes.run(blueprint, stop, |_server| Ok(()))
 }
 
-async fn serve(app: crate::app::App) -> anyhow::Result<ExitCode> {
-    let stop = termination().context("can't listen for signals")?;
+/// Logs as the configuration says.
+pub(super) fn start_logging(blueprint: &Blueprint) -> anyhow::Result<()> {
+    let log = &blueprint.config.log;
+    telemetry::init(&log.level, log.format == LogFormat::Json).context("[log] level")
+}
+
+/// What a gateway runs on. Two runtimes: whatever requests do to theirs, money goes on.
+pub(super) struct Runtimes {
+    requests: Runtime,
+    money: Runtime,
+}
+
+impl Runtimes {
+    pub(super) fn new(blueprint: &Blueprint) -> anyhow::Result<Self> {
+        let requests = runtime("requests", blueprint.config.server.threads)?;
+        Ok(Self { requests, money: runtime("money", MONEY_THREADS)? })
+    }
+
+    /// Runs the gateway until `stop` is done; `ready` is called once its ports are its own.
+    pub(super) fn run(
+        self,
+        blueprint: Blueprint,
+        stop: impl Future<Output = ()>,
+        ready: impl FnOnce(&Server) -> anyhow::Result<()>,
+    ) -> anyhow::Result<ExitCode> {
+        let app = self.money.block_on(blueprint.start(self.money.handle().clone()))?;
+        let ledger = Arc::clone(&app.ledger);
+        let code = self.requests.block_on(serve(app, stop, ready))?;
+        self.requests.shutdown_timeout(RUNTIME_GRACE);
+        self.money.shutdown_timeout(RUNTIME_GRACE);
+        if code == ExitCode::SUCCESS {
+            close(ledger)?;
+        }
+        Ok(code)
+    }
+}
+
+/// Leaves the books in one file. Tidy, but not needed: what was written is durable.
+fn close(ledger: Arc<SqliteLedger>) -> anyhow::Result<()> {
+    // Unless something that didn't end in time still holds them.
+    let Some(ledger) = Arc::into_inner(ledger) else { return Ok(()) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let closed = runtime.block_on(async { tokio::time::timeout(CLOSE_TIMEOUT, ledger.close()).await });
+    if closed.is_err() {
+        tracing::warn!("The ledger was not closed in time; the next start reads its log.");
+    }
+    Ok(())
+}
+
+async fn serve(
+    app: App,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(&Server) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
     let server = Server::bind(app.parts, app.admin).await?;
+    ready(&server)?;
     let (gate, ledger) = (app.gate, app.ledger);
     let serving = server.run(stop, |within| async move { gate.drain(within).await });
     tokio::select! {
@@ -49,7 +104,8 @@ async fn serve(app: crate::app::App) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+/// A runtime whose threads bear its name.
+pub(super) fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .thread_name(name)

@@ -1,3 +1,5 @@
+//! Configurations that are read, and every mistake that is reported: one fixture for each sort of mistake.
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -136,8 +136,9 @@ pub trait Ledger: Send + Sync {
         transaction: Option<&str>,
     ) -> Result<PaymentRecord, LedgerError>;
 
-    /// `paid` → `delivering` with one more delivery counted, if fewer than `deliveries_max` were begun and the payment
-    /// was settled no longer than `redeliver_for` ago; else `paid` → `owed`.
+    /// `paid` → `delivering` with one more delivery counted, if fewer than `deliveries_max` were begun, the payment was
+    /// recorded as paid at `settled_after` or later, and it may be presented again or was never delivered; else `paid` →
+    /// `owed`.
     ///
     /// # Errors
     /// As for every write.
@@ -219,7 +220,8 @@ pub trait Ledger: Send + Sync {
     /// As for every write.
     async fn value_or_insert(&self, name: &str, make: String) -> Result<String, LedgerError>;
 
-    /// Deletes `served`, `released` and `failed` payments that ended before `before` and whose authorization ended before then too.
+    /// Deletes `served`, `released` and `failed` payments that ended before `before` and whose authorization ended before then
+    /// too, as did every failed one under the same payment id.
     ///
     /// # Errors
     /// As for every write.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::{Ledger, LedgerError, PaymentRecord, RecordId};
+use crate::ledger::{DeliveryBegun, Ledger, LedgerError, PaymentRecord, RecordId};
 use crate::telemetry::Metrics;
+use crate::types::UnixMillis;
 
 use super::flight::Flight;
 
@@ -14,6 +15,22 @@ pub(super) struct Deliveries {
     pub runtime: tokio::runtime::Handle,
     pub deliveries_max: u32,
     pub metrics: Arc<Metrics>,
+}
+
+impl Deliveries {
+    /// Counts one more delivery of a paid request, if it may have one. Whoever lets go of what this gives gives it back.
+    pub async fn begin(
+        self: &Arc<Self>,
+        record: &RecordId,
+        settled_after: UnixMillis,
+    ) -> (Result<DeliveryBegun, LedgerError>, Option<Delivery>) {
+        let begun = self.ledger.record_delivering(record, self.deliveries_max, settled_after).await;
+        let delivery = match &begun {
+            Ok(DeliveryBegun::Begun(record)) => Some(Delivery::new(record.record.clone(), Arc::clone(self))),
+            _ => None,
+        };
+        (begun, delivery)
+    }
 }
 
 /// A counted delivery. Dropped without [`Delivery::served`], it is recorded as undelivered, uncounted if the request never

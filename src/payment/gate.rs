@@ -21,7 +21,7 @@ use super::flight::{Flight, Flights};
 use super::priced::Market;
 use super::receipt::{Receipt, success_response};
 use super::scheme::{Availability, SettlementPlan, VerifyError};
-use super::settlements::{Freshness, Handover, Settlements};
+use super::settlements::{Handover, Settlements};
 use super::standing::{Presentation, Standing};
 use super::verify::{VerifiedPayment, refused};
 
@@ -207,7 +207,7 @@ impl Gate {
         match (Standing::of(found.as_ref(), &presented), found) {
             (Standing::New, _) => self.settle_new(payment, request).await,
             (Standing::Pending, Some(record)) => {
-                let handover = self.settlements.join(record.clone(), Freshness::Read);
+                let handover = self.settlements.join(record.clone());
                 Step::Wait(Box::new(record), handover)
             }
             (Standing::Redeliver, Some(record)) => self.redeliver(&record.record, version, request, flight).await,
@@ -233,7 +233,7 @@ impl Gate {
         }
         crate::crash::point("post_verify");
         let started = Instant::now();
-        let plan = match payment.incoming.simulate(&payment.terms).await {
+        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
             Ok(plan) => plan,
             Err(VerifyError::Invalid { reason }) => return Step::Done(refused(reason)),
             Err(VerifyError::Unavailable { detail }) => {
@@ -264,14 +264,16 @@ impl Gate {
     async fn claim(self: Arc<Self>, claim: NewPayment, plan: Box<dyn SettlementPlan>) -> Step {
         let started = Instant::now();
         let network = claim.network.clone();
-        let sign = Box::new(move |account_nonce| plan.sign(account_nonce).map_err(|error| error.to_string()));
+        let plan: Arc<dyn SettlementPlan> = plan.into();
+        let signing = Arc::clone(&plan);
+        let sign = Box::new(move |account_nonce| signing.sign(account_nonce).map_err(|error| error.to_string()));
         let outcome = self.ledger().claim(claim, sign).await;
         self.metrics.stage(Stage::Claim, started.elapsed());
         match outcome {
             Ok(ClaimOutcome::Claimed(record)) => {
                 self.metrics.payment(network.as_str(), "signed");
                 crate::crash::point("post_w1_pre_send");
-                let handover = self.settlements.join(record.clone(), Freshness::Claimed);
+                let handover = self.settlements.begin(record.clone(), plan);
                 Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
@@ -299,11 +301,21 @@ impl Gate {
         }
         let redeliver_for = i64::try_from(self.rules.redeliver_for.as_millis()).unwrap_or(i64::MAX);
         let settled_after = UnixMillis(self.now().0.saturating_sub(redeliver_for));
-        match self.ledger().record_delivering(record, self.rules.deliveries_max, settled_after).await {
-            Ok(DeliveryBegun::Begun(record)) => {
-                let delivery = Delivery::new(record.record.clone(), Arc::clone(&self.deliveries));
-                Step::Done(deliver(record, version, delivery, flight))
+        // As with a claim: a count that nobody answers for would keep the payment from its payer until the next start.
+        let (deliveries, record) = (Arc::clone(&self.deliveries), record.clone());
+        let begun = self.deliveries.runtime.spawn(async move { deliveries.begin(&record, settled_after).await }).await;
+        let (begun, delivery) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                tracing::error!(%error, "A delivery's task died.");
+                return Step::Done(Decision::Unavailable);
             }
+        };
+        match begun {
+            Ok(DeliveryBegun::Begun(record)) => match delivery {
+                Some(delivery) => Step::Done(deliver(record, version, delivery, flight)),
+                None => Step::Done(Decision::InProgress),
+            },
             Ok(DeliveryBegun::Owed(record)) => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
             Ok(DeliveryBegun::NotPaid(_)) => Step::LookAgain,
             Err(error) => {

@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use crate::protocol::{Challenge, ChallengeError, ChallengeTemplate, Offer, QuoteKey, QuoteNonce, ResourceInfo};
 use crate::types::{UnixMillis, WaitFor};
 
-use super::scheme::{Availability, Scheme};
+use super::scheme::{Availability, Scheme, VerifyError};
 
 /// A network as the money path sees it.
 pub struct Market {
@@ -22,6 +22,18 @@ pub struct Market {
     pub pay_to_exclusive: bool,
     /// How long a request waits for its settlement.
     pub settle_timeout: Duration,
+}
+
+impl Market {
+    /// What a request asks of the chain before anything is signed, for no longer than a settlement may take: a node that
+    /// accepts questions and answers none must not hold requests.
+    pub(super) async fn in_time<T>(
+        &self,
+        question: impl Future<Output = Result<T, VerifyError>>,
+    ) -> Result<T, VerifyError> {
+        let silent = |_elapsed| Err(VerifyError::Unavailable { detail: "no answer in time".to_owned() });
+        tokio::time::timeout(self.settle_timeout, question).await.unwrap_or_else(silent)
+    }
 }
 
 /// An offer and where it is settled.

@@ -19,6 +19,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// How many failed payments are looked at per network and sweep.
 const WATCHED_MAX: usize = 200;
 
+/// After so many questions that a chain did not answer, a sweep leaves the rest to the next one.
+const UNANSWERED_MAX: usize = 3;
+
+/// How long after its authorization's end a failed payment is still looked at: what landed in the last moment is seen by us
+/// only when its block counts as settled, and clocks differ. Ethereum's finality takes up to a quarter of an hour.
+const WATCHED_BEYOND_END: Duration = Duration::from_secs(20 * 60);
+
 #[derive(Debug, thiserror::Error)]
 enum RecoverError {
     #[error(transparent)]
@@ -113,9 +120,17 @@ impl Gate {
         for record in self.ledger().unfinished(network).await? {
             self.settlements().start(record);
         }
-        let failed = self.ledger().failed_but_usable(network, self.now()).await?;
+        let beyond = i64::try_from(WATCHED_BEYOND_END.as_millis()).unwrap_or(i64::MAX);
+        let failed = self.ledger().failed_but_usable(network, UnixMillis(self.now().0.saturating_sub(beyond))).await?;
+        let mut unanswered = 0;
         for record in failed.into_iter().take(WATCHED_MAX) {
-            self.credit_if_landed(market, &record).await?;
+            // One that can't be judged or credited must not keep the others from it.
+            let Err(error) = self.credit_if_landed(market, &record).await else { continue };
+            tracing::warn!(%error, payment = %record.record, "A failed payment could not be looked at, or not be credited.");
+            unanswered += usize::from(matches!(error, RecoverError::Chain(_)));
+            if unanswered >= UNANSWERED_MAX {
+                break;
+            }
         }
         Ok(())
     }

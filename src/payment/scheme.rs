@@ -25,8 +25,8 @@ pub struct PaymentFacts {
     pub amount: AtomicAmount,
     /// When the authorization ends: after this moment (chain time) it can't move money any more.
     pub valid_until: UnixMillis,
-    /// SHA-256 over everything that was signed and the signature in canonical form, so that one payment has one digest
-    /// however it was spelled (threats B5, B19, B24).
+    /// SHA-256 over everything that was signed, without the signature, so that one payment has one digest however it was
+    /// spelled (threats B5, B19, B24).
     pub digest: [u8; 32],
     /// The scheme's payload in canonical JSON, as the ledger keeps it.
     pub payload: Value,

@@ -15,7 +15,7 @@ use crate::types::Network;
 
 use super::delivery::{Deliveries, Delivery};
 use super::priced::Market;
-use super::scheme::SettleOutcome;
+use super::scheme::{SettleOutcome, SettlementPlan};
 
 /// How long to wait before a ledger write that failed is tried again, at most.
 const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -29,10 +29,10 @@ pub(super) enum Handover {
 }
 
 /// How a record came to be settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Freshness {
-    /// Claimed just now: nobody else can have settled it.
-    Claimed,
+enum Origin {
+    /// Claimed just now: nobody else can have settled it. What the plan reserved (a lane's place, the payer's balance) stays
+    /// reserved until the settlement has ended.
+    Claimed(Arc<dyn SettlementPlan>),
     /// Read from the ledger: it may have ended since.
     Read,
 }
@@ -89,31 +89,42 @@ impl Settlements {
 
     /// Starts the settlement of a signed payment if it is not under way.
     pub fn start(self: &Arc<Self>, record: PaymentRecord) {
-        self.enlist(record, Freshness::Read);
+        self.enlist(record, Origin::Read);
     }
 
     /// Starts the settlement of a signed payment if it is not under way, and waits for its end. The receiver fails when it
     /// ended without anybody waiting: then the ledger knows how.
-    pub fn join(self: &Arc<Self>, record: PaymentRecord, freshness: Freshness) -> oneshot::Receiver<Handover> {
-        self.enlist(record, freshness).wait()
+    pub fn join(self: &Arc<Self>, record: PaymentRecord) -> oneshot::Receiver<Handover> {
+        self.enlist(record, Origin::Read).wait()
     }
 
-    fn enlist(self: &Arc<Self>, record: PaymentRecord, freshness: Freshness) -> Arc<Running> {
+    /// As [`Self::join`], for a payment that was claimed just now under this plan.
+    pub fn begin(
+        self: &Arc<Self>,
+        record: PaymentRecord,
+        plan: Arc<dyn SettlementPlan>,
+    ) -> oneshot::Receiver<Handover> {
+        self.enlist(record, Origin::Claimed(plan)).wait()
+    }
+
+    fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin) -> Arc<Running> {
         let running = match self.running.entry(record.record.clone()) {
             Entry::Occupied(entry) => return Arc::clone(entry.get()),
             Entry::Vacant(entry) => Arc::clone(&entry.insert(Arc::new(Running::default()))),
         };
         self.deliveries.metrics.settlements_running(self.running.len());
         let settlements = Arc::clone(self);
-        self.deliveries.runtime.spawn(settlements.run(record, freshness, Arc::clone(&running)));
+        self.deliveries.runtime.spawn(settlements.run(record, origin, Arc::clone(&running)));
         running
     }
 
-    async fn run(self: Arc<Self>, record: PaymentRecord, freshness: Freshness, running: Arc<Running>) {
+    async fn run(self: Arc<Self>, record: PaymentRecord, origin: Origin, running: Arc<Running>) {
         let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
-        if freshness == Freshness::Read && !self.is_still_signed(&record.record).await {
-            return;
-        }
+        let plan = match origin {
+            Origin::Claimed(plan) => Some(plan),
+            Origin::Read if self.is_still_signed(&record.record).await => None,
+            Origin::Read => return,
+        };
         let Some(market) = self.markets.get(&record.claim.network) else {
             tracing::error!(payment = %record.record, network = %record.claim.network,
                 "An unfinished payment is on a network that is not configured.");
@@ -121,6 +132,8 @@ impl Settlements {
         };
         let started = Instant::now();
         let outcome = market.scheme.settle(&record).await;
+        // Not before: between simulation and settlement the payer's balance would count for other payments too (threat C2).
+        drop(plan);
         self.deliveries.metrics.stage(Stage::Settle, started.elapsed());
         crate::crash::point("post_confirm_pre_w2");
         match outcome {

@@ -88,7 +88,7 @@ impl Gate {
     }
 
     async fn prove(&self, mut verified: VerifiedPayment) -> Result<VerifiedPayment, Decision> {
-        match verified.incoming.prove(&verified.terms).await {
+        match verified.market.in_time(verified.incoming.prove(&verified.terms)).await {
             Ok(()) => Ok(verified),
             Err(VerifyError::Invalid { reason }) => Err(refused(reason)),
             Err(VerifyError::Unavailable { detail }) => {
@@ -99,7 +99,8 @@ impl Gate {
         }
     }
 
-    /// Whether the ledger holds this very payment: same key, same signed bytes. Then it was proven before.
+    /// Whether the ledger holds this very payment: same key, same signed fields. Then it was proven before, and it is its holder
+    /// that has to be proven (contract §3), which the gate does.
     async fn is_known(&self, verified: &VerifiedPayment) -> Result<bool, Decision> {
         let facts = verified.facts();
         match self.ledger().find(&facts.id).await {

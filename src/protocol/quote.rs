@@ -58,13 +58,12 @@ impl QuoteKey {
     /// Seals an offer: `terms` is the [`terms_digest`] of the offer on that route.
     #[must_use]
     pub fn seal(&self, terms: &[u8; 32], nonce: QuoteNonce, expires: UnixMillis) -> String {
-        let mut token = [0; HEAD_BYTES + MAC_BYTES];
-        let (head, tail) = token.split_at_mut(HEAD_BYTES);
-        head[0] = VERSION;
-        head[1..9].copy_from_slice(&expires.as_secs().to_be_bytes());
-        head[9..].copy_from_slice(&nonce.0);
-        let mac = self.mac(head, terms).finalize().into_bytes();
-        tail.copy_from_slice(&mac[..MAC_BYTES]);
+        let mut token = Vec::with_capacity(HEAD_BYTES + MAC_BYTES);
+        token.push(VERSION);
+        token.extend(expires.as_secs().to_be_bytes());
+        token.extend(nonce.0);
+        let mac = self.mac(&token, terms).finalize().into_bytes();
+        token.extend(mac.into_iter().take(MAC_BYTES));
         URL_SAFE_NO_PAD.encode(token)
     }
 

@@ -39,8 +39,6 @@ reasons! {
     OfferExpired = "offer_expired",
     /// The payment already bought its answer.
     PaymentAlreadyUsed = "payment_already_used",
-    /// A payment without a quote came again from another address, or with another quote.
-    PaymentNotYours = "payment_not_presented_by_its_payer",
     /// Two payment headers contradict each other.
     ContradictoryPayments = "contradictory_payment_headers",
     /// Settlement's outcome is not known yet.

@@ -1,6 +1,7 @@
 //! What happens to a request before it is forwarded: every refusal that needs no money first, then the gate (threat D6).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::FutureExt;
 use http::{HeaderValue, Method, header};
@@ -17,7 +18,8 @@ use super::{Proxy, cors};
 use crate::config::{PaidRoute, RouteAction};
 use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
-use crate::route::{CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::telemetry::Stage;
 
 /// Why a request is not forwarded.
 pub(super) enum Stop {
@@ -64,8 +66,7 @@ impl Proxy {
         let target = canonicalize(head.raw_path()).map_err(Malformed::from)?;
         let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
         if intake::is_never_allowed(&head.method) {
-            let allow = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-            return Err(Answer::method_not_allowed(&allow).into());
+            return Err(Answer::method_not_allowed(&COMMON_METHODS).into());
         }
         if let Some(asked) = cors::preflight_for(&head.method, &head.headers) {
             self.answer_preflight(head.headers.get(header::ORIGIN), host, &target, &asked)?;
@@ -89,7 +90,8 @@ impl Proxy {
                 let (v2, v1) = (all(names::PAYMENT_SIGNATURE), all(names::X_PAYMENT));
                 if v2.is_empty() && v1.is_empty() {
                     let path = target.path().as_str();
-                    let asked = Asked { route: &route, priced, host, path, headers: &head.headers };
+                    let query = target.query();
+                    let asked = Asked { route: &route, priced, host, path, query, headers: &head.headers };
                     return Err(self.ask_payment(&asked).into());
                 }
                 let priced = Arc::clone(priced);
@@ -150,7 +152,9 @@ impl Proxy {
             v2: presented.v2.iter().map(HeaderValue::as_bytes).collect(),
             v1: presented.v1.iter().map(HeaderValue::as_bytes).collect(),
         };
+        let started = Instant::now();
         let verified = self.gate.verify(&presented.priced, &payment_headers).await;
+        self.metrics.stage(Stage::Verify, started.elapsed());
         let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
         let digested = body::digest(session.as_mut()).await.map_err(unread)?;
         context.held_body = digested.held;
@@ -166,6 +170,11 @@ impl Proxy {
             };
             (identity.fingerprint(), identity.is_redeliverable(presented.paid.redeliver))
         };
+        // Lets the runtime look at its sockets once, or a hang-up that is there already isn't seen.
+        tokio::task::yield_now().await;
+        if is_gone(session) {
+            return Err(Stop::ClientGone);
+        }
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
         let route = presented.priced.name();
         let request = PaidRequest { fingerprint, redeliverable, client, route, summary, origin: upstream.as_ref() };
@@ -183,6 +192,7 @@ impl Proxy {
     fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {
         if let Decision::Refused { reason, .. } | Decision::Contradiction(reason) = &decision {
             tracing::debug!(route = %presented.route.name(), %reason, "Refused a payment.");
+            self.metrics.refusal(reason.as_str());
         }
         Answer::decision(decision, |reason| {
             let asked = Asked {
@@ -190,6 +200,7 @@ impl Proxy {
                 priced: &presented.priced,
                 host: presented.host.as_deref(),
                 path: presented.target.path().as_str(),
+                query: presented.target.query(),
                 headers: &session.req_header().headers,
             };
             self.terms(&asked, reason, false)
@@ -217,7 +228,7 @@ fn unread(error: BodyError) -> Stop {
     }
 }
 
-/// Whether the client hung up while its payment was settled. Its request would be spent on nobody.
+/// Whether the client hung up. A payment settled now, or a delivery made, would be spent on nobody.
 fn is_gone(session: &mut Session) -> bool {
     let downstream = session.as_mut();
     downstream.is_body_done() && matches!(downstream.read_body_or_idle(true).now_or_never(), Some(Err(_)))

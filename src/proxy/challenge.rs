@@ -16,6 +16,8 @@ pub(super) struct Asked<'a> {
     pub host: Option<&'a str>,
     /// Canonical.
     pub path: &'a str,
+    /// As it came.
+    pub query: Option<&'a str>,
     pub headers: &'a HeaderMap,
 }
 
@@ -42,7 +44,11 @@ impl Proxy {
             return Answer::unavailable();
         };
         let page = match &asked.route.config().action {
-            RouteAction::Paid(paid) if is_for_people => Some(page::render(asked.route.name(), paid, &url)),
+            RouteAction::Paid(paid) if is_for_people => {
+                // Who pays from the page pays for what the page stands for, query and all.
+                let whole = asked.query.map_or_else(|| url.clone(), |query| format!("{url}?{query}"));
+                Some(page::render(asked.route.name(), paid, &whole))
+            }
             _ => None,
         };
         Answer::challenge(challenge, page)

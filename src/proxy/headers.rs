@@ -29,7 +29,7 @@ const OWNED: [&str; 9] = [
 ];
 
 /// Names by which a client could have an origin serve another URL or method than the one that was priced.
-const OVERRIDES: [&str; 12] = [
+const OVERRIDES: [&str; 16] = [
     "x-original-url",
     "x-original-uri",
     "x-original-host",
@@ -42,6 +42,11 @@ const OVERRIDES: [&str; 12] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-override-url",
+    "x-envoy-original-path",
+    "x-forwarded-port",
+    // CGI-like origins take it for the proxy of their own requests (CVE-2016-5385).
+    "proxy",
 ];
 
 /// Whether a client may not speak this name to an origin, nor have it removed. `idempotency-key` is only the gateway's on
@@ -90,6 +95,12 @@ pub(super) fn prepare_request(
         head.insert_header("X-Forwarded-Host", host.clone())?;
     }
     head.insert_header("X-Forwarded-Proto", hop.scheme)?;
+    if hop.host.is_none()
+        && let Some(server) = upstream.servers.first()
+    {
+        // HTTP/1.0 needs no Host; the origin is spoken to in HTTP/1.1, and would refuse what was just paid for.
+        head.insert_header(header::HOST, server.as_str())?;
+    }
     for (name, value) in &upstream.set_headers {
         let mut value = HeaderValue::from_str(value.expose())
             .map_err(|_error| pingora::Error::explain(pingora::ErrorType::InvalidHTTPHeader, "set_headers"))?;
@@ -138,8 +149,19 @@ pub(super) fn mark_paid(head: &mut ResponseHeader, receipt: &Receipt) -> pingora
     make_private(head)
 }
 
-/// Adds `private` to what the origin said of caching, `private, no-store` if it said nothing, and `Vary`.
+/// Headers that caches between gateway and client believe more than `Cache-Control` (RFC 9213 and its forerunners).
+fn is_cache_override(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.ends_with("cdn-cache-control") || matches!(name, "surrogate-control" | "edge-control" | "x-accel-expires")
+}
+
+/// Adds `private` to what the origin said of caching, `private, no-store` if it said nothing, and `Vary`. What would speak
+/// past `Cache-Control` is taken out.
 pub(super) fn make_private(head: &mut ResponseHeader) -> pingora::Result<()> {
+    let overrides: Vec<HeaderName> = head.headers.keys().filter(|name| is_cache_override(name)).cloned().collect();
+    for name in overrides {
+        head.remove_header(&name);
+    }
     let said = cache_directives(&head.headers);
     let value = if said.is_empty() {
         "private, no-store".to_owned()
@@ -199,6 +221,8 @@ mod tests {
             "X-Original-URL",
             "X-HTTP-Method-Override",
             "x_http_method_override",
+            "X-Envoy-Original-Path",
+            "Proxy",
             "Authorization",
         ] {
             head.append_header(name.to_owned(), "forged").unwrap();
@@ -227,6 +251,14 @@ mod tests {
     }
 
     #[test]
+    fn a_request_without_host_gets_one_on_its_way() {
+        let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+        prepare_request(&mut head, &upstream(), &Hop { client: None, host: None, scheme: "http" }, None).unwrap();
+        assert_eq!(head.headers.get(header::HOST).unwrap(), "127.0.0.1:1");
+        assert!(!head.headers.contains_key("x-forwarded-host"));
+    }
+
+    #[test]
     fn an_origin_cannot_speak_for_the_gateway() {
         let mut head = ResponseHeader::build(200, None).unwrap();
         for name in ["PAYMENT-RESPONSE", "X-PAYMENT-RESPONSE", "PAYMENT-REQUIRED", "Settlement-Overrides", "ETag"] {
@@ -252,5 +284,21 @@ mod tests {
             assert_eq!(head.headers.get(header::CACHE_CONTROL).unwrap(), expected);
             assert_eq!(head.headers.get(header::VARY).unwrap(), "PAYMENT-SIGNATURE, X-PAYMENT");
         }
+    }
+
+    #[test]
+    fn no_header_tells_a_cache_to_keep_a_paid_answer_all_the_same() {
+        let mut head = ResponseHeader::build(200, None).unwrap();
+        for name in [
+            "CDN-Cache-Control",
+            "Cloudflare-CDN-Cache-Control",
+            "Surrogate-Control",
+            "Edge-Control",
+            "X-Accel-Expires",
+        ] {
+            head.append_header(name.to_owned(), "public, max-age=60").unwrap();
+        }
+        make_private(&mut head).unwrap();
+        assert_eq!(head.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["cache-control", "vary"]);
     }
 }

@@ -77,10 +77,25 @@ pub(super) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
     if raw.len() > HEAD_BYTES_MAX || head.headers.len() > HEADERS_MAX {
         return Err(Malformed::HeadTooLarge);
     }
+    check_request_line(raw)?;
     check_framing(raw, head)?;
     check_host(head)?;
     check_connection(&head.headers)?;
     check_upgrade(&head.headers)
+}
+
+/// Pingora drops fragments, so that what it shows is not what came: the line itself has to be asked. A literal space is
+/// escaped in there too by then, and is one spelling with `%20` for everything that follows.
+fn check_request_line(raw: &[u8]) -> Result<(), Malformed> {
+    // Empty lines before it are skipped (RFC 9112 §2.2).
+    let mut lines = raw.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == b' ');
+    let (Some(_method), Some(target), Some(_version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(Malformed::TargetForm);
+    };
+    if target.contains(&b'#') { Err(Malformed::TargetForm) } else { Ok(()) }
 }
 
 fn check_framing(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
@@ -204,6 +219,16 @@ mod tests {
         let kept: Vec<_> =
             fields.iter().filter(|(name, _)| !both || !name.eq_ignore_ascii_case("content-length")).copied().collect();
         check(raw.as_bytes(), &head(&kept))
+    }
+
+    #[test]
+    fn targets_that_pingora_would_mend_are_refused() {
+        for bad in ["GET /a#b HTTP/1.1\r\n", "GET /a b HTTP/1.1\r\n", "GET /a  HTTP/1.1\r\n", "GET /a\r\n", ""] {
+            assert_eq!(check_request_line(bad.as_bytes()), Err(Malformed::TargetForm), "{bad:?}");
+        }
+        for good in ["GET /a HTTP/1.1\r\nX: a b # c\r\n", "\r\nGET /a HTTP/1.0\r\n"] {
+            assert_eq!(check_request_line(good.as_bytes()), Ok(()), "{good:?}");
+        }
     }
 
     #[test]

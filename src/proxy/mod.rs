@@ -9,6 +9,7 @@ mod challenge;
 mod context;
 mod cors;
 mod fingerprint;
+pub mod head_deadline;
 mod headers;
 mod intake;
 mod page;

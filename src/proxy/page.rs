@@ -42,7 +42,7 @@ pub(super) fn render(name: &str, route: &PaidRoute, url: &str) -> String {
         ));
     }
     let about = if route.description.is_empty() { name } else { &route.description };
-    TEMPLATE.replace("{about}", &escaped(about)).replace("{rows}", &rows).replace("{url}", &escaped(url))
+    TEMPLATE.replace("{about}", &escaped(about)).replace("{rows}", &rows).replace("{url}", &escaped(&quoted(url)))
 }
 
 const TEMPLATE: &str = r#"<!doctype html>
@@ -60,6 +60,11 @@ code,pre{font:14px/1.5 ui-monospace,monospace;overflow-wrap:anywhere;white-space
 <p>Programs find the same terms in the <code>PAYMENT-REQUIRED</code> header of this answer.</p>
 </body></html>
 "#;
+
+/// One word of a shell, whatever a link put into its URL: people copy the line.
+fn quoted(url: &str) -> String {
+    format!("'{}'", url.replace('\'', r"'\''"))
+}
 
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -112,9 +117,15 @@ mod tests {
         for bad in ["<script", "<b>", "<i>"] {
             assert!(!page.contains(bad), "{bad} in {page}");
         }
-        assert!(page.contains("tollhouse pay http://h/&quot;&gt;&lt;script&gt;"));
+        assert!(page.contains("tollhouse pay &#39;http://h/&quot;&gt;&lt;script&gt;"));
         assert!(page.contains("0.01 &lt;i&gt;") && page.contains("base-sepolia"), "{page}");
         assert_eq!(page.matches("<td>").count(), 3, "{page}");
+    }
+
+    #[test]
+    fn the_line_to_copy_is_one_word_for_a_shell() {
+        assert_eq!(quoted("http://h/a?b=1&c=$(id)"), "'http://h/a?b=1&c=$(id)'");
+        assert_eq!(quoted("http://h/';reboot;'"), r"'http://h/'\'';reboot;'\'''");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
 use super::upstream::client_address;
-use super::{Proxy, body, cors};
+use super::{Proxy, body, cors, head_deadline};
 use crate::config::RouteAction;
 use crate::telemetry::Stage;
 
@@ -36,6 +36,12 @@ impl ProxyHttp for Proxy {
 
     /// No modules: compression is the origin's affair.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// Runs first, and only once the whole head is there.
+    async fn early_request_filter(&self, _session: &mut Session, _context: &mut Context) -> Result<()> {
+        head_deadline::head_is_read();
+        Ok(())
+    }
 
     /// Runs once a request, so this is where money moves.
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {

@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::path::{PathError, canonicalize};
-use super::scope::{Candidates, Choice, Entry, is_never_allowed};
+use super::scope::{COMMON_METHODS, Candidates, Choice, Entry, is_never_allowed};
 use super::table::{RouteMatch, RouteTable, normalize_host};
 use super::views;
 
@@ -38,6 +38,12 @@ impl RouteTable {
                 return Explanation { canonical_path: None, outcome: Outcome::BadPath(error), reasons };
             }
         };
+        if is_never_allowed(method) {
+            // Before any route is looked at, so that refusing says nothing of what there is.
+            let outcome = Outcome::Match(RouteMatch::MethodNotAllowed { allow: COMMON_METHODS.to_vec() });
+            let canonical_path = Some(target.path().as_str().to_owned());
+            return Explanation { canonical_path, outcome, reasons: vec![format!("{method} is never allowed")] };
+        }
         let path = target.path().as_str();
         let key = target.path().match_key();
         let mut reasons = Vec::new();
@@ -98,7 +104,6 @@ fn explain_specificity(loose: &Entry, exact: &Entry, chosen: Candidates<'_>) -> 
 
 fn explain_method(method: &Method, choice: Choice<'_>) -> String {
     match choice {
-        Choice::MethodNotAllowed if is_never_allowed(method) => format!("{method} is never allowed"),
         Choice::MethodNotAllowed => {
             format!("none of its routes takes {method}, and a known path never falls through to another route")
         }

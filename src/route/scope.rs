@@ -187,6 +187,10 @@ fn push_once(list: &mut Vec<Method>, method: &Method) {
     }
 }
 
+/// What an `Allow` header lists for a method that is refused everywhere.
+pub const COMMON_METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
 /// Methods that no route can allow: `TRACE` echoes headers, `CONNECT` makes a tunnel.
 pub(super) fn is_never_allowed(method: &Method) -> bool {
     *method == Method::TRACE || *method == Method::CONNECT

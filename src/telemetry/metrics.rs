@@ -129,7 +129,7 @@ impl Metrics {
         self.stage_seconds.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
     }
 
-    /// A node was called. `outcome` is `ok`, `error` or `timeout`.
+    /// A node was called. `outcome` is `ok`, `error` (the node said no) or `unanswered`.
     pub fn rpc(&self, network: &str, method: &str, outcome: &str, took: Duration) {
         self.rpc_calls.with_label_values(&[network, method, outcome]).inc();
         self.rpc_seconds.with_label_values(&[network, method]).observe(took.as_secs_f64());

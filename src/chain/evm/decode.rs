@@ -182,6 +182,13 @@ pub(super) fn decode(chain_id: u64, payload: &Value, terms: &PaymentRequirements
     Ok(Decoded { authorization, signature, token, facts })
 }
 
+impl Decoded {
+    /// SHA-256 over the authorization and the signature it came with: what a refusal is remembered by.
+    pub(super) fn presented(&self) -> [u8; 32] {
+        Sha256::digest([self.facts.digest.as_slice(), &self.signature.bytes()].concat()).into()
+    }
+}
+
 fn facts(
     chain_id: u64,
     token: Address,
@@ -192,9 +199,10 @@ fn facts(
     let account = |address: Address| AccountId::new(address.to_checksum(None)).map_err(|_error| Reason::InvalidPayload);
     let signature_text = signature.canonical_text(signature_text);
     let Authorization { from, to, value, valid_after, valid_before, nonce } = authorization;
+    // Without the signature: a wallet may take many for one authorization, and the authorization is what can be spent once.
+    // Else whoever sees a failed settlement on chain could present it again as its own, spelled another way.
     let mut digest = Sha256::new();
     digest.update((U256::from(chain_id), token, from, to, value, valid_after, valid_before, nonce).abi_encode());
-    digest.update(signature_text.as_bytes());
     Ok(PaymentFacts {
         id: PaymentId(format!("eip155:{chain_id}/{}/{}/{nonce}", token.to_checksum(None), from.to_checksum(None))),
         payer: account(*from)?,
@@ -454,5 +462,12 @@ mod tests {
         let decoded = signed(&alloy::hex::encode_prefixed(wrapped)).unwrap();
         assert_eq!(decoded.signature, PayerSignature::Wrapped(inner));
         assert_eq!(decode(84532, &decoded.facts.payload, &terms()).unwrap().facts, decoded.facts);
+    }
+
+    #[test]
+    fn an_authorization_is_the_same_payment_whatever_signature_it_is_presented_with() {
+        let (one, other) = (signed("0xabab").unwrap(), signed("0xababab").unwrap());
+        assert_eq!(one.facts.digest, other.facts.digest);
+        assert_ne!(one.presented(), other.presented(), "but is judged anew");
     }
 }

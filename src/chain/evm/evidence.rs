@@ -107,6 +107,19 @@ pub(super) fn has_moved(receipt: &Receipt, token: Address, authorization: &Autho
     receipt.logs.iter().any(is_transfer) && receipt.logs.iter().any(is_use)
 }
 
+/// Whether a receipt used one authorization of this payer only. In a transaction of somebody else's making one transfer could
+/// otherwise stand for two payments: for the one that was used for it, and for another whose nonce the payer spent beside it
+/// on a transfer to itself (`receiveWithAuthorization` shares the nonces).
+pub(super) fn is_only_use(receipt: &Receipt, token: Address, payer: Address) -> bool {
+    let payer = payer.into_word();
+    let is_use = |log: &&Log| {
+        log.address == token
+            && log.topics.first() == Some(&Token::AuthorizationUsed::SIGNATURE_HASH)
+            && log.topics.get(1) == Some(&payer)
+    };
+    receipt.logs.iter().filter(is_use).count() == 1
+}
+
 #[cfg(test)]
 mod tests {
     use alloy::primitives::U256;
@@ -148,5 +161,15 @@ mod tests {
         assert!(!moved(vec![used(token, nonce), transfer(token, from, to, 9_999)]), "a fee was taken");
         assert!(!moved(vec![used(token, nonce), transfer(token, to, from, 10_000)]), "the wrong way");
         assert!(!moved(vec![used(token, B256::ZERO), transfer(token, from, to, 10_000)]), "another authorization");
+        let is_only = |logs: Vec<Log>| {
+            let receipt =
+                Receipt { transaction_hash: B256::ZERO, block_hash: B256::ZERO, block_number: 1, status: 1, logs };
+            is_only_use(&receipt, token, authorization.from)
+        };
+        let one = vec![used(token, nonce), transfer(token, from, to, 10_000)];
+        assert!(is_only(one.clone()));
+        assert!(is_only([one.clone(), vec![used(other, B256::ZERO)]].concat()), "another contract's word");
+        let two = [one, vec![used(token, B256::ZERO), transfer(token, from, from, 10_000)]].concat();
+        assert!(moved(two.clone()) && !is_only(two), "one transfer, two nonces");
     }
 }

@@ -52,8 +52,11 @@ pub(super) struct World {
     /// Scripts for the sends to come; then all is well.
     pub sends: Vec<Send>,
     pub estimate_error: Option<Value>,
+    pub estimate: u64,
     pub has_block_receipts: bool,
     pub batch_max: usize,
+    /// Receipts and logs are not there, whatever was mined.
+    pub has_no_index: bool,
     pub code: HashSet<Address>,
     pub wallet_says_yes: bool,
     pub token_balance: U256,
@@ -86,8 +89,10 @@ impl World {
             mined: Mined::Pays,
             sends: Vec::new(),
             estimate_error: None,
+            estimate: 80_000,
             has_block_receipts: true,
             batch_max: usize::MAX,
+            has_no_index: false,
             code: HashSet::from([TOKEN.parse().unwrap()]),
             wallet_says_yes: false,
             token_balance: U256::from(1_000_000),
@@ -264,10 +269,12 @@ impl World {
             "eth_call" => return self.call(params),
             "eth_estimateGas" => match &self.estimate_error {
                 Some(error) => return Err(Ok(error.clone())),
-                None => json!("0x13880"),
+                None => json!(format!("{:#x}", self.estimate)),
             },
             "eth_getTransactionCount" => json!(format!("{:#x}", self.nonce)),
             "eth_sendRawTransaction" => return self.send(serde_json::from_value(params[0].clone()).unwrap()),
+            "eth_getTransactionReceipt" | "eth_getBlockReceipts" if self.has_no_index => Value::Null,
+            "eth_getLogs" if self.has_no_index => json!([]),
             "eth_getTransactionReceipt" => {
                 let hash: B256 = serde_json::from_value(params[0].clone()).unwrap();
                 self.receipts.get(&hash).cloned().unwrap_or(Value::Null)

@@ -22,7 +22,7 @@ const TIP_DEFAULT: u128 = 100_000_000;
 const GAS_PRICE_ORACLE: Address = address!("420000000000000000000000000000000000000F");
 /// Bytes of a settlement with an ordinary signature, without the signature's excess.
 const TRANSACTION_BYTES: usize = 450;
-/// Gas of an ordinary settlement, until one was estimated.
+/// Gas limit of an ordinary settlement.
 pub(super) const USUAL_GAS: u64 = 120_000;
 
 /// Fees of one transaction.

@@ -32,6 +32,8 @@ const ACCEPTED_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::
 const FAILED_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// How often a lane with unfinished business compares itself with the chain.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// Gas limit of a transfer of nothing, with room for chains that count data as gas.
+const FILLER_GAS: u64 = 60_000;
 /// A missing account nonce is filled when it has been missing for so long.
 const GAP_GRACE: Duration = Duration::from_secs(15);
 
@@ -342,10 +344,14 @@ impl Lane {
     async fn fill(&self, inner: &Inner, nonce: AccountNonce) -> Result<(), RpcError> {
         let Some(signer) = &self.signer else { return Ok(()) };
         let fees = inner.fees().await?;
+        if fees.with_replacement(FILLER_GAS) > inner.config.max_fee {
+            tracing::warn!(signer = %self.account, account_nonce = nonce, "A lost account nonce is not filled now: over max_fee.");
+            return Ok(());
+        }
         let transaction = TxEip1559 {
             chain_id: inner.chain_id,
             nonce,
-            gas_limit: 60_000,
+            gas_limit: FILLER_GAS,
             max_fee_per_gas: fees.max_fee_per_gas,
             max_priority_fee_per_gas: fees.tip,
             to: TxKind::Call(self.address),
@@ -379,12 +385,16 @@ pub(super) fn sign(signer: &PrivateKeySigner, transaction: TxEip1559) -> Result<
     Ok((*signed.hash(), signed.encoded_2718()))
 }
 
-/// Reserves a place in the lane that has most room, among those that can pay `cost` as far as known.
+/// Reserves a place in the lane that has most room, among those that can pay `cost` for all they hold and one more, as far as
+/// known: nodes keep no transaction whose account can't pay for it besides those before it.
 pub(super) fn reserve(lanes: &[Arc<Lane>], cost: U256) -> Option<Reservation> {
     let mut by_depth: Vec<(usize, &Arc<Lane>)> = lanes
         .iter()
-        .filter(|lane| lane.balance().is_none_or(|balance| balance >= cost))
         .map(|lane| (lane.depth(), lane))
+        .filter(|(depth, lane)| {
+            let needed = cost.saturating_mul(U256::from(depth.saturating_add(1)));
+            lane.balance().is_none_or(|balance| balance >= needed)
+        })
         .collect();
     by_depth.sort_by_key(|(depth, _)| *depth);
     let (_, lane) = by_depth.first()?;
@@ -481,8 +491,10 @@ mod tests {
         let (poor, rich) = (lane(), lane());
         poor.set_balance(U256::from(1));
         rich.set_balance(U256::from(100));
-        let taken = reserve(&[poor, Arc::clone(&rich)], U256::from(50)).unwrap();
-        assert!(Arc::ptr_eq(&taken.lane, &rich));
+        let lanes = [poor, Arc::clone(&rich)];
+        let held = [reserve(&lanes, U256::from(50)).unwrap(), reserve(&lanes, U256::from(50)).unwrap()];
+        assert!(held.iter().all(|taken| Arc::ptr_eq(&taken.lane, &rich)));
+        assert!(reserve(&lanes, U256::from(50)).is_none(), "not for a third besides the two");
     }
 
     #[test]

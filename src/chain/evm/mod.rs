@@ -9,6 +9,7 @@ mod evidence;
 mod fees;
 mod inflight;
 mod lanes;
+mod losses;
 mod rpc;
 mod settle;
 mod simulate;
@@ -22,9 +23,9 @@ mod fake;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, U256};
 use async_trait::async_trait;
@@ -36,6 +37,7 @@ use self::abi::quantity;
 use self::cache::{Expiring, RateLimit};
 use self::inflight::Inflight;
 use self::lanes::Lane;
+use self::losses::Losses;
 use self::rpc::Rpc;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
@@ -80,8 +82,10 @@ struct Inner {
     slow_fees: fees::SlowFees,
     code: Expiring<Address, bool>,
     refused: Expiring<[u8; 32], Reason>,
+    /// Failed rows, by their own id, whose authorization is gone and brought them nothing.
+    worthless: Expiring<String, ()>,
     look_ups: RateLimit,
-    usual_gas: AtomicU64,
+    losses: Losses,
     disabled: Mutex<BTreeSet<Address>>,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
@@ -117,14 +121,6 @@ impl Inner {
     fn disabled(&self, token: Address) -> Option<String> {
         let is_disabled = self.disabled.lock().map_or(true, |disabled| disabled.contains(&token));
         is_disabled.then(|| format!("token {token} did not move what it was told to"))
-    }
-
-    fn usual_gas(&self) -> u64 {
-        self.usual_gas.load(Ordering::Relaxed)
-    }
-
-    fn note_gas(&self, gas_limit: u64) {
-        self.usual_gas.store(gas_limit, Ordering::Relaxed);
     }
 
     async fn verify(&self) -> Result<(), ChainError> {
@@ -202,8 +198,9 @@ impl EvmScheme {
             slow_fees: fees::SlowFees::default(),
             code: Expiring::default(),
             refused: Expiring::default(),
+            worthless: Expiring::default(),
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
-            usual_gas: AtomicU64::new(fees::USUAL_GAS),
+            losses: Losses::default(),
             disabled: Mutex::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
@@ -235,8 +232,12 @@ impl Scheme for EvmScheme {
         if let Some(text) = tokens.filter_map(|token| inner.disabled(token)).next() {
             return no(text);
         }
+        if inner.losses.is_closed(Instant::now()) {
+            return no("too many settlements failed on chain within the hour".to_owned());
+        }
         let Some(fees) = inner.known_fees() else { return no("fees are not known yet".to_owned()) };
-        let cost = fees.with_replacement(inner.usual_gas());
+        // Not what the last payer's settlement took: whose contract burns gas is refused alone, and closes nothing.
+        let cost = fees.with_replacement(fees::USUAL_GAS);
         if cost > inner.config.max_fee {
             return no(format!("a settlement may cost {cost} wei now, over max_fee {}", inner.config.max_fee));
         }

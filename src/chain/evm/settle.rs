@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::Inner;
 use super::abi::{Block, Receipt, quantity};
 use super::decode::{Authorization, address, decode, word};
-use super::evidence::{Gone, has_moved};
+use super::evidence::{Gone, has_moved, is_only_use};
 use super::inflight::InflightGuard;
 use super::lanes::Ticket;
 use super::rpc::{RpcError, parse};
@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const FINALIZED_EVERY: Duration = Duration::from_secs(2);
 /// Pause after a failed call; doubles up to the second value.
 const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long it is believed that an authorization is gone and brought its failed payment nothing: finding out may take reading
+/// the logs of a day, and only a chain that takes blocks back changes it.
+const WORTHLESS_HOLDS: Duration = Duration::from_secs(300);
 /// Looks that must agree before a transaction counts as overtaken: a node's index may lag behind its state.
 const STRIKES: u32 = 2;
 
@@ -50,6 +53,9 @@ pub(super) async fn late_settlement(
     inner: &Arc<Inner>,
     record: &PaymentRecord,
 ) -> Result<Option<Settlement>, RpcError> {
+    if inner.worthless.get(&record.record.0).is_some() {
+        return Ok(None);
+    }
     // Without its attempts: nothing of a failed payment is sent again.
     let unsent = PaymentRecord { attempts: Vec::new(), ..record.clone() };
     let mut job = Job::new(inner, &unsent).map_err(RpcError::Transport)?;
@@ -59,9 +65,17 @@ pub(super) async fn late_settlement(
     }
     let claimed_secs = record.claim.claimed_at.as_secs();
     let gone = inner.find_end(job.token, &job.authorization, claimed_secs, deep.number).await?;
-    let Gone::By(hash) = gone else { return Ok(None) };
-    let is_own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
-    job.worth_of(hash, deep.number, is_own).await
+    let settlement = match gone {
+        Gone::By(hash) => {
+            let is_own = record.attempts.iter().any(|attempt| word(&attempt.signed.transaction) == Some(hash));
+            job.worth_of(hash, deep.number, is_own).await?
+        }
+        Gone::Canceled | Gone::Unseen => None,
+    };
+    if settlement.is_none() {
+        inner.worthless.put(record.record.0.clone(), (), WORTHLESS_HOLDS);
+    }
+    Ok(settlement)
 }
 
 struct Try {
@@ -70,8 +84,10 @@ struct Try {
     signer: Option<Address>,
     ticket: Option<Ticket>,
     watched: Watched,
-    /// Proven not to move money: failed, or its account nonce went to another.
+    /// It will not move money any more: failed, or its account nonce went to another.
     is_dead: bool,
+    /// A receipt says so. Of one that was overtaken only its absence is known, and an index may lag behind the state.
+    is_reverted: bool,
     strikes: u32,
 }
 
@@ -155,8 +171,19 @@ impl Job {
                 ticket.landed();
             }
         }
-        if matches!(outcome, SettleOutcome::Paid(_)) {
-            self.purse.paid();
+        let (losses, payer) = (&self.inner.losses, self.authorization.from);
+        match &outcome {
+            SettleOutcome::Paid(settlement) => {
+                if !settlement.is_external {
+                    losses.paid(payer, Instant::now());
+                }
+                self.purse.paid();
+            }
+            SettleOutcome::Failed { .. } => {
+                if self.tries.iter().any(|attempt| attempt.is_reverted) {
+                    losses.lost(payer, Instant::now());
+                }
+            }
         }
         outcome
     }
@@ -207,8 +234,9 @@ impl Job {
             let nonce = self.tries.get(position).and_then(|attempt| attempt.nonce);
             for attempt in &mut self.tries {
                 // Attempts with one account nonce exclude each other.
-                attempt.is_dead |=
+                attempt.is_reverted |=
                     attempt.hash == receipt.transaction_hash || (nonce.is_some() && attempt.nonce == nonce);
+                attempt.is_dead |= attempt.is_reverted;
             }
             if self.tries.iter().all(|attempt| attempt.is_dead) {
                 return self.judge_all_dead(Some(&receipt)).await;
@@ -319,6 +347,10 @@ impl Job {
         match self.inner.find_end(self.token, &self.authorization, self.claim.claimed_at.as_secs(), block).await? {
             Gone::Canceled => failed(Reason::EvmAuthorizationCanceled, None),
             Gone::By(hash) if self.tries.iter().any(|attempt| attempt.hash == hash) => {
+                // Overtaken as it seemed, it is what moved the money.
+                for attempt in self.tries.iter_mut().filter(|attempt| attempt.hash == hash) {
+                    (attempt.is_dead, attempt.is_reverted, attempt.strikes) = (false, false, 0);
+                }
                 self.fetch_receipts().await?;
                 Ok(None)
             }
@@ -326,8 +358,9 @@ impl Job {
                 Some(settlement) => Ok(Some(SettleOutcome::Paid(settlement))),
                 None => failed(Reason::EvmNonceAlreadyUsed, None),
             },
-            // A log index may lag: that is no proof while an attempt of ours may be what used it.
-            Gone::Unseen if self.tries.iter().all(|attempt| attempt.is_dead) => {
+            // A log index may lag, as may that of transactions: no proof while an attempt of ours may be what used it. One
+            // that seems overtaken may be just that, on a node whose indexes are behind its state.
+            Gone::Unseen if self.tries.iter().all(|attempt| attempt.is_reverted) => {
                 failed(Reason::EvmNonceAlreadyUsed, None)
             }
             Gone::Unseen => {
@@ -348,7 +381,10 @@ impl Job {
         if held_in.hash != receipt.block_hash {
             return Err(RpcError::Transport("receipt is of another branch".to_owned()));
         }
-        let is_ours = is_own || (self.claim.pay_to_exclusive && self.claim.claimed_at.as_secs() <= held_in.timestamp);
+        let is_ours = is_own
+            || (self.claim.pay_to_exclusive
+                && self.claim.claimed_at.as_secs() <= held_in.timestamp
+                && is_only_use(&receipt, self.token, self.authorization.from));
         let is_paid = is_ours && receipt.is_success() && has_moved(&receipt, self.token, &self.authorization);
         Ok(is_paid.then(|| Settlement {
             transaction: receipt.transaction_hash.to_string(),
@@ -448,6 +484,7 @@ impl Try {
             ticket,
             watched,
             is_dead: false,
+            is_reverted: false,
             strikes: 0,
         })
     }

@@ -3,7 +3,7 @@
 //! Signs nothing (threat C9), and gives no plan when the estimate fails for whatever reason (threat C5).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy::consensus::TxEip1559;
 use alloy::primitives::{Address, Bytes, TxKind, U256};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::Inner;
 use super::abi::{Token, TokenErrors, TransferByBytes, TransferByParts};
 use super::decode::{Authorization, Decoded, PayerSignature};
-use super::fees::Fees;
+use super::fees::{Fees, USUAL_GAS};
 use super::inflight::InflightGuard;
 use super::lanes::{self, Reservation};
 use super::rpc::RpcError;
@@ -103,17 +103,23 @@ pub(super) async fn simulate(
     }
     let authorization = &decoded.authorization;
     let purse_key = (authorization.from, decoded.token);
-    if let Some(reason) = inner.refused.get(&decoded.facts.digest) {
+    if let Some(reason) = inner.refused.get(&decoded.presented()) {
         return Err(reason.into());
+    }
+    if let Some(detail) = inner.losses.refusal(authorization.from, Instant::now()) {
+        return Err(VerifyError::Unavailable { detail: detail.to_owned() });
     }
     let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value);
     let fees = inner.fees().await.map_err(unavailable)?;
-    let lane = lanes::reserve(&inner.lanes, fees.total(inner.usual_gas()))
+    let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS))
         .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
     check_overdraft(inner, &purse, purse_key, authorization.value).await?;
     let input = settlement_call(authorization, &decoded.signature);
     let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
     check_cost(inner, &fees, gas_limit)?;
+    if lane.lane.balance().is_some_and(|balance| balance < fees.total(gas_limit)) {
+        return Err(VerifyError::Unavailable { detail: "the gas payer can't pay for this settlement".to_owned() });
+    }
     let transaction = TxEip1559 {
         chain_id: inner.chain_id,
         nonce: 0,
@@ -129,7 +135,6 @@ pub(super) async fn simulate(
 }
 
 fn check_cost(inner: &Inner, fees: &Fees, gas_limit: u64) -> Result<(), VerifyError> {
-    inner.note_gas(gas_limit);
     let cost = fees.with_replacement(gas_limit);
     if cost > inner.config.max_fee {
         return Err(VerifyError::Unavailable {
@@ -190,7 +195,7 @@ async fn estimate(
                 Some(reason) => reason,
                 None => diagnose(inner, decoded).await?,
             };
-            inner.refused.put(decoded.facts.digest, reason, REFUSAL_HOLDS);
+            inner.refused.put(decoded.presented(), reason, REFUSAL_HOLDS);
             Err(reason.into())
         }
         Err(error) => Err(unavailable(error)),

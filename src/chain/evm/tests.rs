@@ -11,6 +11,8 @@ use serde_json::Map;
 use super::abi::Token;
 use super::decode::{Authorization, domain_separator};
 use super::fake::{self, Answer, CHAIN, Mined, Send, Shared, TOKEN, World};
+use super::rpc::Rpc;
+use super::watch::Watch;
 use super::*;
 use crate::chain::NoObserver;
 use crate::config::{Location, Secret, SignerSource, WaitFor};
@@ -378,6 +380,20 @@ async fn a_dead_node_is_our_affair_and_no_address_of_it_is_told() {
 }
 
 #[tokio::test]
+async fn a_silent_node_is_waited_for_once_by_all_who_ask_for_the_head() {
+    // Connections are taken by the kernel, and nobody reads them.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}/", silent.local_addr().unwrap())).unwrap();
+    let deadline = Duration::from_millis(300);
+    let rpc = Rpc::new(Network::evm(CHAIN), CHAIN, vec![url], deadline, Arc::new(NoObserver)).unwrap();
+    let watch = Watch::default();
+    let started = std::time::Instant::now();
+    let asked = futures::future::join_all((0..20).map(|_| watch.refresh_head(&rpc, Duration::ZERO))).await;
+    assert!(asked.iter().all(Result::is_err));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn a_settlement_over_max_fee_is_not_signed() {
     let shop = shop_with(|config| config.max_fee = AtomicAmount::from(1_000_000_000_000)).await;
     shop.open().await;
@@ -388,6 +404,17 @@ async fn a_settlement_over_max_fee_is_not_signed() {
     dear.scheme.open(&[]);
     assert!(matches!(dear.scheme.availability(), Availability::Unavailable(_)), "not even offered");
     assert!(matches!(dear.plan(&signed(&authorization(1))).await, Err(VerifyError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn a_payer_whose_settlement_is_too_dear_is_refused_alone() {
+    let shop = shop_with(|config| config.max_fee = AtomicAmount::from(400_000_000_000)).await;
+    shop.open().await;
+    shop.change(|world| world.estimate = 290_000);
+    assert!(matches!(shop.plan(&signed(&authorization(1))).await, Err(VerifyError::Unavailable { .. })));
+    assert_eq!(shop.scheme.availability(), Availability::Ready);
+    shop.change(|world| world.estimate = 80_000);
+    assert!(shop.plan(&signed(&authorization(2))).await.is_ok());
 }
 
 #[tokio::test]
@@ -513,6 +540,18 @@ async fn a_reverted_settlement_of_an_unused_authorization_failed_but_stays_usabl
     shop.change(|world| world.mined = Mined::Reverts);
     let record = shop.claimed(1, 0).await;
     assert_eq!(failed(shop.settle(&record).await), (Reason::EvmTransactionFailed, true));
+}
+
+#[tokio::test]
+async fn a_payer_whose_settlement_failed_on_chain_burns_no_more_gas_for_a_while() {
+    let shop = shop().await;
+    shop.change(|world| world.mined = Mined::Reverts);
+    let record = shop.claimed(1, 0).await;
+    failed(shop.settle(&record).await);
+    let calls = shop.world.lock().unwrap().calls();
+    assert!(matches!(shop.plan(&signed(&authorization(2))).await, Err(VerifyError::Unavailable { .. })));
+    assert_eq!(shop.world.lock().unwrap().calls(), calls, "and no call either");
+    assert_eq!(shop.scheme.availability(), Availability::Ready, "others still pay");
 }
 
 #[tokio::test]
@@ -657,6 +696,29 @@ async fn an_account_nonce_that_went_to_another_frees_the_payment() {
 }
 
 #[tokio::test]
+async fn a_node_whose_indexes_are_behind_its_state_never_proves_a_payment_failed() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    let raw = Bytes::from(record.attempts[0].signed.raw.clone());
+    // The money moved: the account nonce is passed, the authorization used, and no index knows of it.
+    shop.change(|world| {
+        world.pool.insert(0, (keccak256(&raw), raw));
+        world.mine();
+        world.has_no_index = true;
+    });
+    shop.clock.advance(Duration::from_secs(20));
+    let settling = {
+        let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
+        tokio::spawn(async move { scheme.settle(&record).await })
+    };
+    tokio::time::sleep(Duration::from_secs(24)).await;
+    assert!(!settling.is_finished(), "ended as {:?}", settling.await);
+    shop.change(|world| world.has_no_index = false);
+    let outcome = tokio::time::timeout(Duration::from_secs(20), settling).await.unwrap().unwrap();
+    paid_by(&record, &outcome);
+}
+
+#[tokio::test]
 async fn an_account_nonce_whose_transaction_is_lost_is_filled() {
     let shop = shop().await;
     let signer = shop.scheme.signer_nonces().await.unwrap().remove(0).0;
@@ -775,4 +837,16 @@ async fn an_idle_network_is_hardly_asked() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let world = shop.world.lock().unwrap();
     assert!(world.calls() <= 3, "{:?}", world.calls);
+}
+
+#[tokio::test]
+async fn what_an_authorization_that_is_gone_was_worth_is_not_asked_at_every_sweep() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    assert_eq!(shop.scheme.late_settlement(&record).await.unwrap(), None);
+    shop.change(|world| preempt(world, 1));
+    for _ in 0..3 {
+        assert_eq!(shop.scheme.late_settlement(&record).await.unwrap(), None);
+    }
+    assert_eq!(shop.world.lock().unwrap().count("eth_getLogs"), 1);
 }

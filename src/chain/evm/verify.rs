@@ -152,7 +152,7 @@ impl EvmPayment {
             }
             .into());
         }
-        self.inner.ask_wallet(from, hash, signature.bytes(), self.decoded.facts.digest).await?;
+        self.inner.ask_wallet(from, hash, signature.bytes(), self.decoded.presented()).await?;
         Ok(PayerKind::Contract)
     }
 }
@@ -176,9 +176,9 @@ impl Inner {
         wallet: Address,
         hash: B256,
         signature: Vec<u8>,
-        digest: [u8; 32],
+        presented: [u8; 32],
     ) -> Result<(), VerifyError> {
-        if let Some(reason) = self.refused.get(&digest) {
+        if let Some(reason) = self.refused.get(&presented) {
             return Err(reason.into());
         }
         self.take_look_up()?;
@@ -197,7 +197,7 @@ impl Inner {
         if is_valid {
             return Ok(());
         }
-        self.refused.put(digest, Reason::EvmSignature, REFUSAL_HOLDS);
+        self.refused.put(presented, Reason::EvmSignature, REFUSAL_HOLDS);
         Err(Reason::EvmSignature.into())
     }
 

@@ -71,7 +71,8 @@ pub(super) struct Watch {
     /// Smoothed time between blocks, in milliseconds.
     block_interval_millis: AtomicU64,
     lag_strikes: AtomicU32,
-    refreshing: tokio::sync::Mutex<()>,
+    /// Held while the head is read; holds the last failure and when it was met.
+    refreshing: tokio::sync::Mutex<Option<(RpcError, Instant)>>,
     has_block_receipts: AtomicBool,
     many_delay_micros: AtomicU64,
 }
@@ -225,10 +226,22 @@ impl Watch {
         if let Some(head) = self.head().filter(fresh) {
             return Ok(head);
         }
-        let _only_one = self.refreshing.lock().await;
+        let asked_at = Instant::now();
+        let mut last_failure = self.refreshing.lock().await;
         if let Some(head) = self.head().filter(fresh) {
             return Ok(head);
         }
+        // Whoever waited shares the failure too: one after the other would wait for a silent node as often as there are
+        // requests, and the watcher behind them.
+        if let Some((error, _)) = last_failure.as_ref().filter(|(_, failed_at)| *failed_at >= asked_at) {
+            return Err(error.clone());
+        }
+        let result = self.read_head(rpc).await;
+        *last_failure = result.as_ref().err().map(|error| (error.clone(), Instant::now()));
+        result
+    }
+
+    async fn read_head(&self, rpc: &Rpc) -> Result<Head, RpcError> {
         let block: Block = rpc.call("eth_getBlockByNumber", json!(["latest", false])).await?;
         let head = Head {
             number: block.number,

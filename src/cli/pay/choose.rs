@@ -72,6 +72,9 @@ pub enum Unpayable {
     /// An address that is none.
     #[error("holds an address that is malformed or has a wrong checksum: {0}")]
     Address(String),
+    /// Whoever is paid there can't spend it.
+    #[error("pays an address where money is lost: zero, or the token itself")]
+    Nobody,
     /// The token's domain is neither in the offer nor known.
     #[error("states no EIP-712 name and version, and the asset is not a known one")]
     Domain,
@@ -84,7 +87,7 @@ pub enum Unpayable {
     /// Dollars can't be compared with an unknown asset.
     #[error(
         "asks for an asset that is not a known USD stablecoin, so --max in dollars can't be checked; \
-         allow it in atomic units: --max '{0}'"
+         allow it in atomic units: {0}"
     )]
     NotDollars(String),
     /// `--max` speaks of another asset.
@@ -136,6 +139,9 @@ fn payable(offer: &SeenOffer, network: Option<&Network>, max: &Max) -> Result<Pa
     let chain_id = signable_chain(&terms)?;
     let asset = address(terms.asset.as_str()).ok_or_else(|| Unpayable::Address(terms.asset.to_string()))?;
     let pay_to = address(terms.pay_to.as_str()).ok_or_else(|| Unpayable::Address(terms.pay_to.to_string()))?;
+    if pay_to.is_zero() || pay_to == asset {
+        return Err(Unpayable::Nobody);
+    }
     if terms.max_timeout_seconds > WINDOW_SECS_MAX {
         return Err(Unpayable::Window(terms.max_timeout_seconds));
     }
@@ -166,8 +172,11 @@ fn check_max(terms: &PaymentRequirements, asset: Address, max: &Max) -> Result<(
     let too_dear = || Unpayable::AboveMax(amount_text(terms.amount, &terms.network, terms.asset.as_str()));
     match max {
         Max::Usd(dollars) => {
-            let known = known_asset(&terms.network, terms.asset.as_str())
-                .ok_or_else(|| Unpayable::NotDollars(format!("{} {}", terms.amount, terms.asset)))?;
+            let known = known_asset(&terms.network, terms.asset.as_str()).ok_or_else(|| {
+                // Other chains may have another token at the same address.
+                let (amount, asset, network) = (&terms.amount, &terms.asset, &terms.network);
+                Unpayable::NotDollars(format!("--network {network} --max '{amount} {asset}'"))
+            })?;
             let price = DecimalAmount::from_atomic(terms.amount, known.decimals);
             if price > *dollars { Err(too_dear()) } else { Ok(()) }
         }
@@ -270,6 +279,11 @@ mod tests {
         let mut offer = fixtures::offer("eip155:84532", "1");
         offer["payTo"] = "0x209693bc6afc0C5328bA36FaF03C514EF312287C".into();
         assert!(matches!(refusal(offer, "$0.10"), Unpayable::Address(_)));
+        for nobody in ["0x0000000000000000000000000000000000000000", ASSET] {
+            let mut offer = fixtures::offer("eip155:84532", "1");
+            offer["payTo"] = nobody.into();
+            assert_eq!(refusal(offer, "$0.10"), Unpayable::Nobody);
+        }
         let mut offer = fixtures::offer("eip155:84532", "1");
         offer["maxTimeoutSeconds"] = 86_401.into();
         assert_eq!(refusal(offer, "$0.10"), Unpayable::Window(86_401));

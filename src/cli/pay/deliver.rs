@@ -51,7 +51,8 @@ pub async fn paid(response: Response, saved: &Saved, as_json: bool, io: &mut Io<
     };
     let is_complete = match is_paid {
         Some(is_paid) => is_paid && status.as_u16() < 500,
-        None => status.as_u16() < 400,
+        // A redirect that nobody was paid for is no answer to the payment: it went somewhere else.
+        None => status.as_u16() < 300,
     };
     let resume = (!is_complete).then(|| saved.resume_line());
     if let Some(body) = body {
@@ -63,11 +64,14 @@ pub async fn paid(response: Response, saved: &Saved, as_json: bool, io: &mut Io<
         }
         saved.remove()?;
     } else {
+        if status.is_redirection() {
+            writeln!(io.err, "redirects are not followed")?;
+        }
         let kept = if status == StatusCode::PAYMENT_REQUIRED { refused(saved) } else { kept(saved) };
         let why = refusal.map(|reason| format!(" ({})", printable(&reason))).unwrap_or_default();
         writeln!(io.err, "HTTP {}{why}\n{kept}", status.as_u16())?;
     }
-    Ok(Exit::of(status))
+    Ok(if is_complete { Exit::of(status) } else { Exit::Failure })
 }
 
 /// Reports that the outcome is still unknown.

@@ -38,7 +38,7 @@ pub enum TermsError {
     #[error("the server states no x402 v1 terms in its answer")]
     NoV1,
     /// Terms that can't be read.
-    #[error("the server's terms can't be read: {0}")]
+    #[error("the server's terms can't be read")]
     Decode(#[from] DecodeError),
     /// A version that this client doesn't speak.
     #[error("the server's terms are of an x402 version other than 1 and 2")]

@@ -363,9 +363,12 @@ async fn a_paid_404_is_a_complete_answer_and_a_refused_payment_is_not() {
 #[tokio::test]
 async fn a_payment_follows_no_redirect() {
     let shop = Shop::open(vec![Step::Answer(302, vec![("location", "/elsewhere".to_owned())], "")]).await;
-    shop.pay(&[]).await.exit.unwrap();
+    let ran = shop.pay(&[]).await;
+    assert_eq!(ran.exit.as_ref().unwrap(), &Exit::Failure, "{}", ran.all());
     assert_eq!(shop.seen().len(), 2);
     assert!(shop.seen().iter().all(|seen| seen.target == "/p?q=1"));
+    assert_eq!(files(&shop.state()).len(), 1, "nobody said that the payment was taken");
+    assert!(ran.err.contains("redirects are not followed") && ran.err.contains("--resume"), "{}", ran.err);
 }
 
 #[tokio::test]

@@ -62,11 +62,14 @@ impl Operation for ValueOrInsert {
     }
 }
 
-/// What one pruning step deletes: `$1` is the time before which all must have ended, `$2` how many rows at most.
+/// What one pruning step deletes. A row stays as long as a failed one under its payment id may still be credited: it is what
+/// keeps one transfer from being credited twice. `$1` is the time before which all must have ended, `$2` how many rows at most.
 macro_rules! prunable {
     () => {
-        "(SELECT record FROM payments WHERE state IN ('served', 'released', 'failed') \
-         AND updated_at < $1 AND valid_until < $1 ORDER BY updated_at, record LIMIT $2)"
+        "(SELECT record FROM payments p WHERE state IN ('served', 'released', 'failed') \
+         AND updated_at < $1 AND valid_until < $1 AND NOT EXISTS (SELECT 1 FROM payments f \
+         WHERE f.payment_id = p.payment_id AND f.state = 'failed' AND f.valid_until >= $1) \
+         ORDER BY updated_at, record LIMIT $2)"
     };
 }
 

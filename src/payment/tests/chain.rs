@@ -1,5 +1,6 @@
 //! A chain that does as the test says.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
@@ -17,6 +18,8 @@ use crate::types::{AccountId, AssetId, Network, UnixMillis};
 pub struct FakeChain {
     network: Network,
     pub is_open: AtomicBool,
+    /// Simulations get no answer.
+    pub is_silent: AtomicBool,
     pub simulates: AtomicUsize,
     pub settles: AtomicUsize,
     /// What simulation says, if not yes.
@@ -24,6 +27,7 @@ pub struct FakeChain {
     /// How every settlement ends, once it is set.
     pub outcome: watch::Sender<Option<SettleOutcome>>,
     pub late: std::sync::Mutex<Option<Settlement>>,
+    plans: Arc<()>,
 }
 
 impl FakeChain {
@@ -31,12 +35,19 @@ impl FakeChain {
         Self {
             network,
             is_open: AtomicBool::new(true),
+            is_silent: AtomicBool::new(false),
             simulates: AtomicUsize::new(0),
             settles: AtomicUsize::new(0),
             refusal: std::sync::Mutex::new(None),
             outcome: watch::channel(None).0,
             late: std::sync::Mutex::new(None),
+            plans: Arc::default(),
         }
+    }
+
+    /// Payments and plans that are held now.
+    pub fn plans_held(&self) -> usize {
+        Arc::strong_count(&self.plans) - 1
     }
 
     pub fn pays(&self) {
@@ -60,9 +71,14 @@ struct FakePayment {
     facts: PaymentFacts,
     is_signed: bool,
     refusal: Option<Reason>,
+    is_silent: bool,
+    plans: Arc<()>,
 }
 
-struct FakePlan(AccountId);
+struct FakePlan {
+    signer: AccountId,
+    _held: Arc<()>,
+}
 
 #[async_trait]
 impl IncomingPayment for FakePayment {
@@ -85,21 +101,24 @@ impl IncomingPayment for FakePayment {
     }
 
     async fn simulate(&self, _terms: &PaymentRequirements) -> Result<Box<dyn SettlementPlan>, VerifyError> {
+        if self.is_silent {
+            std::future::pending::<()>().await;
+        }
         match self.refusal {
             Some(reason) => Err(reason.into()),
-            None => Ok(Box::new(FakePlan(AccountId::new("0xGas").unwrap()))),
+            None => Ok(Box::new(FakePlan { signer: AccountId::new("0xGas").unwrap(), _held: Arc::clone(&self.plans) })),
         }
     }
 }
 
 impl SettlementPlan for FakePlan {
     fn signer(&self) -> Option<&AccountId> {
-        Some(&self.0)
+        Some(&self.signer)
     }
 
     fn sign(&self, account_nonce: Option<AccountNonce>) -> Result<NewAttempt, SignError> {
         Ok(NewAttempt {
-            signer: Some(self.0.clone()),
+            signer: Some(self.signer.clone()),
             account_nonce,
             transaction: "0xtx".to_owned(),
             raw: vec![1, 2, 3],
@@ -140,6 +159,8 @@ impl Scheme for FakeChain {
             facts,
             is_signed: text("signature")? == "good",
             refusal: *self.refusal.lock().unwrap(),
+            is_silent: self.is_silent.load(Ordering::SeqCst),
+            plans: Arc::clone(&self.plans),
         }))
     }
 

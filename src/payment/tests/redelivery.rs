@@ -129,3 +129,26 @@ async fn deliveries_of_a_process_that_died_are_put_back_at_start() {
     shop.gate.recover_deliveries().await.unwrap();
     assert_eq!(shop.states().await, [PaymentState::Paid]);
 }
+
+#[tokio::test]
+async fn a_request_that_is_cancelled_while_its_delivery_is_counted_leaves_the_payment_good() {
+    let shop = Arc::new(Shop::open().await);
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    let before = shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap()[0].deliveries;
+    for micros in (0..3000).step_by(60) {
+        let waiting = {
+            let (shop, header) = (shop.clone(), header.clone());
+            tokio::spawn(async move { drop(shop.present(&header).await) })
+        };
+        tokio::time::sleep(Duration::from_micros(micros)).await;
+        waiting.abort();
+        let _cancelled = waiting.await;
+        shop.reaches(&[PaymentState::Paid]).await;
+        // Long enough for a count that was on its way.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        shop.reaches(&[PaymentState::Paid]).await;
+    }
+    assert_eq!(shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap()[0].deliveries, before);
+}

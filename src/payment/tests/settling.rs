@@ -96,6 +96,41 @@ async fn a_failed_payment_that_landed_after_all_may_be_presented() {
 }
 
 #[tokio::test]
+async fn a_failed_payment_that_landed_in_its_last_moment_is_credited_too() {
+    let shop = Shop::open().await;
+    shop.chain.fails();
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    assert!(matches!(shop.present(&header).await, Decision::Refused { .. }));
+    // Its authorization ended half a minute ago by our clock; the block it landed in counts as settled only now.
+    shop.clock.advance(Duration::from_secs(90));
+    *shop.chain.late.lock().unwrap() = Some(chain::settlement());
+    shop.gate.sweep().await;
+    receipt(shop.present(&header).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
+async fn a_failed_payment_that_cannot_be_credited_keeps_no_other_from_it() {
+    let shop = Shop::open().await;
+    shop.chain.fails();
+    assert!(matches!(shop.present(&v2_header(&payment("1", 10_000), 10_000, None)).await, Decision::Refused { .. }));
+    let mut longer = payment("2", 10_000);
+    longer["until"] = 1_000_100.into();
+    shop.clock.advance(Duration::from_secs(1));
+    assert!(matches!(shop.present(&v2_header(&longer, 10_000, None)).await, Decision::Refused { .. }));
+    shop.chain.pays();
+    shop.clock.advance(Duration::from_secs(1));
+    let mut anew = payment("1", 10_000);
+    anew["until"] = 1_000_050.into();
+    receipt(shop.present(&v2_header(&anew, 10_000, None)).await).served();
+    shop.reaches(&[PaymentState::Served, PaymentState::Failed, PaymentState::Failed]).await;
+    // The first one's key is taken by the payment that was served: its money is spent.
+    *shop.chain.late.lock().unwrap() = Some(chain::settlement());
+    shop.gate.sweep().await;
+    assert_eq!(shop.states().await, [PaymentState::Served, PaymentState::Paid, PaymentState::Failed]);
+}
+
+#[tokio::test]
 async fn a_failed_authorization_does_not_block_another_under_the_same_key() {
     let shop = Shop::open().await;
     shop.chain.fails();
@@ -107,6 +142,21 @@ async fn a_failed_authorization_does_not_block_another_under_the_same_key() {
     other["until"] = 1_000_050.into();
     receipt(shop.present(&v2_header(&other, 10_000, None)).await).served();
     shop.reaches(&[PaymentState::Served, PaymentState::Failed]).await;
+}
+
+#[tokio::test]
+async fn what_a_plan_reserved_stays_reserved_until_its_settlement_ended() {
+    let shop = Arc::new(Shop::open().await);
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    assert!(matches!(shop.present(&header).await, Decision::Pending(_)));
+    // The request and what it verified are gone; the settlement is not.
+    assert_eq!(shop.chain.plans_held(), 1);
+    shop.chain.pays();
+    shop.reaches(&[PaymentState::Paid]).await;
+    while shop.gate.settlements().running() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(shop.chain.plans_held(), 0);
 }
 
 #[tokio::test]
@@ -140,6 +190,19 @@ async fn nothing_is_claimed_when_the_origin_is_down_or_the_network_closed() {
     assert!(matches!(shop.present(&header).await, Decision::Unavailable));
     assert!(shop.states().await.is_empty());
     assert_eq!(shop.chain.settles.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_never_answers_holds_no_request() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    shop.chain.is_silent.store(true, Ordering::SeqCst);
+    let header = v2_header(&payment("1", 10_000), 10_000, None);
+    let decision = tokio::time::timeout(Duration::from_secs(5), shop.present(&header)).await.unwrap();
+    assert!(matches!(decision, Decision::Unavailable), "{decision:?}");
+    assert!(shop.states().await.is_empty());
+    shop.chain.is_silent.store(false, Ordering::SeqCst);
+    receipt(shop.present(&header).await).served();
 }
 
 #[tokio::test]

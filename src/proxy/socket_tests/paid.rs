@@ -300,3 +300,20 @@ async fn an_answer_without_a_length_is_streamed_and_served_when_it_ends() {
     assert!(status(&seen) == 200 && seen.contains("stream") && seen.ends_with("0\r\n\r\n"), "{seen}");
     shop.gate.reaches(&[PaymentState::Served]).await;
 }
+
+#[tokio::test]
+async fn a_client_that_hung_up_before_the_settlement_is_not_charged() {
+    let shop = shop().await;
+    shop.gate.chain.pays();
+    let mut socket = TcpStream::connect(shop.address).await.unwrap();
+    let payment = payment_header("1");
+    let request = format!("GET /paid HTTP/1.1\r\nHost: h\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    socket.shutdown().await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert_eq!((answer.as_str(), shop.hits()), ("", 0));
+    shop.gate.reaches(&[]).await;
+    let again = shop.pay("GET /paid", "1").await;
+    assert_eq!(status(&again), 200, "{again}");
+}

@@ -48,12 +48,12 @@ async fn an_unpaid_request_gets_the_terms_and_never_reaches_the_origin() {
 #[tokio::test]
 async fn a_browser_gets_a_page_and_programs_find_the_terms_in_it_too() {
     let shop = shop().await;
-    let answer = shop.ask("GET /paid", "Accept: text/html\r\nUser-Agent: Mozilla/5.0\r\n").await;
+    let answer = shop.ask("GET /paid?a=1", "Accept: text/html\r\nUser-Agent: Mozilla/5.0\r\n").await;
     assert_eq!(status(&answer), 402);
     assert!(field(&answer, "content-type").unwrap().starts_with("text/html"));
     assert!(field(&answer, "content-security-policy").unwrap().contains("default-src 'none'"));
     assert!(field(&answer, "payment-required").is_some());
-    assert!(body(&answer).contains("tollhouse pay http://shop.example/paid"), "{answer}");
+    assert!(body(&answer).contains("tollhouse pay &#39;http://shop.example/paid?a=1&#39;"), "{answer}");
     let paying = shop.ask("GET /paid", "Accept: text/html\r\nUser-Agent: Mozilla/5.0\r\nX-PAYMENT: x\r\n").await;
     assert_eq!(field(&paying, "content-type"), Some("application/json"));
 }

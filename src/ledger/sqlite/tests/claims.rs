@@ -1,3 +1,5 @@
+//! W1: one payment is claimed once, whoever races, and takes exactly one account nonce.
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,3 +1,5 @@
+//! Whose the files are, in which mode, and which ones are refused.
+
 use super::*;
 use sqlx::{ConnectOptions, Connection};
 

@@ -1,3 +1,5 @@
+//! The state machine: which step starts from which state, and where it leads.
+
 use super::*;
 use PaymentState::{Claimed, Delivering, Failed, Owed, Paid, Released, Reorged, Served, Signed};
 

@@ -1,3 +1,5 @@
+//! Account nonces, named values, pruning, and reading beside the writer.
+
 use super::*;
 
 #[tokio::test]
@@ -58,6 +60,22 @@ async fn pruning_goes_on_until_all_is_done() {
     let end = NOON.plus(Duration::from_secs(86_400));
     assert_eq!(rig.ledger.prune(end).await.unwrap(), u64::from(many));
     assert!(rig.ledger.list(&PaymentFilter::default()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_was_served_is_kept_while_a_failed_payment_of_the_same_id_could_be_credited() {
+    let rig = Rig::new().await;
+    let mut longer = payment("1");
+    longer.valid_until = UnixMillis(longer.valid_until.0 + 1_000_000);
+    let failed = rig.claim(longer.clone()).await.record;
+    rig.ledger.record_failed(&failed, "reverted", None).await.unwrap();
+    let served = rig.claim(payment("1")).await.record;
+    rig.ledger.record_paid(&served, settlement(), true).await.unwrap();
+    rig.ledger.record_served(&served).await.unwrap();
+    assert_eq!(rig.ledger.prune(longer.valid_until).await.unwrap(), 0);
+    let credited = rig.ledger.record_paid(&failed, settlement(), false).await;
+    assert!(matches!(credited, Err(LedgerError::IllegalStep { .. })), "{credited:?}");
+    assert_eq!(rig.ledger.prune(UnixMillis(longer.valid_until.0 + 1)).await.unwrap(), 2);
 }
 
 #[tokio::test]

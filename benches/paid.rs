@@ -1,0 +1,139 @@
+//! Paid requests per second through the real gateway on a real node: `benches/paid.sh`.
+//!
+//! One chain, one gas key, one payer. Every payment is signed beforehand, so that only the gateway's work is measured: decode,
+//! verify, simulate, claim, broadcast, receipt, deliver. Calls to the node are counted at the node's door, members of a
+//! batch one each, those before the first payment apart.
+
+#![allow(
+    missing_docs,
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::float_arithmetic,
+    reason = "a benchmark that fails should stop and say where; the harness is the integration tests'"
+)]
+
+#[path = "../tests/it/harness/mod.rs"]
+mod harness;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use harness::{Header, Plan, Shop};
+use serde_json::json;
+
+/// When the chain makes blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    /// As soon as there is a transaction.
+    Instant,
+    /// Once a second.
+    EverySecond,
+}
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::main]
+async fn main() {
+    let many = number("PAID_MANY", 1500);
+    let few = number("PAID_FEW", 300);
+    println!("blocks       at once  payments  failed      per second     p50 ms     p99 ms     max ms  calls each");
+    for (blocks, at_once, payments) in [
+        (Blocks::Instant, 1, few),
+        (Blocks::Instant, 32, many),
+        (Blocks::Instant, 64, many),
+        (Blocks::EverySecond, 1, 10),
+        (Blocks::EverySecond, 32, many / 5),
+        (Blocks::EverySecond, 64, many / 2),
+    ] {
+        run(blocks, at_once, payments).await;
+    }
+}
+
+async fn run(blocks: Blocks, at_once: usize, payments: usize) {
+    let shop = Shop::open_with(Plan::default()).await;
+    if blocks == Blocks::EverySecond {
+        shop.node.rpc("evm_setAutomine", json!([false])).await;
+        shop.node.rpc("evm_setIntervalMining", json!([1])).await;
+    }
+    let terms = shop.terms().await;
+    let headers: Arc<Vec<Header>> = Arc::new((0..payments).map(|_| shop.payer.pay(&terms).v2()).collect());
+    let calls_before = shop.rpc.total();
+    let shop = Arc::new(shop);
+    let next = Arc::new(AtomicUsize::new(0));
+    let started = Instant::now();
+    let workers: Vec<_> = (0..at_once)
+        .map(|_| {
+            let (shop, headers, next) = (Arc::clone(&shop), Arc::clone(&headers), Arc::clone(&next));
+            tokio::spawn(async move {
+                let mut waits = Vec::new();
+                let mut failures = BTreeMap::<String, usize>::new();
+                while let Some(header) = headers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let asked = Instant::now();
+                    let answer = shop.present(header).await;
+                    waits.push(asked.elapsed());
+                    if answer.status != 200 {
+                        *failures.entry(format!("{} {}", answer.status, answer.error())).or_default() += 1;
+                    }
+                }
+                (waits, failures)
+            })
+        })
+        .collect();
+    let mut waits: Vec<Duration> = Vec::new();
+    let mut failures = BTreeMap::<String, usize>::new();
+    for worker in workers {
+        let (some, failed) = worker.await.unwrap();
+        waits.extend(some);
+        for (reason, count) in failed {
+            *failures.entry(reason).or_default() += count;
+        }
+    }
+    let took = started.elapsed().as_secs_f64();
+    let calls = shop.rpc.total() - calls_before;
+    waits.sort();
+    let at = |share: f64| waits[((waits.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+    println!(
+        "{:12} {at_once:7}  {payments:8}  {:6}  {:14.0}  {:9.1}  {:9.1}  {:9.1}  {:10.2}",
+        format!("{blocks:?}"),
+        failures.values().sum::<usize>(),
+        payments as f64 / took,
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        calls as f64 / payments as f64,
+    );
+    for (reason, count) in failures {
+        println!("    {count} × {reason}");
+    }
+    for (method, count) in shop.rpc.by_method() {
+        println!("    {method}: {count} from the start");
+    }
+    stages(&shop).await;
+    let hits = shop.priced_hits();
+    let transfers = shop.node.transfers().await.len();
+    assert_eq!(hits, transfers, "every hit was paid once");
+}
+
+/// Mean latency by stage, from the gateway's own metrics.
+async fn stages(shop: &Shop) {
+    let answer = harness::Call::local("/metrics").send(shop.admin_port).await.unwrap();
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let value = |line: &str| line.rsplit(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0);
+    let mut line = String::from("    mean ms by stage:");
+    for stage in ["verify", "simulate", "claim", "settle", "record", "deliver"] {
+        let of = |what: &str| {
+            let name = format!("tollhouse_stage_seconds_{what}{{stage=\"{stage}\"}}");
+            text.lines().find(|line| line.starts_with(&name)).map_or(0.0, value)
+        };
+        line.push_str(&format!(" {stage} {:.2}", of("sum") / of("count").max(1.0) * 1000.0));
+    }
+    println!("{line}");
+}

@@ -1,0 +1,183 @@
+//! `tollhouse dev`: a chain, a token, an origin, a funded payer and the gateway in one process, offline.
+//!
+//! The gateway is the one that `run` starts, with a configuration that was written to a file like any other. What is worth
+//! money elsewhere is worth nothing here.
+
+mod ports;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::{Address, U256};
+use anyhow::Context;
+use clap::Args;
+
+use self::ports::{GatewayPorts, Local};
+use self::state::{Key, StateDir};
+use super::run::{Runtimes, runtime, start_logging};
+use crate::app::Blueprint;
+use crate::devnet::{CHAIN_ID, Chain, Journal, Node, Origin, ROUTES, TOKEN};
+use crate::server::termination;
+use crate::types::SystemClock;
+
+/// Threads for chain and origin.
+const DEVNET_THREADS: usize = 2;
+
+/// How long the chain and the origin may take to end.
+const DEVNET_GRACE: Duration = Duration::from_millis(200);
+
+/// Atomic units of USDC that a funded account gets at each start: 1000 USDC.
+const FUND_UNITS: u64 = 1_000_000_000;
+
+/// `tollhouse dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Port of the shop; the operator's is the next one. If either is taken, the next free pair is used
+    #[arg(long, default_value_t = 8402)]
+    pub port: u16,
+    /// Keep everything in this folder: keys, configuration, books and chain [default: a temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Give this account gas and 1000 test USDC; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub fund: Vec<Address>,
+}
+
+pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
+    let devnet = runtime("devnet", DEVNET_THREADS)?;
+    // Before there is anything to tidy up.
+    let stop = {
+        let _inside = devnet.enter();
+        termination().context("can't listen for signals")?
+    };
+    let shop = devnet.block_on(Shop::open(args))?;
+    let blueprint = shop.blueprint()?;
+    start_logging(&blueprint)?;
+    let code = shop.run(blueprint, stop, |shop| shop.print(&mut std::io::stdout().lock()));
+    devnet.shutdown_timeout(DEVNET_GRACE);
+    code
+}
+
+/// All but the gateway.
+struct Shop {
+    state: StateDir,
+    ports: GatewayPorts,
+    chain: Local<Node>,
+    origin: Local<Origin>,
+    payer: Key,
+}
+
+impl Shop {
+    /// Starts chain and origin and writes what the gateway needs. Must run inside the runtime that they will run on.
+    async fn open(args: &DevArgs) -> anyhow::Result<Self> {
+        let state = StateDir::open(args.dir.as_deref())?;
+        let (gas_payer, payer) = (state.key("gas-payer")?, state.key("payer")?);
+        let seller = state.key("seller")?;
+        let journal = if state.is_kept() { Some(Journal::open(&state.file("chain.jsonl"))?) } else { None };
+        let mut chain = Chain::new(Arc::new(SystemClock), journal)?;
+        for account in [gas_payer.address, payer.address].iter().chain(&args.fund) {
+            chain.fund(*account, U256::from(FUND_UNITS))?;
+        }
+        let chain = Local::start("chain", Arc::new(Node::new(chain))).await?;
+        tokio::spawn(Arc::clone(chain.app()).keep_time());
+        let origin = Local::start("origin", Arc::new(Origin)).await?;
+        let ports = GatewayPorts::find(args.port)?;
+        let shop = Self { state, ports, chain, origin, payer };
+        shop.state.write("gateway.toml", &shop.configuration(&gas_payer, seller.address))?;
+        Ok(shop)
+    }
+
+    fn configuration(&self, gas_payer: &Key, pay_to: Address) -> String {
+        let routes: String = ROUTES.iter().map(|route| format!("{:?} = {:?}\n", route.key, route.price)).collect();
+        format!(
+            "# Written by `tollhouse dev` at each start.\n\
+             [server]\nlisten = \"127.0.0.1:{}\"\ndrain_timeout = \"1s\"\n\n\
+             [admin]\nlisten = \"127.0.0.1:{}\"\n\n\
+             [ledger]\nurl = \"sqlite:tollhouse.db\"\n\n\
+             [log]\nlevel = \"warn\"\n\n\
+             [upstreams.shop]\nservers = [\"{}\"]\n\n\
+             [networks.base-sepolia]\nrpc_url = \"http://{}\"\nsigner = {{ file = {:?} }}\npay_to = \"{pay_to}\"\n\n\
+             [routes]\n{routes}",
+            self.ports.shop,
+            self.ports.admin,
+            self.origin.address(),
+            self.chain.address(),
+            gas_payer.file_name(),
+        )
+    }
+
+    fn blueprint(&self) -> anyhow::Result<Blueprint> {
+        // Nothing in the environment has a say in this configuration.
+        Ok(Blueprint::read(&self.state.file("gateway.toml"), &|_name| None)?)
+    }
+
+    /// Runs the gateway until `stop` is done, then tidies up.
+    fn run(
+        self,
+        blueprint: Blueprint,
+        stop: impl Future<Output = ()>,
+        ready: impl FnOnce(&Self) -> std::io::Result<()>,
+    ) -> anyhow::Result<ExitCode> {
+        Runtimes::new(&blueprint)?.run(blueprint, stop, |_server| Ok(ready(&self)?))
+    }
+
+    fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let shop = format!("http://127.0.0.1:{}", self.ports.shop);
+        let chain = format!("http://{}", self.chain.address());
+        let key_file = self.state.file(&self.payer.file_name());
+        let key_file = shell_word(&key_file.to_string_lossy());
+        let program = shell_word(&program());
+        if let Some(taken) = self.ports.taken {
+            writeln!(out, "Port {taken} is taken; the shop is at {}.\n", self.ports.shop)?;
+        }
+        writeln!(out, "A shop, its chain and its payer are on this machine. Nothing here is worth anything.\n")?;
+        writeln!(out, "Ask without paying, for a 402:\n  curl -i {shop}/weather\n")?;
+        writeln!(out, "Pay, and get the answer:\n  {program} pay --key-file {key_file} {shop}/weather\n")?;
+        for route in ROUTES {
+            writeln!(out, "  {:<8}{shop}{:<10}{}", route.price, route.path, route.about)?;
+        }
+        let admin = format!("http://127.0.0.1:{}", self.ports.admin);
+        writeln!(out, "\nBooks    {admin}/payments, {admin}/metrics, {admin}/readyz")?;
+        writeln!(out, "Chain    {chain}, chain id {CHAIN_ID}, USDC at {TOKEN}")?;
+        writeln!(out, "Payer    {}, has 1000 USDC or more; another account gets as much by", self.payer.address)?;
+        writeln!(
+            out,
+            "  curl {chain} -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"dev_mint\",\"params\":[\"0x…\"]}}'"
+        )?;
+        let fate = if self.state.is_kept() { "" } else { ", removed at the end; --dir keeps one" };
+        writeln!(out, "State    {}{fate}\n\nCtrl-C ends it.", self.state.path().display())?;
+        out.flush()
+    }
+}
+
+/// How this program is called from here: by its name, if the shell would find it, else by its path.
+fn program() -> String {
+    let Ok(own) = std::env::current_exe() else { return "tollhouse".to_owned() };
+    let is_found = std::env::var_os("PATH").is_some_and(|paths| {
+        std::env::split_paths(&paths)
+            .map(|directory| directory.join("tollhouse"))
+            .find(|file| file.is_file())
+            .is_some_and(|found| is_same(&found, &own))
+    });
+    if is_found { "tollhouse".to_owned() } else { own.to_string_lossy().into_owned() }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// A word as a shell takes it whole.
+fn shell_word(word: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%=,".contains(char);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

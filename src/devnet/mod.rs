@@ -1,0 +1,28 @@
+//! A chain and a shop inside the process, for `tollhouse dev` and for tests: an EVM with the test token at the address of
+//! Base Sepolia's USDC, served as JSON-RPC, and an origin with something to sell.
+//!
+//! Everything is offline and worth nothing. Knows nothing of payments: the gateway, wallets and clients meet it as they
+//! meet any node. Not in production images (cargo feature `dev`).
+
+mod block;
+mod call;
+mod chain;
+mod fault;
+mod genesis;
+mod journal;
+mod node;
+mod origin;
+mod params;
+mod queue;
+mod read;
+mod rpc;
+#[cfg(test)]
+mod tests;
+mod world;
+
+pub use self::chain::Chain;
+pub use self::fault::Fault;
+pub use self::genesis::{CHAIN_ID, TOKEN};
+pub use self::journal::{Journal, JournalError};
+pub use self::node::Node;
+pub use self::origin::{Origin, ROUTES, SampleRoute};

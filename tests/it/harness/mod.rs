@@ -1,0 +1,51 @@
+//! What a test needs of the world.
+
+mod chaos;
+mod gateway;
+mod http;
+mod node;
+mod origin;
+mod payer;
+mod shop;
+
+pub use chaos::Fault;
+pub use http::{Answer, Call};
+pub use node::{OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
+pub use origin::Serve;
+pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
+pub use shop::{PRICE, Plan, Shop, paid};
+
+use shop::HOST;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Asks again and again until there is an answer.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    within: Duration,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A port nobody listens on, below the range from which outgoing connections are given theirs.
+pub fn free_port() -> u16 {
+    loop {
+        let mut bytes = [0; 2];
+        getrandom::fill(&mut bytes).unwrap();
+        let port = 10_000 + u16::from_be_bytes(bytes) % 22_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! An origin that knows nothing of payments and writes down each request that reaches it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::http::{header, read_body, read_head};
+
+/// How a request is served.
+#[derive(Debug, Clone)]
+pub enum Serve {
+    /// 200 and a small JSON body.
+    Fine,
+    /// This status and a small JSON body.
+    Status(u16),
+    /// Half of a body.
+    CutOff,
+    /// The connection is closed instead of an answer.
+    NoAnswer,
+    /// Nothing, for ever.
+    Stall,
+}
+
+/// A request that reached the origin.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    pub method: String,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Hit {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.headers, name)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    hits: Mutex<Vec<Hit>>,
+    plans: Mutex<VecDeque<Serve>>,
+}
+
+pub struct Origin {
+    pub port: u16,
+    state: Arc<State>,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl Origin {
+    pub async fn start() -> Self {
+        loop {
+            let mut origin = Self { port: super::free_port(), state: Arc::default(), serving: None };
+            if origin.try_up().await {
+                return origin;
+            }
+        }
+    }
+
+    /// The next requests are served like this, one each; later ones are fine.
+    pub fn then(&self, plans: impl IntoIterator<Item = Serve>) {
+        self.state.plans.lock().unwrap().extend(plans);
+    }
+
+    /// All requests so far.
+    pub fn hits(&self) -> Vec<Hit> {
+        self.state.hits.lock().unwrap().clone()
+    }
+
+    /// Refuses connections.
+    pub async fn down(&mut self) {
+        if let Some(serving) = self.serving.take() {
+            serving.abort();
+            let _aborted = serving.await;
+        }
+    }
+
+    /// Accepts connections again.
+    pub async fn up(&mut self) {
+        assert!(self.try_up().await, "the origin's port is taken");
+    }
+
+    async fn try_up(&mut self) -> bool {
+        let Ok(listener) = TcpListener::bind(("127.0.0.1", self.port)).await else { return false };
+        let state = Arc::clone(&self.state);
+        self.serving = Some(tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let state = Arc::clone(&state);
+                // A gateway that goes away in the middle is a part of the tests.
+                tokio::spawn(async move { serve(socket, &state).await.ok() });
+            }
+        }));
+        true
+    }
+}
+
+async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
+    let mut reader = BufReader::new(socket);
+    let Some((start, headers)) = read_head(&mut reader).await? else { return Ok(()) };
+    let mut body = Vec::new();
+    read_body(&mut reader, &headers, false, &mut body).await?;
+    let mut words = start.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let answer = json!({"origin": true, "target": target, "body_bytes": body.len()}).to_string();
+    state.hits.lock().unwrap().push(Hit { method, target, headers, body });
+    let plan = state.plans.lock().unwrap().pop_front().unwrap_or(Serve::Fine);
+    let (status, sent) = match plan {
+        Serve::Fine => (200, answer.as_str()),
+        Serve::Status(status) => (status, answer.as_str()),
+        Serve::CutOff => (200, &answer[..answer.len() / 2]),
+        Serve::NoAnswer => return Ok(()),
+        Serve::Stall => std::future::pending().await,
+    };
+    let head = format!(
+        "HTTP/1.1 {status} Some\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        answer.len()
+    );
+    reader.get_mut().write_all(format!("{head}{sent}").as_bytes()).await
+}

@@ -1,0 +1,354 @@
+//! A whole shop, and the audit at its end.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::consensus::TxEnvelope;
+use alloy::eips::eip2718::Decodable2718;
+use alloy::primitives::U256;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tollhouse::ledger::{PaymentFilter, PaymentRecord, PaymentState, SqliteReader};
+
+use super::chaos::{Chaos, Fault};
+use super::gateway::Gateway;
+use super::http::{Answer, Call};
+use super::node::{Node, PAY_TO, SIGNER, hash_of};
+use super::origin::Origin;
+use super::payer::{Header, Payer, Payment, Terms};
+use super::{eventually, free_port};
+
+/// The shop's name, whatever port it has.
+pub const HOST: &str = "shop.test";
+/// What `/api/data` costs: a cent.
+pub const PRICE: u64 = 10_000;
+/// Times a paid request may reach the origin (contract §3).
+const DELIVERIES_MAX: usize = 2;
+/// What the payer has at first.
+const FUNDS: u64 = 100 * PRICE;
+
+/// What a test wants to be different.
+pub struct Plan {
+    /// More lines of `[networks.base-sepolia]`.
+    pub network: String,
+    /// More lines of `[server]`.
+    pub server: String,
+    /// More lines of `[upstreams.api]`.
+    pub upstream: String,
+    pub routes: String,
+    /// The gas payer's key.
+    pub signer: &'static str,
+    /// `FAILPOINTS`.
+    pub failpoints: String,
+    /// A shell command that the gateway's process starts with.
+    pub limit: Option<&'static str>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let routes = "\"/health\" = \"free\"\n\"GET,POST /api/data\" = \"$0.01\"\n\"GET /api/other\" = \"$0.01\"\n";
+        Self {
+            network: String::new(),
+            server: String::new(),
+            upstream: String::new(),
+            routes: routes.to_owned(),
+            signer: SIGNER,
+            failpoints: String::new(),
+            limit: None,
+        }
+    }
+}
+
+pub struct Shop {
+    pub plan: Plan,
+    gateway: Option<Gateway>,
+    pub node: Arc<Node>,
+    pub rpc: Chaos,
+    pub origin: Origin,
+    pub payer: Payer,
+    pub port: u16,
+    pub admin_port: u16,
+    directory: TempDir,
+}
+
+impl Shop {
+    pub async fn open() -> Self {
+        Self::open_with(Plan::default()).await
+    }
+
+    /// Opens for business: the network is open when this returns.
+    pub async fn open_with(plan: Plan) -> Self {
+        let mut shop = Self::build(plan).await;
+        shop.start().await;
+        shop
+    }
+
+    /// Everything but the gateway runs.
+    pub async fn build(plan: Plan) -> Self {
+        Self::build_on(Arc::new(Node::start().await), plan).await
+    }
+
+    /// A shop on a chain where there may be others.
+    pub async fn build_on(node: Arc<Node>, plan: Plan) -> Self {
+        let payer = Payer::random();
+        node.mint(payer.address, FUNDS).await;
+        let rpc = Chaos::start(node.port).await;
+        let origin = Origin::start().await;
+        let directory = tempfile::tempdir().unwrap();
+        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, directory }
+    }
+
+    /// The running gateway.
+    pub fn gateway(&mut self) -> &mut Gateway {
+        self.gateway.as_mut().expect("the gateway was started")
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&self) -> bool {
+        self.gateway.as_ref().is_some_and(Gateway::is_alive)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.path().join("gateway.toml")
+    }
+
+    pub fn ledger_file(&self) -> PathBuf {
+        self.directory.path().join("tollhouse.db")
+    }
+
+    fn write_config(&self) {
+        let Plan { network, server, upstream, routes, .. } = &self.plan;
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
+             [admin]\nlisten = \"127.0.0.1:{}\"\n\
+             [log]\nlevel = \"info,tollhouse=debug\"\n\
+             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
+             [networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{}\"\n\
+             signer = {{ env = \"BASE_SEPOLIA_SIGNER\" }}\npay_to = \"{PAY_TO}\"\n{network}\n\
+             [routes]\n{routes}",
+            self.port, self.admin_port, self.origin.port, self.rpc.port
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    /// Runs the gateway with a configuration of the plan, whatever comes of it.
+    pub fn launch(&mut self) -> Gateway {
+        (self.port, self.admin_port) = (free_port(), free_port());
+        self.write_config();
+        let environment = [("BASE_SEPOLIA_SIGNER", self.plan.signer), ("FAILPOINTS", self.plan.failpoints.as_str())];
+        let wanted = environment.len() - usize::from(self.plan.failpoints.is_empty());
+        Gateway::spawn(&self.config(), &environment[..wanted], self.plan.limit)
+    }
+
+    /// Starts the gateway and waits until it takes payments.
+    pub async fn start(&mut self) {
+        self.start_until("/readyz").await;
+    }
+
+    /// Starts the gateway; false if it died of its fail points before it took payments.
+    pub async fn try_start(&mut self) -> bool {
+        let mut gateway = self.launch();
+        let is_up = gateway.wait_ok(self.admin_port, "/readyz").await;
+        self.gateway = Some(gateway);
+        is_up
+    }
+
+    /// Starts the gateway and waits until the path on the operator's listener is 200.
+    pub async fn start_until(&mut self, path: &str) {
+        for _ in 0..5 {
+            let mut gateway = self.launch();
+            let is_up = gateway.wait_ok(self.admin_port, path).await;
+            let log = gateway.log();
+            self.gateway = Some(gateway);
+            if is_up {
+                return;
+            }
+            // Somebody else took the port meanwhile.
+            assert!(log.contains("can't listen on"), "the gateway ended:\n{log}");
+        }
+        panic!("the gateway found no ports");
+    }
+
+    /// Kills and starts the gateway, now without fail points.
+    pub async fn restart(&mut self) {
+        self.gateway().kill();
+        self.plan.failpoints.clear();
+        self.plan.limit = None;
+        self.start().await;
+    }
+
+    pub async fn try_call(&self, call: &Call) -> std::io::Result<Answer> {
+        call.send(self.port).await
+    }
+
+    pub async fn call(&self, call: &Call) -> Answer {
+        self.try_call(call).await.unwrap_or_else(|error| panic!("{} {}: {error}", call.method, call.target))
+    }
+
+    pub async fn terms(&self) -> Terms {
+        Terms::read(&self.call(&Call::get("/api/data")).await)
+    }
+
+    /// An honest payment for `/api/data`, not presented yet.
+    pub async fn payment(&self) -> Payment {
+        self.payer.pay(&self.terms().await)
+    }
+
+    /// `GET /api/data` with a payment header.
+    pub async fn present(&self, header: &Header) -> Answer {
+        self.call(&paid(header)).await
+    }
+
+    /// As `present`, where the gateway may be gone before it answers.
+    pub async fn try_present(&self, header: &Header) -> std::io::Result<Answer> {
+        self.try_call(&paid(header)).await
+    }
+
+    /// Pays and gets the answer.
+    pub async fn buy(&self) -> Payment {
+        let payment = self.payment().await;
+        let answer = self.present(&payment.v2()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        payment
+    }
+
+    /// Presents a payment until it is neither in progress nor pending.
+    pub async fn present_until_decided(&self, header: &Header) -> Answer {
+        eventually("a decision", Duration::from_secs(40), || async {
+            let answer = self.present(header).await;
+            let is_undecided = matches!(answer.status, 409 | 503)
+                && matches!(
+                    answer.error().as_str(),
+                    "payment_in_progress" | "settlement_pending" | "payments_unavailable"
+                );
+            assert!(!(is_undecided && answer.has_terms()), "terms while undecided: {answer:?}");
+            (!is_undecided).then_some(answer)
+        })
+        .await
+    }
+
+    /// All rows of the books, newest first.
+    pub async fn rows(&self) -> Vec<PaymentRecord> {
+        let reader = SqliteReader::open(&self.ledger_file()).await.unwrap();
+        let rows = reader.list(&PaymentFilter::default()).await.unwrap();
+        reader.close().await;
+        rows
+    }
+
+    pub async fn wait_state(&self, state: PaymentState) -> PaymentRecord {
+        eventually(&format!("a row that is {state}"), Duration::from_secs(20), || async {
+            self.rows().await.into_iter().find(|row| row.state == state)
+        })
+        .await
+    }
+
+    /// Starts to present a payment and comes back when the gateway is about to send its settlement, which is held.
+    /// What is returned is the client's connection.
+    pub async fn present_and_hold(&self, call: &Call) -> TcpStream {
+        let sent = self.rpc.count("eth_sendRawTransaction");
+        self.rpc.set("eth_sendRawTransaction", Fault::Hold);
+        let client = call.open(self.port).await.unwrap();
+        self.rpc.wait_for("eth_sendRawTransaction", sent).await;
+        client
+    }
+
+    /// Nobody was charged, nothing was written, nothing reached the origin.
+    pub async fn assert_untouched(&self) {
+        assert_eq!(self.node.transfers().await, []);
+        assert_eq!(self.rows().await.len(), 0);
+        assert_eq!(self.priced_hits(), 0);
+        assert_eq!(self.rpc.count("eth_sendRawTransaction"), 0);
+    }
+
+    pub fn priced_hits(&self) -> usize {
+        self.origin.hits().iter().filter(|hit| hit.target.starts_with("/api/")).count()
+    }
+
+    /// One transfer, one hit, one row that is served.
+    pub async fn assert_sold_once(&self) {
+        assert_eq!(self.node.transfers().await.len(), 1);
+        assert_eq!(self.priced_hits(), 1);
+        self.wait_state(PaymentState::Served).await;
+        assert_eq!(self.rows().await.iter().filter(|row| row.state == PaymentState::Served).count(), 1);
+    }
+
+    /// Chain, books, origin and log must tell one story (threats §0.4).
+    pub async fn audit(self) {
+        self.audit_but(&[]).await;
+    }
+
+    /// As `audit`, for a chain on which others moved money past the gateway in these transactions.
+    pub async fn audit_but(mut self, foreign: &[String]) {
+        let transfers = self.node.transfers().await;
+        let rows = self.rows().await;
+        let mut nonces: Vec<_> = transfers.iter().map(|transfer| (transfer.from, transfer.nonce)).collect();
+        nonces.sort_unstable();
+        nonces.dedup();
+        assert_eq!(nonces.len(), transfers.len(), "I2: an authorization moved money twice: {transfers:?}");
+        for transfer in transfers.iter().filter(|transfer| !foreign.contains(&transfer.transaction)) {
+            let settled_by = |row: &&PaymentRecord| {
+                row.settlement.as_ref().is_some_and(|settlement| settlement.transaction == transfer.transaction)
+            };
+            let own: Vec<_> = rows.iter().filter(settled_by).collect();
+            assert_eq!(own.len(), 1, "I3: rows of {transfer:?}");
+            let has_recourse = matches!(
+                own[0].state,
+                PaymentState::Paid | PaymentState::Delivering | PaymentState::Served | PaymentState::Owed
+            );
+            assert!(has_recourse, "I3: {:?}", own[0]);
+            assert_eq!(own[0].claim.amount.value(), transfer.value, "I4");
+        }
+        self.audit_hits(&transfers.iter().map(|transfer| transfer.transaction.as_str()).collect::<Vec<_>>());
+        self.audit_sent(&rows);
+        self.audit_log(&rows);
+        self.gateway().kill();
+    }
+
+    /// I1 and I2: what reached the origin was paid, and not delivered too often.
+    fn audit_hits(&self, transactions: &[&str]) {
+        let mut delivered: HashMap<String, Vec<String>> = HashMap::new();
+        for hit in self.origin.hits().into_iter().filter(|hit| hit.target.starts_with("/api/")) {
+            let transaction = hit.header("x-payment-transaction").expect("I1: a priced hit without payment").to_owned();
+            assert!(transactions.contains(&transaction.as_str()), "I1: {transaction} moved nothing");
+            delivered.entry(transaction).or_default().push(format!("{} {}", hit.method, hit.target));
+        }
+        for (transaction, mut requests) in delivered {
+            assert!(requests.len() <= DELIVERIES_MAX, "I2: {transaction} was delivered {} times", requests.len());
+            requests.dedup();
+            assert_eq!(requests.len(), 1, "I2: {transaction} bought several requests");
+        }
+    }
+
+    /// I5: what the node was sent is in the books, but for what moves nothing.
+    fn audit_sent(&self, rows: &[PaymentRecord]) {
+        let known: Vec<_> =
+            rows.iter().flat_map(|row| &row.attempts).map(|attempt| attempt.signed.transaction.as_str()).collect();
+        for params in self.rpc.calls("eth_sendRawTransaction") {
+            let raw = params[0].as_str().unwrap();
+            if !known.contains(&hash_of(raw).as_str()) {
+                let bytes = alloy::hex::decode(raw).unwrap();
+                let filler = TxEnvelope::decode_2718(&mut bytes.as_slice()).unwrap();
+                use alloy::consensus::Transaction;
+                assert!(filler.value() == U256::ZERO && filler.input().is_empty(), "I5: sent but not written: {raw}");
+            }
+        }
+    }
+
+    /// I8: neither keys nor signatures are in the log.
+    fn audit_log(&self, rows: &[PaymentRecord]) {
+        let log = std::fs::read_to_string(self.directory.path().join("gateway.log")).unwrap().to_lowercase();
+        assert!(!log.contains(self.plan.signer), "I8: the key is in the log");
+        for row in rows {
+            let payload: serde_json::Value = serde_json::from_str(&row.claim.payload).unwrap();
+            let signature = payload["signature"].as_str().unwrap().to_lowercase();
+            assert!(!log.contains(signature.trim_start_matches("0x")), "I8: a signature is in the log");
+        }
+    }
+}
+
+/// `GET /api/data` with a payment header.
+pub fn paid(header: &Header) -> Call {
+    Call::get("/api/data").with(header.0, header.1.clone())
+}

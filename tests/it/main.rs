@@ -1,0 +1,28 @@
+//! The real gateway in front of a real node: every promise of contract §3, and the faults it must survive.
+//!
+//! Each test has a shop of its own: a node, an origin that writes down what reaches it, a JSON-RPC proxy between gateway
+//! and node that can be told to misbehave, and the gateway's binary. Each ends with an audit: chain, ledger and origin
+//! must tell one story. Wants `npm ci --prefix tests/node-tools` and `--features failpoints`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what it expects and stops there"
+)]
+
+mod harness;
+
+mod crashes;
+mod disk;
+mod forged;
+mod headers;
+mod lifetime;
+mod nodes;
+mod origins;
+mod payers;
+mod paying;
+mod races;
+mod requests;
+mod tokens;
