@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Signature};
 use alloy_signer_local::PrivateKeySigner;
@@ -21,6 +22,9 @@ use serde_json::{Value, json};
 use x402_chain_eip155::v1_eip155_exact::client::SignerLike;
 use x402_chain_eip155::{V1Eip155ExactClient, V2Eip155ExactClient};
 use x402_reqwest::X402Client;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 type Headers = BTreeMap<String, String>;
 
@@ -130,7 +134,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .register(V2Eip155ExactClient::new(Arc::clone(&payer)))
         .register(V1Eip155ExactClient::new(payer));
     let recorder = Recorder { hide_v2: command.v1, seen: Arc::default() };
-    let client = ClientBuilder::new(reqwest::Client::new()).with(paying).with(recorder.clone()).build();
+    let wire = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT).build()?;
+    let client = ClientBuilder::new(wire).with(paying).with(recorder.clone()).build();
 
     let answer = client.get(&command.url).headers(command.headers).send().await?;
     let status = answer.status().as_u16();
