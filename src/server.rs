@@ -172,9 +172,22 @@ pub(crate) struct Running<A> {
 }
 
 impl<A: ServerApp + Send + Sync + 'static> Listening<A> {
-    pub(crate) fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: Arc<A>) -> Self {
+    fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: Arc<A>) -> Self {
         let address = listener.local_addr().unwrap_or(asked);
         Self { name, listener, address, app }
+    }
+
+    /// A service on a free port that only this machine reaches.
+    #[cfg(feature = "dev")]
+    pub(crate) async fn local(name: &'static str, app: Arc<A>) -> Result<Self, ServeError> {
+        let asked = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
+        Ok(Self::new(name, listen(asked).await?, asked, app))
+    }
+
+    /// Where it listens.
+    #[cfg(feature = "dev")]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Accepts from now on, until what is returned is dropped; with `bounds_heads`, clients that don't get their requests out

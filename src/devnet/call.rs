@@ -6,7 +6,8 @@ use revm::context::TxEnv;
 use revm::context::result::{ExecutionResult, HaltReason};
 
 use super::block::{BASE_FEE, BLOCK_GAS_LIMIT, Place};
-use super::chain::{Chain, Check, output, run};
+use super::chain::Chain;
+use super::evm::{Check, output, run};
 use super::fault::Fault;
 use super::genesis::CHAIN_ID;
 

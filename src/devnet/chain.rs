@@ -3,25 +3,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use alloy::consensus::transaction::SignerRecoverable;
 use alloy::consensus::{Transaction, TxEnvelope};
-use alloy::eips::eip2718::{Decodable2718, Encodable2718};
+use alloy::eips::eip2718::Encodable2718;
 use alloy::network::TxSignerSync;
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy::sol;
 use alloy::sol_types::SolCall;
-use revm::context::result::{EVMError, ExecutionResult, ResultAndState};
-use revm::context::{BlockEnv, TxEnv};
-use revm::database::WrapDatabaseRef;
-use revm::primitives::hardfork::SpecId;
-use revm::{Context, ExecuteEvm, MainBuilder, MainContext};
+use revm::context::BlockEnv;
 
 use super::block::{BASE_FEE, BLOCK_GAS_LIMIT, Block, Place, Run, SignedTx};
+use super::evm::{Check, environment_of, run};
 use super::fault::Fault;
 use super::genesis::{self, CHAIN_ID, GenesisError, TOKEN};
 use super::journal::{Entry, Journal, JournalError};
 use super::queue::Queue;
-use super::world::{View, World};
+use super::transaction::{check_fees, read};
+use super::world::World;
 use crate::types::Clock;
 
 /// Blocks, their receipts and states that are kept: hours, and enough for whoever looks for a log of the last hour.
@@ -282,105 +279,5 @@ impl Chain {
             }
             self.world.forget_before(self.oldest());
         }
-    }
-}
-
-/// Which rules a run is held to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Check {
-    /// All.
-    Transaction,
-    /// Any account may ask, at any nonce.
-    Call,
-}
-
-/// Runs a transaction or a call on a state, which stays as it is.
-pub(super) fn run(view: View<'_>, block: BlockEnv, transaction: TxEnv, check: Check) -> Result<ResultAndState, Fault> {
-    let caller = transaction.caller;
-    let mut evm = Context::mainnet()
-        .with_db(WrapDatabaseRef(view))
-        .modify_cfg_chained(|config| {
-            config.set_spec_and_mainnet_gas_params(SpecId::PRAGUE);
-            config.chain_id = CHAIN_ID;
-            config.disable_nonce_check = check == Check::Call;
-            config.disable_eip3607 = check == Check::Call;
-        })
-        .with_block(block)
-        .build_mainnet();
-    evm.transact(transaction).map_err(|error| match error {
-        EVMError::Transaction(error) => Fault::invalid_transaction(&error, caller),
-        EVMError::Database(never) => match never {},
-        EVMError::Header(error) => Fault::refused(error.to_string()),
-        EVMError::Custom(error) => Fault::refused(error),
-        EVMError::CustomAny(error) => Fault::refused(error.to_string()),
-    })
-}
-
-/// Reads a raw transaction and finds its sender.
-fn read(raw: &[u8]) -> Result<SignedTx, Fault> {
-    let mut rest = raw;
-    let transaction = TxEnvelope::decode_2718(&mut rest).map_err(|error| Fault::refused(format!("rlp: {error}")))?;
-    if !rest.is_empty() {
-        return Err(Fault::refused("rlp: input contains more than one value"));
-    }
-    if matches!(transaction, TxEnvelope::Eip4844(_)) {
-        return Err(Fault::refused("transaction type not supported"));
-    }
-    match transaction.chain_id() {
-        Some(CHAIN_ID) => {}
-        Some(other) => {
-            return Err(Fault::refused(format!("invalid chain id for signer: have {other} want {CHAIN_ID}")));
-        }
-        None => {
-            return Err(Fault::refused("only replay-protected (EIP-155) transactions allowed over RPC"));
-        }
-    }
-    let sender = transaction.recover_signer().map_err(|_error| Fault::refused("invalid sender"))?;
-    Ok(SignedTx::new_unchecked(transaction, sender))
-}
-
-/// The base fee never falls, so what doesn't pay it now never will.
-fn check_fees(transaction: &SignedTx) -> Result<(), Fault> {
-    let max_fee = transaction.max_fee_per_gas();
-    if transaction.max_priority_fee_per_gas().is_some_and(|tip| tip > max_fee) {
-        return Err(Fault::refused("max priority fee per gas higher than max fee per gas"));
-    }
-    if max_fee < u128::from(BASE_FEE) {
-        let sender = transaction.signer();
-        return Err(Fault::refused(format!(
-            "max fee per gas less than block base fee: address {sender}, maxFeePerGas: {max_fee}, baseFee: {BASE_FEE}"
-        )));
-    }
-    if transaction.gas_limit() > BLOCK_GAS_LIMIT {
-        return Err(Fault::refused("exceeds block gas limit"));
-    }
-    Ok(())
-}
-
-fn environment_of(transaction: &SignedTx) -> TxEnv {
-    let mut environment = TxEnv {
-        tx_type: transaction.tx_type().into(),
-        caller: transaction.signer(),
-        gas_limit: transaction.gas_limit(),
-        gas_price: transaction.max_fee_per_gas(),
-        kind: transaction.kind(),
-        value: transaction.value(),
-        data: transaction.input().clone(),
-        nonce: transaction.nonce(),
-        chain_id: transaction.chain_id(),
-        access_list: transaction.access_list().cloned().unwrap_or_default(),
-        gas_priority_fee: transaction.max_priority_fee_per_gas(),
-        ..TxEnv::default()
-    };
-    environment.set_signed_authorization(transaction.authorization_list().unwrap_or_default().to_vec());
-    environment
-}
-
-/// Whether a run ended well.
-pub(super) fn output(result: &ExecutionResult) -> Result<Bytes, Fault> {
-    match result {
-        ExecutionResult::Success { output, .. } => Ok(output.data().clone()),
-        ExecutionResult::Revert { output, .. } => Err(Fault::reverted(output)),
-        ExecutionResult::Halt { reason, .. } => Err(Fault::halted(reason)),
     }
 }

@@ -7,6 +7,7 @@
 mod block;
 mod call;
 mod chain;
+mod evm;
 mod fault;
 mod genesis;
 mod journal;
@@ -18,6 +19,7 @@ mod read;
 mod rpc;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod world;
 
 pub use self::chain::Chain;

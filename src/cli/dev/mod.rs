@@ -9,6 +9,7 @@ mod state;
 mod tests;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,12 +19,12 @@ use alloy::primitives::{Address, U256};
 use anyhow::Context;
 use clap::Args;
 
-use self::ports::{GatewayPorts, Local};
+use self::ports::GatewayPorts;
 use self::state::{Key, StateDir};
 use super::run::{Runtimes, runtime, start_logging};
 use crate::app::Blueprint;
 use crate::devnet::{CHAIN_ID, Chain, Journal, Node, Origin, ROUTES, TOKEN};
-use crate::server::termination;
+use crate::server::{Listening, Running, termination};
 use crate::types::SystemClock;
 
 /// Threads for chain and origin.
@@ -68,8 +69,9 @@ pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
 struct Shop {
     state: StateDir,
     ports: GatewayPorts,
-    chain: Local<Node>,
-    origin: Local<Origin>,
+    chain: SocketAddr,
+    origin: SocketAddr,
+    _running: (Running<Node>, Running<Origin>),
     payer: Key,
 }
 
@@ -84,11 +86,18 @@ impl Shop {
         for account in [gas_payer.address, payer.address].iter().chain(&args.fund) {
             chain.fund(*account, U256::from(FUND_UNITS))?;
         }
-        let chain = Local::start("chain", Arc::new(Node::new(chain))).await?;
-        tokio::spawn(Arc::clone(chain.app()).keep_time());
-        let origin = Local::start("origin", Arc::new(Origin)).await?;
-        let ports = GatewayPorts::find(args.port)?;
-        let shop = Self { state, ports, chain, origin, payer };
+        let node = Arc::new(Node::new(chain));
+        tokio::spawn(Arc::clone(&node).keep_time());
+        let node = Listening::local("chain", node).await?;
+        let origin = Listening::local("origin", Arc::new(Origin)).await?;
+        let shop = Self {
+            state,
+            ports: GatewayPorts::find(args.port)?,
+            chain: node.address(),
+            origin: origin.address(),
+            _running: (node.start(false), origin.start(false)),
+            payer,
+        };
         shop.state.write("gateway.toml", &shop.configuration(&gas_payer, seller.address))?;
         Ok(shop)
     }
@@ -106,8 +115,8 @@ impl Shop {
              [routes]\n{routes}",
             self.ports.shop,
             self.ports.admin,
-            self.origin.address(),
-            self.chain.address(),
+            self.origin,
+            self.chain,
             gas_payer.file_name(),
         )
     }
@@ -129,7 +138,7 @@ impl Shop {
 
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let shop = format!("http://127.0.0.1:{}", self.ports.shop);
-        let chain = format!("http://{}", self.chain.address());
+        let chain = format!("http://{}", self.chain);
         let key_file = self.state.file(&self.payer.file_name());
         let key_file = shell_word(&key_file.to_string_lossy());
         let program = shell_word(&program());

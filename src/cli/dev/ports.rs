@@ -1,13 +1,8 @@
-//! Ports on this machine's own address, and what listens there.
+//! The gateway's ports on this machine's own address.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener as Probe};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, TcpListener};
 
-use anyhow::{Context, bail};
-use pingora::apps::ServerApp;
-use tokio::net::TcpListener;
-
-use crate::server::{Listening, Running};
+use anyhow::bail;
 
 /// How many pairs of ports are tried.
 const PAIRS_MAX: u16 = 100;
@@ -38,30 +33,5 @@ impl GatewayPorts {
 }
 
 fn is_free(port: u16) -> bool {
-    port != 0 && Probe::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-/// A service on a free port of this machine.
-pub(super) struct Local<A> {
-    address: SocketAddr,
-    app: Arc<A>,
-    _running: Running<A>,
-}
-
-impl<A: ServerApp + Send + Sync + 'static> Local<A> {
-    pub(super) async fn start(name: &'static str, app: Arc<A>) -> anyhow::Result<Self> {
-        let asked = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = TcpListener::bind(asked).await.context("no free port")?;
-        let address = listener.local_addr().context("no address")?;
-        let running = Listening::new(name, listener, address, Arc::clone(&app)).start(false);
-        Ok(Self { address, app, _running: running })
-    }
-
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    pub(super) fn app(&self) -> &Arc<A> {
-        &self.app
-    }
+    port != 0 && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }

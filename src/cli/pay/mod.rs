@@ -125,7 +125,11 @@ pub async fn run(args: PayArgs) -> anyhow::Result<Exit> {
     pay(&args, variable.as_ref(), &SystemClock, &mut Io { out: &mut out, err: &mut err }).await
 }
 
-async fn pay(
+/// The command with all that it takes from its surroundings.
+///
+/// # Errors
+/// When nothing was paid and there is no answer to show.
+pub(super) async fn pay(
     args: &PayArgs,
     key_variable: Option<&Secret>,
     clock: &dyn Clock,
