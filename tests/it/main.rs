@@ -4,6 +4,14 @@
 //! and node that can be told to misbehave, and the gateway's binary. Each ends with an audit: chain, ledger and origin
 //! must tell one story. Wants `npm ci --prefix tests/node-tools` and `--features failpoints`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what it expects and stops there; clippy's own exemption ends at the bodies of tests"
+)]
+
 mod harness;
 
 mod crashes;
