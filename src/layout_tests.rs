@@ -73,8 +73,10 @@ const INTERNAL: &[(&str, &[&str])] = &[
             "admin",
             "server",
             "app",
+            "devnet",
         ],
     ),
+    ("devnet", &["types"]),
     ("main", &["cli"]),
 ];
 
@@ -85,11 +87,13 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
         &[
             ("chain::evm", "alloy"),
             ("cli", "alloy"),
+            ("devnet", "alloy"),
             ("types", "alloy::primitives::U256"),
             ("types", "alloy::primitives::Address"),
         ],
     ),
-    ("pingora", &[("proxy", "pingora"), ("server", "pingora"), ("admin", "pingora")]),
+    ("pingora", &[("proxy", "pingora"), ("server", "pingora"), ("admin", "pingora"), ("devnet", "pingora")]),
+    ("revm", &[("devnet", "revm")]),
     ("sqlx", &[("ledger", "sqlx")]),
     ("toml", &[("config", "toml")]),
     ("matchit", &[("route", "matchit")]),
@@ -100,8 +104,18 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
     ("reqwest", &[("chain", "reqwest"), ("cli", "reqwest")]),
     ("rustls", &[("chain", "rustls"), ("cli", "rustls")]),
     // The gate, the books and the chains know no HTTP.
-    ("http", &[("config", "http"), ("route", "http"), ("proxy", "http"), ("admin", "http"), ("cli", "http")]),
-    ("bytes", &[("proxy", "bytes")]),
+    (
+        "http",
+        &[
+            ("config", "http"),
+            ("route", "http"),
+            ("proxy", "http"),
+            ("admin", "http"),
+            ("cli", "http"),
+            ("devnet", "http"),
+        ],
+    ),
+    ("bytes", &[("proxy", "bytes"), ("devnet", "bytes")]),
     ("hmac", &[("protocol", "hmac")]),
     ("fail", &[("crash", "fail"), ("cli", "fail")]),
     ("libc", &[("crash", "libc"), ("cli", "libc")]),
@@ -117,6 +131,7 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
             ("server", "tokio"),
             ("app", "tokio"),
             ("cli", "tokio"),
+            ("devnet", "tokio"),
         ],
     ),
 ];

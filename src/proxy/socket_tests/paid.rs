@@ -268,8 +268,13 @@ async fn the_same_payment_many_times_at_once_reaches_the_origin_once() {
     };
     let (answers, ()) = tokio::join!(asking, paying);
     let count = |wanted: u16| answers.iter().filter(|answer| status(answer) == wanted).count();
+    // On a busy machine the first may run out of patience, and one of the others gets what it paid for.
+    let is_odd = |answer: &&String| {
+        ![200, 409, 402].contains(&status(answer)) && !answer.contains(r#""error":"settlement_pending""#)
+    };
+    let others: Vec<_> = answers.iter().filter(is_odd).collect();
+    assert!(others.is_empty(), "{others:?}");
     assert_eq!(count(200), 1);
-    assert_eq!(count(200) + count(409) + count(402), 200);
     assert_eq!(shop.hits(), 1);
     assert_eq!(shop.gate.chain.settles.load(Ordering::SeqCst), 1);
 }
