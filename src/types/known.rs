@@ -51,6 +51,15 @@ const fn usdc(
     }
 }
 
+const fn nameless(
+    caip2: &'static str,
+    aliases: &'static [&'static str],
+    asset: &'static str,
+    domain_name: &'static str,
+) -> KnownNetwork {
+    KnownNetwork { v1_name: None, aliases, ..usdc(caip2, "", false, asset, domain_name) }
+}
+
 const fn usdt0(
     caip2: &'static str,
     name: &'static str,
@@ -100,6 +109,12 @@ pub const KNOWN_NETWORKS: &[KnownNetwork] = &[
     usdc("eip155:11142220", "celo-sepolia", false, "0x01C5C0122039549AD1493B8220cABEdD739BC44E", "USDC"),
     usdc("eip155:50", "xdc", false, "0xfA2958CB79b0491CC627c1557F441eF849Ca8eb1", "USDC"),
     usdc("eip155:51", "xdc-apothem", false, "0xb5AB69F7bBada22B28e79C8FFAECe55eF1c771D4", "USDC"),
+    nameless("eip155:10143", &["monad-testnet"], "0x534b2f3A21130d7a60830c2Df862319e593943A3", "USDC"),
+    nameless("eip155:5042", &[], "0x3600000000000000000000000000000000000000", "USDC"),
+    nameless("eip155:5042002", &[], "0x3600000000000000000000000000000000000000", "USDC"),
+    nameless("eip155:36900", &[], "0x9cb8142aEBBcdc60AF7c97Af897A67A8f3CA71C2", "USDC.e"),
+    nameless("eip155:190415", &[], "0x401eCb1D350407f13ba348573E5630B83638E30D", "Bridged USDC"),
+    nameless("eip155:181228", &[], "0x401eCb1D350407f13ba348573E5630B83638E30D", "Bridged USDC"),
     usdt0("eip155:988", "stable", "0x779Ded0c9e1022225f8E0630b35a9b54bE713736", "USDT0"),
     usdt0("eip155:2201", "stable-testnet", "0x78Cf24370174180738C5B8E352B6D14c83a6c9A9", "USDT0"),
     usdt0("eip155:14", "flare", "0xe7cd86e13AC4309349F30B3435a9d337750fC82D", "USD₮0"),

@@ -6,7 +6,7 @@ use alloy::primitives::U256;
 use futures::future::join_all;
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Header, PRICE, Payer, Shop};
+use crate::harness::{Answer, Header, PRICE, Payer, Plan, Shop};
 
 /// Presents all at once; how often each status and word came back.
 async fn all_at_once(shop: &Shop, headers: &[Header]) -> (Vec<Answer>, BTreeMap<(u16, String), usize>) {
@@ -85,5 +85,29 @@ async fn a_payer_can_not_overdraw_with_payments_at_once() {
     assert_eq!(shop.node.transfers().await.len(), 1);
     let failed = shop.rows().await.iter().filter(|row| row.state == PaymentState::Failed).count();
     assert!(failed <= 1, "gas was burnt on {failed} of them");
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn two_gas_payers_share_the_work_and_each_keeps_its_nonces_in_a_row() {
+    // Account 2 of anvil's published development mnemonic, funded there.
+    let second = "5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a";
+    let shop = Shop::open_with(Plan { second_signer: Some(second), ..Plan::default() }).await;
+    let terms = shop.terms().await;
+    let headers: Vec<_> = (0..40).map(|_| shop.payer.pay(&terms).v2()).collect();
+    let (_, tally) = all_at_once(&shop, &headers).await;
+    assert_eq!(tally, BTreeMap::from([((200, String::new()), 40)]));
+    let mut nonces = BTreeMap::<String, Vec<u64>>::new();
+    for row in shop.rows().await {
+        let [attempt] = &row.attempts[..] else { panic!("{row:?}") };
+        let signer = attempt.signed.signer.as_ref().unwrap().to_string();
+        nonces.entry(signer).or_default().push(attempt.signed.account_nonce.unwrap());
+    }
+    assert_eq!(nonces.len(), 2, "{nonces:?}");
+    for (signer, mut used) in nonces {
+        used.sort_unstable();
+        let first = used[0];
+        assert_eq!(used, (first..first + used.len() as u64).collect::<Vec<_>>(), "{signer} left a gap");
+    }
     shop.audit().await;
 }

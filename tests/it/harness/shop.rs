@@ -40,6 +40,12 @@ pub struct Plan {
     pub routes: String,
     /// The gas payer's key.
     pub signer: &'static str,
+    /// The key of a second gas payer, if there is one.
+    pub second_signer: Option<&'static str>,
+    /// `[log] level`.
+    pub log: &'static str,
+    /// Whether the gateway talks to the node itself, past the proxy that counts and misbehaves.
+    pub is_direct: bool,
     /// `FAILPOINTS`.
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
@@ -55,6 +61,9 @@ impl Default for Plan {
             upstream: String::new(),
             routes: routes.to_owned(),
             signer: SIGNER,
+            second_signer: None,
+            log: "info,tollhouse=debug",
+            is_direct: false,
             failpoints: String::new(),
             limit: None,
         }
@@ -119,16 +128,21 @@ impl Shop {
     }
 
     fn write_config(&self) {
-        let Plan { network, server, upstream, routes, .. } = &self.plan;
+        let Plan { network, server, upstream, routes, log, .. } = &self.plan;
+        let signer = match self.plan.second_signer {
+            None => "{ env = \"BASE_SEPOLIA_SIGNER\" }",
+            Some(_) => "[{ env = \"BASE_SEPOLIA_SIGNER\" }, { env = \"SECOND_SIGNER\" }]",
+        };
+        let rpc_port = if self.plan.is_direct { self.node.port } else { self.rpc.port };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
-             [log]\nlevel = \"info,tollhouse=debug\"\n\
+             [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
-             [networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{}\"\n\
-             signer = {{ env = \"BASE_SEPOLIA_SIGNER\" }}\npay_to = \"{PAY_TO}\"\n{network}\n\
+             [networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}\"\n\
+             signer = {signer}\npay_to = \"{PAY_TO}\"\n{network}\n\
              [routes]\n{routes}",
-            self.port, self.admin_port, self.origin.port, self.rpc.port
+            self.port, self.admin_port, self.origin.port
         );
         std::fs::write(self.config(), text).unwrap();
     }
@@ -137,7 +151,11 @@ impl Shop {
     pub fn launch(&mut self) -> Gateway {
         (self.port, self.admin_port) = (free_port(), free_port());
         self.write_config();
-        let environment = [("BASE_SEPOLIA_SIGNER", self.plan.signer), ("FAILPOINTS", self.plan.failpoints.as_str())];
+        let environment = [
+            ("BASE_SEPOLIA_SIGNER", self.plan.signer),
+            ("SECOND_SIGNER", self.plan.second_signer.unwrap_or_default()),
+            ("FAILPOINTS", self.plan.failpoints.as_str()),
+        ];
         let wanted = environment.len() - usize::from(self.plan.failpoints.is_empty());
         Gateway::spawn(&self.config(), &environment[..wanted], self.plan.limit)
     }
