@@ -97,7 +97,8 @@ impl Proxy {
                 let priced = Arc::clone(priced);
                 let (host, target) = (host.map(str::to_owned), target.into_owned());
                 let presented = Presented { route, paid, priced, host, target, v2, v1 };
-                let receipt = self.take_payment(session, context, &presented).await?;
+                // Boxed, so that free requests don't carry its state around.
+                let receipt = Box::pin(self.take_payment(session, context, &presented)).await?;
                 context.payment = Some(receipt.record().record.to_string());
                 context.receipt = Some(receipt);
                 context.outcome = Outcome::Undelivered;

@@ -54,7 +54,8 @@ impl ProxyHttp for Proxy {
             }
             Err(Stop::Answer(answer)) => {
                 context.outcome = answer.outcome;
-                if let Err(error) = respond::send(session, *answer, context.cors_origin.as_ref()).await {
+                let sending = Box::pin(respond::send(session, *answer, context.cors_origin.as_ref()));
+                if let Err(error) = sending.await {
                     tracing::debug!(%error, "A client was gone before its answer.");
                 }
                 Ok(true)
@@ -184,7 +185,13 @@ impl ProxyHttp for Proxy {
             (None, false) if *error.esource() == pingora::ErrorSource::Downstream => Outcome::ClientGone,
             (None, false) => Outcome::OriginError,
         };
-        tracing::warn!(%error, route = route_name(context), payment = context.payment, "A request was not proxied.");
+        let (route, payment) = (route_name(context), context.payment.as_deref());
+        if payment.is_none() && *error.esource() == pingora::ErrorSource::Downstream {
+            // Clients come and go; a flood of them must not fill the log.
+            tracing::debug!(%error, route, "A client went away.");
+        } else {
+            tracing::warn!(%error, route, payment, "A request was not proxied.");
+        }
         if let Some(answer) = answer {
             session.set_keepalive(None);
             if let Err(error) = respond::send(session, answer, context.cors_origin.as_ref()).await {

@@ -151,7 +151,7 @@ impl Upstream {
         if !is_ours && !known.is_empty() {
             return known;
         }
-        let found: Arc<[Arc<Target>]> = self.look_up(&known).await.into();
+        let found: Arc<[Arc<Target>]> = Box::pin(self.look_up(&known)).await.into();
         if found.is_empty() {
             // Names that can't be looked up now keep their addresses, and are asked again soon.
             self.resolve_at.store(self.now().saturating_add(1000), Ordering::Relaxed);
