@@ -340,3 +340,66 @@ async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Holder, NewAttempt, NewPayment, PaymentId};
+    use crate::types::{AccountId, AssetId, AtomicAmount, UnixMillis};
+
+    const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
+
+    fn payment(network: &Network, signer: &AccountId) -> NewPayment {
+        NewPayment {
+            id: PaymentId("left over".to_owned()),
+            payload_digest: [1; 32],
+            fingerprint: [2; 32],
+            redeliverable: true,
+            holder: Holder::Quote([3; 32]),
+            route: "/a".to_owned(),
+            request: "GET /a".to_owned(),
+            terms: "{}".to_owned(),
+            wait_for: "confirmed".to_owned(),
+            confirmations: 1,
+            pay_to_exclusive: false,
+            network: network.clone(),
+            asset: AssetId::new("0xToken").unwrap(),
+            payer: AccountId::new("0xPayer").unwrap(),
+            pay_to: AccountId::new(PAY_TO).unwrap(),
+            amount: AtomicAmount::from(1),
+            payload: "{}".to_owned(),
+            valid_until: UnixMillis::from_secs(4_000_000_000),
+            signer: Some(signer.clone()),
+            claimed_at: SystemClock.now(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_gateway_does_not_start_without_a_network_that_open_payments_need() {
+        // The binary does this first thing.
+        let _installed_already = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let (gone, signer) = (Network::evm(8453), AccountId::new("0xGas").unwrap());
+        let ledger = SqliteLedger::open(&folder.path().join("tollhouse.db"), Arc::new(SystemClock)).await.unwrap();
+        ledger.lease_signer(&gone, &signer, 0).await.unwrap();
+        let by = signer.clone();
+        let sign = Box::new(move |account_nonce| {
+            let (transaction, fee_max) = ("0xtx".to_owned(), "1".to_owned());
+            Ok(NewAttempt { signer: Some(by), account_nonce, transaction, raw: vec![1], fee_max })
+        });
+        ledger.claim(payment(&gone, &signer), sign).await.unwrap();
+        ledger.close().await;
+        let file = folder.path().join("gateway.toml");
+        let text = format!(
+            "[upstreams.api]\nservers = [\"127.0.0.1:9\"]\n[networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:9\"\n\
+             signer = {{ env = \"KEY\" }}\npay_to = \"{PAY_TO}\"\n[routes]\n\"/a\" = \"$0.01\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let blueprint = Blueprint::read(&file, &|_| Some("11".repeat(32))).unwrap();
+        match blueprint.start(Handle::current()).await {
+            Err(StartError::NetworkStillNeeded { network, count: 1 }) => assert_eq!(network, gone),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it started"),
+        }
+    }
+}
