@@ -247,7 +247,7 @@ mod tests {
     use crate::proxy::testing::{TestGate, config, upstream};
 
     async fn admin(listen: &str, token: Option<&str>) -> (Admin, TestGate) {
-        let gate = TestGate::open().await;
+        let gate = TestGate::open(Duration::from_millis(300)).await;
         let mut parts = gate.admin_parts(&config(upstream(&["127.0.0.1:1"]), Vec::new()));
         parts.config.listen = listen.parse().unwrap();
         parts.config.token = token.map(|token| Secret::new(token.to_owned()));

@@ -111,7 +111,7 @@ pub(crate) struct TestGate {
 }
 
 impl TestGate {
-    pub(crate) async fn open() -> Self {
+    pub(crate) async fn open(settle_timeout: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(SystemClock);
         let path = folder.path().join("t.db");
@@ -123,7 +123,7 @@ impl TestGate {
             wait_for: WaitFor::Confirmed,
             confirmations: 1,
             pay_to_exclusive: false,
-            settle_timeout: Duration::from_millis(300),
+            settle_timeout,
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let rules = GateRules {

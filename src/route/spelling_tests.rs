@@ -214,7 +214,11 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 fn runner() -> TestRunner {
-    TestRunner::new(ProptestConfig { cases: CASES, max_global_rejects: 200_000, ..ProptestConfig::default() })
+    runner_of(CASES)
+}
+
+fn runner_of(cases: u32) -> TestRunner {
+    TestRunner::new(ProptestConfig { cases, max_global_rejects: 200_000, ..ProptestConfig::default() })
 }
 
 #[test]
@@ -327,7 +331,8 @@ fn naive_readings(path: &str) -> Vec<String> {
 #[test]
 fn a_free_path_has_no_reading_that_is_priced() {
     let free_count = Cell::new(0_u32);
-    runner()
+    // Few spellings of random paths are free: more are tried, so that enough of them are.
+    runner_of(CASES * 2)
         .run(
             &(wanted_routes(), path(), tricks(), prop::sample::select(&METHODS[..])),
             |(wanted, path, tricks, method)| {
@@ -363,7 +368,7 @@ fn a_free_path_has_no_reading_that_is_priced() {
             },
         )
         .unwrap();
-    assert!(free_count.get() > CASES / 40, "only {} of the paths were free", free_count.get());
+    assert!(free_count.get() > CASES / 20, "only {} of the paths were free", free_count.get());
 }
 
 proptest! {

@@ -39,6 +39,7 @@ struct Opening {
     /// A server that is down stands before the origin.
     has_dead_server: bool,
     read_timeout: Duration,
+    settle_timeout: Duration,
 }
 
 impl Default for Opening {
@@ -49,6 +50,7 @@ impl Default for Opening {
             has_origin: true,
             has_dead_server: false,
             read_timeout: Duration::from_secs(5),
+            settle_timeout: Duration::from_millis(300),
         }
     }
 }
@@ -70,7 +72,7 @@ async fn open(opening: Opening) -> Shop {
     let mut upstream = upstream(servers);
     upstream.read_timeout = opening.read_timeout;
     let config = config(upstream, routes);
-    let gate = TestGate::open().await;
+    let gate = TestGate::open(opening.settle_timeout).await;
     let server = Server::bind(gate.parts(&config), gate.admin_parts(&config)).await.unwrap();
     let (address, admin) = (server.address(), server.admin_address());
     let (stop, stopped) = oneshot::channel();

@@ -256,7 +256,8 @@ async fn with_the_origin_down_no_payment_is_looked_at() {
 
 #[tokio::test]
 async fn the_same_payment_many_times_at_once_reaches_the_origin_once() {
-    let shop = shop().await;
+    // Patient enough for a busy machine: nobody may be told "pending" here.
+    let shop = open(Opening { settle_timeout: Duration::from_secs(20), ..Opening::default() }).await;
     let request = format!(
         "GET /paid HTTP/1.1\r\nHost: h\r\nConnection: close\r\nPAYMENT-SIGNATURE: {}\r\n\r\n",
         payment_header("1")
@@ -268,10 +269,7 @@ async fn the_same_payment_many_times_at_once_reaches_the_origin_once() {
     };
     let (answers, ()) = tokio::join!(asking, paying);
     let count = |wanted: u16| answers.iter().filter(|answer| status(answer) == wanted).count();
-    // On a busy machine the first may run out of patience, and one of the others gets what it paid for.
-    let is_odd = |answer: &&String| {
-        ![200, 409, 402].contains(&status(answer)) && !answer.contains(r#""error":"settlement_pending""#)
-    };
+    let is_odd = |answer: &&String| ![200, 409, 402].contains(&status(answer));
     let others: Vec<_> = answers.iter().filter(is_odd).collect();
     assert!(others.is_empty(), "{others:?}");
     assert_eq!(count(200), 1);
