@@ -92,6 +92,40 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
             ("types", "alloy::primitives::Address"),
         ],
     ),
+    ("solana_sdk", &[("chain::solana", "solana_sdk"), ("cli", "solana_sdk"), ("devnet", "solana_sdk")]),
+    (
+        "solana_transaction",
+        &[("chain::solana", "solana_transaction"), ("cli", "solana_transaction"), ("devnet", "solana_transaction")],
+    ),
+    ("solana_message", &[("chain::solana", "solana_message"), ("cli", "solana_message"), ("devnet", "solana_message")]),
+    ("solana_keypair", &[("chain::solana", "solana_keypair"), ("cli", "solana_keypair"), ("devnet", "solana_keypair")]),
+    ("solana_signer", &[("chain::solana", "solana_signer"), ("cli", "solana_signer"), ("devnet", "solana_signer")]),
+    // Addresses are read with the configuration.
+    (
+        "solana_pubkey",
+        &[
+            ("chain::solana", "solana_pubkey"),
+            ("cli", "solana_pubkey"),
+            ("devnet", "solana_pubkey"),
+            ("types", "solana_pubkey::Pubkey"),
+        ],
+    ),
+    (
+        "spl_token_interface",
+        &[("chain::solana", "spl_token_interface"), ("cli", "spl_token_interface"), ("devnet", "spl_token_interface")],
+    ),
+    (
+        "spl_associated_token_account_interface",
+        &[
+            ("chain::solana", "spl_associated_token_account_interface"),
+            ("cli", "spl_associated_token_account_interface"),
+            ("devnet", "spl_associated_token_account_interface"),
+        ],
+    ),
+    ("wincode", &[("chain::solana", "wincode"), ("cli", "wincode"), ("devnet", "wincode")]),
+    ("cosmrs", &[("chain::cosmos", "cosmrs"), ("cli", "cosmrs"), ("devnet", "cosmrs"), ("types", "cosmrs::AccountId")]),
+    ("tonic", &[("chain::cosmos", "tonic"), ("cli", "tonic"), ("devnet", "tonic")]),
+    ("k256", &[("chain::cosmos", "k256"), ("cli", "k256"), ("devnet", "k256")]),
     ("pingora", &[("proxy", "pingora"), ("server", "pingora"), ("admin", "pingora"), ("devnet", "pingora")]),
     ("revm", &[("devnet", "revm")]),
     ("sqlx", &[("ledger", "sqlx")]),
