@@ -3,7 +3,6 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
-mod cache;
 mod decode;
 mod evidence;
 mod fees;
@@ -34,7 +33,6 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use self::abi::quantity;
-use self::cache::{Expiring, RateLimit};
 use self::inflight::Inflight;
 use self::lanes::Lane;
 use self::losses::Losses;
@@ -42,6 +40,7 @@ use self::rpc::Rpc;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
 use self::watch::Watch;
+use super::cache::{Expiring, RateLimit};
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
