@@ -15,9 +15,7 @@ mod simulate;
 mod startup;
 mod verify;
 
-#[cfg(test)]
-mod fake;
-#[cfg(test)]
+#[cfg(all(test, feature = "dev"))]
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
