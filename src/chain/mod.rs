@@ -4,6 +4,11 @@
 
 pub mod evm;
 
+mod cache;
+mod inflight;
+mod jsonrpc;
+mod losses;
+
 use std::sync::Arc;
 use std::time::Duration;
 
