@@ -54,6 +54,8 @@ section! {
         max_deliveries: u64 = 2,
         /// How long after settlement a payment may be presented again for an answer that failed.
         redeliver_for: Duration = "24h",
+        /// Whose words the 402 speaks: x402 always, vitwit for that dialect's X-Payment-Requirements as well.
+        dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
     }
@@ -183,6 +185,8 @@ section! {
         wait_for: WaitFor,
         /// For routes that earn for somebody else: an address for each network's name.
         pay_to: Named<String> = {},
+        /// Whose words the 402 speaks, as in [server]; without it as there.
+        dialects: List<Dialect>,
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
     }
@@ -237,6 +241,15 @@ pub(super) enum Kind {
     Evm,
 }
 
+/// A dialect as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// `"x402"`.
+    X402,
+    /// `"vitwit"`.
+    Vitwit,
+}
+
 /// A kind of payer as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PayerKind {
@@ -249,6 +262,10 @@ pub(super) enum PayerKind {
 impl Word for Kind {
     const WORDS: &'static [(&'static str, Self)] = &[("evm", Self::Evm)];
     const LATER: &'static [&'static str] = &["solana", "cosmos"];
+}
+
+impl Word for Dialect {
+    const WORDS: &'static [(&'static str, Self)] = &[("x402", Self::X402), ("vitwit", Self::Vitwit)];
 }
 
 impl Word for PayerKind {
