@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::oneshot;
 
-use crate::ledger::{LedgerError, PaymentRecord, PaymentState, RecordId, Settlement};
+use crate::ledger::{LedgerError, NewAttempt, PaymentRecord, PaymentState, RecordId, Settlement};
 use crate::protocol::Reason;
 use crate::telemetry::Stage;
 use crate::types::Network;
 
 use super::delivery::{Deliveries, Delivery};
 use super::priced::Market;
-use super::scheme::{SettleOutcome, SettlementPlan};
+use super::scheme::{AttemptError, Attempts, SettleOutcome, SettlementPlan};
 
 /// How long to wait before a ledger write that failed is tried again, at most.
 const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -42,6 +43,21 @@ pub(super) struct Settlements {
     markets: HashMap<Network, Arc<Market>>,
     deliveries: Arc<Deliveries>,
     running: DashMap<RecordId, Arc<Running>>,
+}
+
+/// Further attempts go to the ledger.
+struct LedgerAttempts<'a>(&'a Deliveries);
+
+#[async_trait]
+impl Attempts for LedgerAttempts<'_> {
+    async fn record(&self, record: &RecordId, attempt: NewAttempt) -> Result<(), AttemptError> {
+        let recorded = self.0.ledger.record_attempt(record, attempt).await?;
+        let last = recorded.attempts.last();
+        tracing::warn!(payment = %recorded.record, network = %recorded.claim.network, number = last.map(|last| last.number),
+            transaction = last.map(|last| last.signed.transaction.as_str()), "Payment signed again.");
+        self.0.metrics.payment(recorded.claim.network.as_str(), "signed_again");
+        Ok(())
+    }
 }
 
 /// A settlement under way and the request that waits for it, if any.
@@ -131,7 +147,7 @@ impl Settlements {
             return;
         };
         let started = Instant::now();
-        let outcome = market.scheme.settle(&record).await;
+        let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
         // Not before: between simulation and settlement the payer's balance would count for other payments too (threat C2).
         drop(plan);
         self.deliveries.metrics.stage(Stage::Settle, started.elapsed());

@@ -3,6 +3,7 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
+mod bump;
 mod cache;
 mod decode;
 mod evidence;
@@ -45,7 +46,7 @@ use self::watch::Watch;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AtomicAmount, Clock, Network};
 
@@ -252,8 +253,8 @@ impl Scheme for EvmScheme {
         Ok(Box::new(EvmPayment { inner: Arc::clone(&self.0), decoded, proven: OnceLock::new() }))
     }
 
-    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
-        settle::settle(&self.0, record).await
+    async fn settle(&self, record: &PaymentRecord, attempts: &dyn Attempts) -> SettleOutcome {
+        settle::settle(&self.0, record, attempts).await
     }
 
     async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
