@@ -9,10 +9,10 @@ use tollhouse::ledger::PaymentState;
 use crate::harness::{Answer, Payment, Plan, Shop, paid};
 
 /// Wei.
-const BASE_FEE: u64 = 10_000_000;
+const BASE_FEE: u64 = 1_000_000_000;
 
 fn plan(failpoints: &str) -> Plan {
-    let network = "settle_timeout = \"20s\"".to_owned();
+    let network = "settle_timeout = \"20s\"\nmax_fee = \"0.01\"".to_owned();
     Plan { network, failpoints: failpoints.to_owned(), ..Plan::default() }
 }
 
@@ -56,7 +56,7 @@ async fn a_base_fee_that_rises_tenfold_delays_a_settlement_and_charges_once() {
     }
     let fees: Vec<U256> = row.attempts.iter().map(|attempt| attempt.signed.fee_max.parse().unwrap()).collect();
     assert!(fees.windows(2).all(|pair| pair[1] >= pair[0] * U256::from(9) / U256::from(8)), "{fees:?}");
-    assert!(fees.iter().all(|fee| *fee <= U256::from(1_000_000_000_000_000_u64)), "over max_fee: {fees:?}");
+    assert!(fees.iter().all(|fee| *fee <= U256::from(10_000_000_000_000_000_u64)), "over max_fee: {fees:?}");
     assert_eq!(row.settlement.unwrap().transaction, row.attempts.last().unwrap().signed.transaction);
     shop.assert_sold_once().await;
     shop.node.rpc("evm_setAutomine", json!([true])).await;
