@@ -6,7 +6,9 @@
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use crate::ledger::{AccountNonce, LedgerError, NewAttempt, PaymentId, PaymentRecord, RecordId, Settlement};
+use crate::ledger::{
+    AccountNonce, LedgerError, NewAttempt, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement,
+};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -130,6 +132,26 @@ pub trait Attempts: Send + Sync {
 #[error("a further attempt was not recorded: {0}")]
 pub struct AttemptError(#[from] LedgerError);
 
+/// Whether a block is in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockStanding {
+    /// It is.
+    Held,
+    /// Another one is in its place.
+    Gone,
+    /// The node can't say.
+    Unknown,
+}
+
+/// What a chain says of blocks that settled payments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standings {
+    /// Up to this number nothing can be taken back.
+    pub final_number: u64,
+    /// One for each block that was asked for, in order.
+    pub blocks: Vec<BlockStanding>,
+}
+
 /// Whether a network may be offered now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Availability {
@@ -169,6 +191,15 @@ pub trait Scheme: Send + Sync {
     /// # Errors
     /// When the chain can't be asked.
     async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError>;
+
+    /// Whether blocks in which payments were settled are still the chain's. Where a settlement is final as soon as it is recorded
+    /// there is nothing to ask, which is what this says by itself.
+    ///
+    /// # Errors
+    /// When the chain can't be asked.
+    async fn stand(&self, blocks: &[SettledBlock]) -> Result<Standings, VerifyError> {
+        Ok(Standings { final_number: u64::MAX, blocks: vec![BlockStanding::Held; blocks.len()] })
+    }
 
     /// Each gas payer and the account nonce the chain expects of it next; none where the gateway signs no transactions.
     ///

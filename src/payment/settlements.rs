@@ -123,6 +123,48 @@ impl Settlements {
         self.enlist(record, Origin::Claimed(plan)).wait()
     }
 
+    /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
+    pub fn restore(self: &Arc<Self>, record: PaymentRecord) {
+        if let Entry::Vacant(entry) = self.running.entry(record.record.clone()) {
+            entry.insert(Arc::new(Running::default()));
+            self.deliveries.metrics.settlements_running(self.running.len());
+            self.deliveries.runtime.spawn(Arc::clone(self).run_again(record));
+        }
+    }
+
+    async fn run_again(self: Arc<Self>, record: PaymentRecord) {
+        let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
+        let Some(market) = self.markets.get(&record.claim.network) else { return };
+        tracing::error!(payment = %record.record, network = %record.claim.network, state = %record.state,
+            "The chain took a settlement's block back; it is settled again.");
+        self.deliveries.metrics.payment(record.claim.network.as_str(), "taken_back");
+        crate::crash::point("mid_reorg");
+        let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
+        let ledger = &self.deliveries.ledger;
+        // What is not written is found again by the next look at the chain's blocks.
+        match outcome {
+            SettleOutcome::Paid(settlement) => match ledger.record_settled_again(&record.record, settlement).await {
+                Ok(settled) => self.note("settled_again", &settled),
+                Err(error) => {
+                    tracing::error!(%error, payment = %record.record, "A settlement's new block was not recorded.");
+                }
+            },
+            SettleOutcome::Failed { reason, .. } => {
+                match ledger.record_reorged(&record.record, reason.as_str()).await {
+                    Ok(reorged) => {
+                        self.deliveries.metrics.payment(reorged.claim.network.as_str(), reorged.state.as_str());
+                        tracing::error!(payment = %reorged.record, network = %reorged.claim.network, %reason,
+                        amount = %reorged.claim.amount, deliveries = reorged.deliveries,
+                        "A payment was undone by its chain and won't move its money again.");
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, payment = %record.record, "A payment's undoing was not recorded.")
+                    }
+                }
+            }
+        }
+    }
+
     fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin) -> Arc<Running> {
         let running = match self.running.entry(record.record.clone()) {
             Entry::Occupied(entry) => return Arc::clone(entry.get()),

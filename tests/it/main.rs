@@ -25,5 +25,6 @@ mod origins;
 mod payers;
 mod paying;
 mod races;
+mod reorgs;
 mod requests;
 mod tokens;

@@ -45,8 +45,8 @@ use self::verify::EvmPayment;
 use self::watch::Watch;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
-use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
 
@@ -269,6 +269,10 @@ impl Scheme for EvmScheme {
 
     async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
         settle::late_settlement(&self.0, record).await.map_err(verify::unavailable)
+    }
+
+    async fn stand(&self, blocks: &[SettledBlock]) -> Result<Standings, VerifyError> {
+        evidence::stand(&self.0, blocks).await.map_err(verify::unavailable)
     }
 
     async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError> {
