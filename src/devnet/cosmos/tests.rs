@@ -158,7 +158,7 @@ async fn the_queries_say_what_is_there() {
     let world = World::new(Dialect::Sdk053).await;
     let mut bank = BankClient::new(world.channel.clone());
     let (address, denom) = (world.payer.address(), COSMOS_DENOM.to_owned());
-    let request = bank::QueryBalanceRequest { address: address.clone(), denom: denom.clone(), ..Default::default() };
+    let request = bank::QueryBalanceRequest { address: address.clone(), denom: denom.clone() };
     let balance = bank.balance(request).await.unwrap().into_inner().balance.unwrap();
     assert_eq!((balance.denom.as_str(), balance.amount.as_str()), ("uusdc", "1000000"));
     let request = bank::QuerySpendableBalanceByDenomRequest { address, denom: denom.clone() };
