@@ -26,3 +26,4 @@ mod paying;
 mod races;
 mod requests;
 mod tokens;
+mod vitwit;
