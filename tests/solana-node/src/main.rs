@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde_json::json;
 use surfpool_sdk::cheatcodes::builders::SetAccount;
 use surfpool_sdk::{BlockProductionMode, Pubkey, Surfnet};
-use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// Block time unless another is asked for: a blockhash lives for 150 blocks, half a minute.
 const SLOT_MS_DEFAULT: u64 = 200;
@@ -40,7 +40,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let account = SetAccount::new(mint).lamports(MINT_LAMPORTS).owner(program).data(mint_data());
         node.cheatcodes().execute(account)?;
     }
-    let genesis_hash = node.rpc_client().get_genesis_hash()?.to_string();
+    let rpc = node.rpc_client();
+    // Before its first block the node counts from a height that it then takes back.
+    let before_first_block = rpc.get_latest_blockhash()?;
+    while rpc.get_latest_blockhash()? == before_first_block {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let genesis_hash = rpc.get_genesis_hash()?.to_string();
     let ready = json!({
         "rpc_url": node.rpc_url(),
         "ws_url": node.ws_url(),
@@ -90,7 +96,11 @@ fn mint_data() -> Vec<u8> {
 
 /// Ends with the standard input, which is held by whoever started this: it ends even if they were killed.
 async fn input_ended() {
-    let mut stdin = tokio::io::stdin();
-    let mut bytes = [0_u8; 64];
-    while stdin.read(&mut bytes).await.is_ok_and(|read| read > 0) {}
+    let (ended, wait) = oneshot::channel();
+    // A thread of its own: the runtime would wait for its own reader when it ends.
+    std::thread::spawn(move || {
+        let _unreadable = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _nobody_waits = ended.send(());
+    });
+    let _thread_died = wait.await;
 }
