@@ -94,6 +94,9 @@ pub trait Chain: Scheme {
     /// [`ChainError::Mismatch`] must keep the process from starting; [`ChainError::Unreachable`] need not.
     async fn verify_chain(&self) -> Result<(), ChainError>;
 
+    /// Digits after the point of the native unit that [`Self::signer_balances`] counts in.
+    fn native_decimals(&self) -> u8;
+
     /// Balances of the gas payers as last seen.
     fn signer_balances(&self) -> Vec<SignerBalance>;
 }

@@ -4,7 +4,7 @@
 //! from the terms and from the ledger's record, so that a later configuration can't change how a payment ends.
 
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::ledger::{AccountNonce, NewAttempt, PaymentId, PaymentRecord, Settlement};
 use crate::protocol::{PaymentRequirements, Reason};
@@ -132,6 +132,9 @@ pub trait Scheme: Send + Sync {
 
     /// Whether payments may be taken now. Cheap: no network.
     fn availability(&self) -> Availability;
+
+    /// What this scheme adds to the `extra` of an offer in an asset: the EIP-712 domain (EVM), the fee payer (Solana).
+    fn terms_extra(&self, asset: &AssetId) -> Map<String, Value>;
 
     /// Reads a scheme payload as a payment in `asset` under the EIP-712 domain or other facts of `terms`.
     /// No network, no cryptography beyond hashing.

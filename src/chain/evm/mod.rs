@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use alloy::primitives::{Address, U256};
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 use url::Url;
 
@@ -43,12 +43,14 @@ use self::startup::mistake_at;
 use self::verify::EvmPayment;
 use self::watch::Watch;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
-use crate::config::{Diagnostic, NetworkConfig, Payers};
+use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
 use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::{AccountId, Asset, AtomicAmount, Clock, Network};
+use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
 
+/// Wei in an ether, as digits.
+const ETHER_DECIMALS: u8 = 18;
 /// Longest a call to a node may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Look-ups of code and of EIP-1271 wallets in a second.
@@ -171,10 +173,11 @@ impl EvmScheme {
         clock: Arc<dyn Clock>,
         observer: Arc<dyn ChainObserver>,
     ) -> Result<Arc<Self>, Vec<Diagnostic>> {
-        let chain_id = config.network.chain_id();
-        let chain_id = chain_id.ok_or_else(|| vec![mistake_at(config.location, "expected an eip155 network")])?;
-        let lanes = startup::signers(config, also_paid)?;
-        let urls: Result<Vec<Url>, _> = config.rpc_urls.iter().map(|url| Url::parse(url.expose())).collect();
+        let (Some(chain_id), ChainConfig::Evm(evm)) = (config.network.chain_id(), &config.chain) else {
+            return Err(vec![mistake_at(config.location, "expected an eip155 network")]);
+        };
+        let lanes = startup::signers(config, evm, also_paid)?;
+        let urls: Result<Vec<Url>, _> = evm.rpc_urls.iter().map(|url| Url::parse(url.expose())).collect();
         // The parser's own message may hold the text, and the text may hold a token.
         let urls =
             urls.map_err(|_error| vec![mistake_at(config.location, "expected an http or https URL as rpc_url")])?;
@@ -184,9 +187,9 @@ impl EvmScheme {
             network: config.network.clone(),
             chain_id,
             config: Settings {
-                payers: config.payers,
+                payers: evm.payers,
                 max_window: config.max_window,
-                max_fee: config.max_fee.value(),
+                max_fee: evm.max_fee.value(),
                 assets: config.assets.clone(),
             },
             clock,
@@ -245,6 +248,13 @@ impl Scheme for EvmScheme {
             return no("no gas payer can pay for a settlement".to_owned());
         }
         Availability::Ready
+    }
+
+    fn terms_extra(&self, asset: &AssetId) -> Map<String, Value> {
+        let known = self.0.config.assets.iter().find(|known| known.id == *asset);
+        let Some(domain) = known.and_then(|asset| asset.eip712.as_ref()) else { return Map::new() };
+        let entry = |key: &str, text: &str| (key.to_owned(), Value::from(text));
+        Map::from_iter([entry("name", &domain.name), entry("version", &domain.version)])
     }
 
     fn decode(&self, payload: &Value, terms: &PaymentRequirements) -> Result<Box<dyn IncomingPayment>, Reason> {
@@ -311,6 +321,10 @@ impl Chain for EvmScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn native_decimals(&self) -> u8 {
+        ETHER_DECIMALS
     }
 
     fn signer_balances(&self) -> Vec<SignerBalance> {

@@ -13,7 +13,7 @@ use super::decode::{address, domain_separator};
 use super::lanes::Lane;
 use super::rpc::RpcError;
 use crate::chain::ChainError;
-use crate::config::{Diagnostic, Location, NetworkConfig, SignerSource};
+use crate::config::{Diagnostic, EvmConfig, Location, NetworkConfig, SignerSource};
 use crate::types::{AccountId, Asset, Network};
 
 /// Reads the gas payers' keys.
@@ -21,12 +21,16 @@ use crate::types::{AccountId, Asset, Network};
 /// # Errors
 /// Every key that can't be read, is named twice, or belongs to an account that is also paid (promise 4: revenue never
 /// lands at a key that this process holds).
-pub(super) fn signers(config: &NetworkConfig, also_paid: &[AccountId]) -> Result<Vec<Arc<Lane>>, Vec<Diagnostic>> {
+pub(super) fn signers(
+    config: &NetworkConfig,
+    evm: &EvmConfig,
+    also_paid: &[AccountId],
+) -> Result<Vec<Arc<Lane>>, Vec<Diagnostic>> {
     let mut lanes: Vec<Arc<Lane>> = Vec::new();
     let mut mistakes = Vec::new();
     let paid: Vec<Address> =
         also_paid.iter().chain([&config.pay_to]).filter_map(|account| address(account.as_str())).collect();
-    for source in &config.signers {
+    for source in &evm.signers {
         let location = match source {
             SignerSource::Key { location, .. } | SignerSource::Keystore { location, .. } => *location,
         };

@@ -15,7 +15,7 @@ use super::rpc::Rpc;
 use super::watch::Watch;
 use super::*;
 use crate::chain::NoObserver;
-use crate::config::{Location, Secret, SignerSource, WaitFor};
+use crate::config::{EvmConfig, Location, Secret, SignerSource, WaitFor};
 use crate::ledger::{Attempt, Holder, NewAttempt, NewPayment, PaymentState, RecordId, Settlement};
 use crate::payment::scheme::{SettlementPlan, VerifyError};
 use crate::types::{AssetId, Eip712Domain, ManualClock, UnixMillis};
@@ -34,24 +34,34 @@ fn config(url: &str) -> NetworkConfig {
     NetworkConfig {
         network: Network::evm(CHAIN),
         name: "base-sepolia".to_owned(),
-        rpc_urls: vec![Secret::new(url.to_owned())],
-        signers: vec![SignerSource::Key { key: Secret::new(GAS_KEY.to_owned()), location: Location::default() }],
+        chain: ChainConfig::Evm(EvmConfig {
+            rpc_urls: vec![Secret::new(url.to_owned())],
+            signers: vec![SignerSource::Key { key: Secret::new(GAS_KEY.to_owned()), location: Location::default() }],
+            payers: Payers { eoa: true, contract: true },
+            confirmations: 1,
+            max_fee: AtomicAmount::from(10_000_000_000_000_000),
+        }),
         pay_to: AccountId::new(PAY_TO).unwrap(),
         pay_to_exclusive: false,
-        payers: Payers { eoa: true, contract: true },
         max_window: Duration::from_secs(86_400),
-        confirmations: 1,
         assets: vec![Asset {
             id: AssetId::new(TOKEN).unwrap(),
             symbol: "USDC".to_owned(),
             decimals: 6,
             is_usd: true,
             eip712: Some(Eip712Domain { name: "USDC".to_owned(), version: "2".to_owned() }),
+            allowed_extensions: Vec::new(),
         }],
         wait_for: WaitFor::Confirmed,
-        max_fee: AtomicAmount::from(10_000_000_000_000_000),
         settle_timeout: Duration::from_secs(30),
         location: Location::default(),
+    }
+}
+
+fn evm(config: &mut NetworkConfig) -> &mut EvmConfig {
+    match &mut config.chain {
+        ChainConfig::Evm(evm) => evm,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -304,13 +314,13 @@ async fn contract_payers_are_asked_and_only_their_yes_counts() {
 
 #[tokio::test]
 async fn payers_that_are_not_taken_are_refused() {
-    let no_contracts = shop_with(|config| config.payers.contract = false).await;
+    let no_contracts = shop_with(|config| evm(config).payers.contract = false).await;
     no_contracts.open().await;
     let long = payload(&authorization(1), &[7; 70]);
     let error = no_contracts.decode(&long).prove(&terms()).await.err().unwrap();
     assert_eq!(reason(error), Reason::EvmContractPayer);
     no_contracts.decode(&signed(&authorization(1))).prove(&terms()).await.unwrap();
-    let delegated = shop_with(|config| config.payers.contract = false).await;
+    let delegated = shop_with(|config| evm(config).payers.contract = false).await;
     delegated.open().await;
     delegated.change(|world| {
         world.code.insert(payer().address());
@@ -395,10 +405,10 @@ async fn a_silent_node_is_waited_for_once_by_all_who_ask_for_the_head() {
 
 #[tokio::test]
 async fn a_settlement_over_max_fee_is_not_signed() {
-    let shop = shop_with(|config| config.max_fee = AtomicAmount::from(1_000_000_000_000)).await;
+    let shop = shop_with(|config| evm(config).max_fee = AtomicAmount::from(1_000_000_000_000)).await;
     shop.open().await;
     assert!(shop.plan(&signed(&authorization(1))).await.is_ok());
-    let dear = shop_with(|config| config.max_fee = AtomicAmount::from(1_000_000_000)).await;
+    let dear = shop_with(|config| evm(config).max_fee = AtomicAmount::from(1_000_000_000)).await;
     Arc::clone(&dear.scheme).start();
     dear.scheme.verify_chain().await.unwrap();
     dear.scheme.open(&[]);
@@ -408,7 +418,7 @@ async fn a_settlement_over_max_fee_is_not_signed() {
 
 #[tokio::test]
 async fn a_payer_whose_settlement_is_too_dear_is_refused_alone() {
-    let shop = shop_with(|config| config.max_fee = AtomicAmount::from(400_000_000_000)).await;
+    let shop = shop_with(|config| evm(config).max_fee = AtomicAmount::from(400_000_000_000)).await;
     shop.open().await;
     shop.change(|world| world.estimate = 290_000);
     assert!(matches!(shop.plan(&signed(&authorization(1))).await, Err(VerifyError::Unavailable { .. })));
@@ -786,8 +796,8 @@ async fn an_endpoint_of_another_chain_or_a_dead_one_is_passed_over() {
     dead.lock().unwrap().is_down = true;
     let urls = [fake::serve(&other).await, fake::serve(&dead).await];
     let shop = shop_with(|config| {
-        let good = config.rpc_urls.clone();
-        config.rpc_urls = urls.into_iter().map(Secret::new).chain(good).collect();
+        let good = evm(config).rpc_urls.clone();
+        evm(config).rpc_urls = urls.into_iter().map(Secret::new).chain(good).collect();
     })
     .await;
     shop.open().await;
@@ -816,7 +826,7 @@ async fn keys_that_are_bad_or_also_paid_are_mistakes_with_a_place() {
     let place = Location { line: 7, column: 3 };
     let mistakes = |key: &str, pay_to: &str| {
         let mut config = config("http://127.0.0.1:1/");
-        config.signers = vec![SignerSource::Key { key: Secret::new(key.to_owned()), location: place }];
+        evm(&mut config).signers = vec![SignerSource::Key { key: Secret::new(key.to_owned()), location: place }];
         config.pay_to = AccountId::new(pay_to).unwrap();
         EvmScheme::connect(&config, &[], Arc::new(ManualClock::new(UnixMillis(0))), Arc::new(NoObserver)).err()
     };

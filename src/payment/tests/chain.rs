@@ -129,6 +129,10 @@ impl SettlementPlan for FakePlan {
 
 #[async_trait]
 impl Scheme for FakeChain {
+    fn terms_extra(&self, _asset: &AssetId) -> serde_json::Map<String, Value> {
+        serde_json::Map::new()
+    }
+
     fn network(&self) -> &Network {
         &self.network
     }
