@@ -2,9 +2,13 @@
 //!
 //! Knows no HTTP and no ledger storage. Adding a chain family is one folder and one line in [`build`].
 
-mod cache;
 pub mod cosmos;
 pub mod evm;
+
+mod cache;
+mod inflight;
+mod jsonrpc;
+mod losses;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod quote;
 mod reason;
 mod requirements;
 mod response;
+mod vitwit;
 
 pub use challenge::{Challenge, ChallengeError, ChallengeTemplate, Offer, ResourceInfo};
 pub use header::{DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_object, decode_payment, encode_json, names};

@@ -15,7 +15,8 @@ mod simulate;
 mod startup;
 mod verify;
 
-#[cfg(all(test, feature = "dev"))]
+#[cfg(test)]
+#[cfg(feature = "dev")]
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,7 @@ use super::cache::{Expiring, RateLimit};
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, Clock, Network, UnixMillis, canonical_cosmos_address};
 
@@ -55,7 +56,7 @@ const PRICES_EVERY: Duration = Duration::from_secs(60);
 /// How often it is asked whether a transaction can still be included, and it is sent again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long it is believed that a failed payment brought nothing.
-const WORTHLESS_HOLDS: Duration = Duration::from_secs(60);
+const WORTHLESS_HOLDS: Duration = Duration::from_secs(600);
 /// How long a payment without a timeout height counts as usable, for the books: only its sequence ends it.
 const ENDLESS: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -219,7 +220,7 @@ impl Scheme for CosmosScheme {
         Ok(Box::new(CosmosPayment { inner: Arc::clone(inner), decoded, proven: OnceLock::new() }))
     }
 
-    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
+    async fn settle(&self, record: &PaymentRecord, _attempts: &dyn Attempts) -> SettleOutcome {
         settle::settle(&self.0, record).await
     }
 

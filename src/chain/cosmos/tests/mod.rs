@@ -26,6 +26,7 @@ use crate::chain::RpcOutcome;
 use crate::config::{CosmosConfig, Location, Secret, WaitFor};
 use crate::devnet::cosmos::{COSMOS_CHAIN_ID, COSMOS_DENOM, CosmosChain, CosmosParams};
 use crate::ledger::{Attempt, Holder, NewAttempt, NewPayment, PaymentState, RecordId};
+use crate::payment::scheme::AttemptError;
 use crate::types::SystemClock;
 
 pub(super) const NETWORK: &str = "cosmos:grand-1";
@@ -196,6 +197,16 @@ impl Calls {
     }
 }
 
+/// Only the payer could sign other bytes.
+pub(super) struct NoAttempts;
+
+#[async_trait]
+impl Attempts for NoAttempts {
+    async fn record(&self, record: &RecordId, _attempt: NewAttempt) -> Result<(), AttemptError> {
+        panic!("a further attempt for {record}");
+    }
+}
+
 /// A gateway's side of one chain.
 pub(super) struct Shop {
     pub scheme: Arc<CosmosScheme>,
@@ -318,7 +329,7 @@ impl World {
 
     pub(super) fn settle(&self, payload: &Value) -> tokio::task::JoinHandle<SettleOutcome> {
         let (scheme, record) = (Arc::clone(&self.shop.scheme), self.shop.record(payload));
-        tokio::spawn(async move { scheme.settle(&record).await })
+        tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await })
     }
 
     pub(super) async fn blocks(&self, count: u64) {

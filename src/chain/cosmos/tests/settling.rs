@@ -71,6 +71,27 @@ async fn b23_what_check_tx_takes_and_a_block_fails_is_not_paid() {
 }
 
 #[tokio::test]
+async fn what_failed_in_a_block_before_its_sequence_was_used_may_still_be_included_and_is_no_end() {
+    let world = World::new().await;
+    let draft = world.draft();
+    let settling = world.settle(&draft.payload());
+    world.until("sent", |chain| chain.waiting() == 1).await;
+    let all = world.chain.balance(&address_of(1), COSMOS_DENOM);
+    world.chain.take(&address_of(1), COSMOS_DENOM, all).unwrap();
+    world.chain.produce_block();
+    assert_eq!(world.chain.delivered()[0].code, 5);
+    assert_eq!(world.chain.account(&address_of(1)), Some((draft.account_number, 0)));
+    assert!(world.is_going_on(&settling).await, "its fee was not even paid");
+    world.chain.fund(&address_of(1), COSMOS_DENOM, 1_000_000).unwrap();
+    let other = draft.with(|draft| draft.send.to_address = address_of(1));
+    let query = BroadcastTxRequest { tx_bytes: other.raw(), mode: i32::from(BroadcastMode::Sync) };
+    world.shop.scheme.0.rpc.call(query).await.unwrap();
+    world.chain.produce_block();
+    assert_eq!(failure(ended(settling).await), (Reason::CosmosInsufficientBalance, true));
+    assert_eq!(world.chain.balance(&pay_to(), COSMOS_DENOM), 0);
+}
+
+#[tokio::test]
 async fn not_found_beyond_its_timeout_height_is_expired_and_the_next_with_its_sequence_is_welcome() {
     let world = World::new().await;
     world.chain.faults().set("BroadcastTx", CallFault::Unavailable, 1_000_000);
@@ -182,7 +203,7 @@ async fn a_row_that_disagrees_with_its_payload_has_no_end() {
         let mut record = world.shop.record(&payload);
         spoil(&mut record);
         let scheme = Arc::clone(&world.shop.scheme);
-        let settling = tokio::spawn(async move { scheme.settle(&record).await });
+        let settling = tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await });
         assert!(world.is_going_on(&settling).await);
         assert!(world.chain.broadcasts().is_empty());
         settling.abort();
@@ -202,7 +223,7 @@ async fn two_nodes_must_agree_that_a_payment_is_gone() {
     }
     let draft = world.draft().with(|draft| draft.body.timeout_height = world.chain.height() + 2);
     let record = shop.record(&draft.payload());
-    let settling = tokio::spawn(async move { shop.scheme.settle(&record).await });
+    let settling = tokio::spawn(async move { shop.scheme.settle(&record, &NoAttempts).await });
     world.blocks(10).await;
     assert!(world.is_going_on(&settling).await, "one node was enough");
     for _ in 0..10 {
