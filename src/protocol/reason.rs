@@ -39,6 +39,8 @@ reasons! {
     OfferExpired = "offer_expired",
     /// The payment already bought its answer.
     PaymentAlreadyUsed = "payment_already_used",
+    /// The origin worked for this payment as often as it may, and its money never moved.
+    AttemptsSpent = "payment_attempts_spent",
     /// Two payment headers contradict each other.
     ContradictoryPayments = "contradictory_payment_headers",
     /// Settlement's outcome is not known yet.

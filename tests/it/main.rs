@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod after;
 mod crashes;
 mod disk;
 mod fees;

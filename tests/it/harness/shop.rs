@@ -46,6 +46,8 @@ pub struct Plan {
     pub log: &'static str,
     /// Whether the gateway talks to the node itself, past the proxy that counts and misbehaves.
     pub is_direct: bool,
+    /// Whether priced routes settle after their requests, so that the origin hears of no transaction.
+    pub settles_after: bool,
     /// `FAILPOINTS`.
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
@@ -64,6 +66,7 @@ impl Default for Plan {
             second_signer: None,
             log: "info,tollhouse=debug",
             is_direct: false,
+            settles_after: false,
             failpoints: String::new(),
             limit: None,
         }
@@ -318,19 +321,32 @@ impl Shop {
             assert!(has_recourse, "I3: {:?}", own[0]);
             assert_eq!(own[0].claim.amount.value(), transfer.value, "I4");
         }
-        self.audit_hits(&transfers.iter().map(|transfer| transfer.transaction.as_str()).collect::<Vec<_>>());
+        let transactions: Vec<_> = transfers.iter().map(|transfer| transfer.transaction.as_str()).collect();
+        self.audit_hits(&transactions, &rows);
         self.audit_sent(&rows);
         self.audit_log(&rows);
         self.gateway().kill();
     }
 
     /// I1 and I2: what reached the origin was paid, and not delivered too often.
-    fn audit_hits(&self, transactions: &[&str]) {
+    fn audit_hits(&self, transactions: &[&str], rows: &[PaymentRecord]) {
         let mut delivered: HashMap<String, Vec<String>> = HashMap::new();
         for hit in self.origin.hits().into_iter().filter(|hit| hit.target.starts_with("/api/")) {
-            let transaction = hit.header("x-payment-transaction").expect("I1: a priced hit without payment").to_owned();
-            assert!(transactions.contains(&transaction.as_str()), "I1: {transaction} moved nothing");
-            delivered.entry(transaction).or_default().push(format!("{} {}", hit.method, hit.target));
+            let payment = match hit.header("x-payment-transaction") {
+                Some(transaction) => {
+                    assert!(transactions.contains(&transaction), "I1: {transaction} moved nothing");
+                    let is_settled_by = |row: &&PaymentRecord| {
+                        row.settlement.as_ref().is_some_and(|settlement| settlement.transaction == transaction)
+                    };
+                    rows.iter().find(is_settled_by)
+                }
+                None => {
+                    assert!(self.plan.settles_after, "I1: a priced hit without payment");
+                    rows.iter().find(|row| hit.header("idempotency-key") == Some(row.record.0.as_str()))
+                }
+            };
+            let id = payment.expect("I1: a hit that no row accounts for").claim.id.0.clone();
+            delivered.entry(id).or_default().push(format!("{} {}", hit.method, hit.target));
         }
         for (transaction, mut requests) in delivered {
             assert!(requests.len() <= DELIVERIES_MAX, "I2: {transaction} was delivered {} times", requests.len());
