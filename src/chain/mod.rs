@@ -2,6 +2,8 @@
 //!
 //! Knows no HTTP and no ledger storage. Adding a chain family is one folder and one line in [`build`].
 
+mod cache;
+pub mod cosmos;
 pub mod evm;
 
 mod cache;
@@ -128,7 +130,13 @@ pub fn build(
                     Err(list) => mistakes.extend(list),
                 }
             }
-            ChainKind::Solana | ChainKind::Cosmos => mistakes.push(Diagnostic {
+            ChainKind::Cosmos => {
+                match cosmos::CosmosScheme::connect(network, Arc::clone(clock), Arc::clone(observer)) {
+                    Ok(scheme) => chains.push(scheme),
+                    Err(list) => mistakes.extend(list),
+                }
+            }
+            ChainKind::Solana => mistakes.push(Diagnostic {
                 location: network.location,
                 message: format!("{} networks are not supported by this version", network.network.kind().namespace()),
                 hint: None,
