@@ -2,7 +2,6 @@
 //!
 //! Knows no HTTP and no ledger storage. Adding a chain family is one folder and one line in [`build`].
 
-mod cache;
 pub mod cosmos;
 pub mod evm;
 
