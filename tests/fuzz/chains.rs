@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tollhouse::chain::{self, Chain, ChainObserver, NoObserver};
 use tollhouse::config;
 use tollhouse::protocol::PaymentRequirements;
-use tollhouse::types::{Clock, SystemClock, UnixMillis};
+use tollhouse::types::{Clock, ManualClock, UnixMillis};
 
 use crate::fuzz;
 
@@ -20,7 +20,7 @@ fn connect(network: &str) -> Arc<dyn Chain> {
     let text = format!("[upstreams.api]\nservers = [\"127.0.0.1:9\"]\n{network}\n[routes]\n\"/paid\" = \"$0.01\"\n");
     let parsed = config::parse(&text, Path::new("fuzz.toml"), &|_| Some("11".repeat(32)));
     let config = parsed.into_result().unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(UnixMillis::from_secs(NOW)));
     let observer: Arc<dyn ChainObserver> = Arc::new(NoObserver);
     chain::build(&config, &clock, &observer).unwrap().remove(0)
 }
