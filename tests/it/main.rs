@@ -14,6 +14,7 @@
 
 mod harness;
 
+mod cosmos;
 mod crashes;
 mod disk;
 mod fees;
