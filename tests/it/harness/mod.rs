@@ -1,6 +1,7 @@
 //! What a test needs of the world.
 
 mod chaos;
+mod cosmos;
 mod gateway;
 mod http;
 mod node;
@@ -9,6 +10,7 @@ mod payer;
 mod shop;
 
 pub use chaos::Fault;
+pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
 pub use http::{Answer, Call};
 pub use node::{OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
 pub use origin::Serve;

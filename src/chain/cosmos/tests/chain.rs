@@ -48,9 +48,7 @@ async fn what_the_chain_would_refuse_is_refused_for_the_right_reason() {
     for dialect in [Dialect::Sdk043, Dialect::Sdk053] {
         let world = World::with(|params| params.dialect = dialect).await;
         let good = world.draft();
-        let sequence = |delta: u64| {
-            good.clone().with(|draft| draft.auth.signer_infos[0].sequence = draft.auth.signer_infos[0].sequence + delta)
-        };
+        let sequence = |delta: u64| good.clone().with(|draft| draft.auth.signer_infos[0].sequence += delta);
         assert_eq!(invalid(world.shop.verify(&sequence(5).payload()).await), Reason::CosmosSequenceMismatch);
         let unknown = Draft::new(33, 0, 0);
         assert_eq!(invalid(world.shop.verify(&unknown.payload()).await), Reason::CosmosAccountNotFound);
