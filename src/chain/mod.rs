@@ -3,6 +3,12 @@
 //! Knows no HTTP and no ledger storage. Adding a chain family is one folder and one line in [`build`].
 
 pub mod evm;
+pub mod solana;
+
+mod cache;
+mod inflight;
+mod jsonrpc;
+mod losses;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,14 +122,17 @@ pub fn build(
     for network in &config.networks {
         let also_paid: Vec<AccountId> =
             config.routes.iter().flat_map(|route| paid_on(route, &network.network)).collect();
+        let (clock, observer) = (Arc::clone(clock), Arc::clone(observer));
         match network.network.kind() {
-            ChainKind::Evm => {
-                match evm::EvmScheme::connect(network, &also_paid, Arc::clone(clock), Arc::clone(observer)) {
-                    Ok(scheme) => chains.push(scheme),
-                    Err(list) => mistakes.extend(list),
-                }
-            }
-            ChainKind::Solana | ChainKind::Cosmos => mistakes.push(Diagnostic {
+            ChainKind::Evm => match evm::EvmScheme::connect(network, &also_paid, clock, observer) {
+                Ok(scheme) => chains.push(scheme),
+                Err(list) => mistakes.extend(list),
+            },
+            ChainKind::Solana => match solana::SolanaScheme::connect(network, &also_paid, clock, observer) {
+                Ok(scheme) => chains.push(scheme),
+                Err(list) => mistakes.extend(list),
+            },
+            ChainKind::Cosmos => mistakes.push(Diagnostic {
                 location: network.location,
                 message: format!("{} networks are not supported by this version", network.network.kind().namespace()),
                 hint: None,

@@ -95,8 +95,7 @@ pub fn decode_object(value: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     let json = if value.first() == Some(&b'{') {
         value
     } else {
-        let engine = if value.iter().any(|byte| matches!(byte, b'-' | b'_')) { &URL_SAFE } else { &STANDARD };
-        decoded = engine.decode(value).map_err(|_error| DecodeError::Encoding)?;
+        decoded = decode_base64(value).ok_or(DecodeError::Encoding)?;
         &decoded
     };
     let parsed = parse_strict(json).map_err(|error| DecodeError::Json(error.to_string()))?;
@@ -104,6 +103,13 @@ pub fn decode_object(value: &[u8]) -> Result<Map<String, Value>, DecodeError> {
         Value::Object(object) => Ok(object),
         _ => Err(DecodeError::Json("not an object".to_owned())),
     }
+}
+
+/// Reads base64 in either alphabet, padded or not.
+#[must_use]
+pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let engine = if text.iter().any(|byte| matches!(byte, b'-' | b'_')) { &URL_SAFE } else { &STANDARD };
+    engine.decode(text).ok()
 }
 
 /// Encodes a JSON value for a response header: standard alphabet, padded, and ASCII only, since v1 clients decode Latin-1.

@@ -12,14 +12,14 @@ use futures::FutureExt;
 use futures::future::{pending, select_all};
 use serde_json::{Value, json};
 
-use super::Inner;
 use super::abi::{Block, Receipt, quantity};
 use super::decode::{Authorization, address, decode, word};
 use super::evidence::{Gone, has_moved, is_only_use};
-use super::inflight::InflightGuard;
 use super::lanes::Ticket;
 use super::rpc::{RpcError, parse};
 use super::watch::{Head, Watched};
+use super::{Inner, Purse};
+use crate::chain::inflight::InflightGuard;
 use crate::ledger::{AccountNonce, Attempt, NewPayment, PaymentRecord, Settlement};
 use crate::payment::scheme::SettleOutcome;
 use crate::protocol::{PaymentRequirements, Reason};
@@ -98,7 +98,7 @@ struct Job {
     token: Address,
     authorization: Authorization,
     tries: Vec<Try>,
-    purse: InflightGuard,
+    purse: InflightGuard<Purse>,
     is_finalized: bool,
     confirmations: u64,
     next_look: Instant,
@@ -120,8 +120,7 @@ impl Job {
         if !is_consistent {
             return Err("claim and payload disagree".to_owned());
         }
-        let purse =
-            inner.inflight.enter((decoded.authorization.from, decoded.token), &claim.id, decoded.authorization.value);
+        let purse = inner.inflight.enter((decoded.authorization.from, decoded.token), &claim.id, claim.amount);
         let is_new = record.attempts.len() == 1 && inner.clock.now().since(claim.claimed_at) < LOOK_EVERY;
         let tries = record.attempts.iter().map(|attempt| Try::new(inner, attempt, is_new)).collect::<Result<_, _>>()?;
         Ok(Self {
