@@ -96,10 +96,17 @@ impl Chaos {
 
     /// Calls that a payment causes, as opposed to those that look after the chain all the time.
     pub fn payment_calls(&self) -> usize {
-        ["eth_call", "eth_estimateGas", "eth_getCode", "eth_sendRawTransaction"]
-            .into_iter()
-            .map(|method| self.count(method))
-            .sum()
+        [
+            "eth_call",
+            "eth_estimateGas",
+            "eth_getCode",
+            "eth_sendRawTransaction",
+            "simulateTransaction",
+            "sendTransaction",
+        ]
+        .into_iter()
+        .map(|method| self.count(method))
+        .sum()
     }
 
     /// Waits for the next call of `method` after `seen` of them.
