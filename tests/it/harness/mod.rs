@@ -10,14 +10,14 @@ mod payer;
 mod shop;
 mod solana;
 
-pub use chain::{Chain, Moved};
+pub use chain::Chain;
 pub use chaos::Fault;
 pub use http::{Answer, Call};
-pub use node::{OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
+pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
 pub use origin::Serve;
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use shop::{PRICE, Plan, Shop, paid};
-pub use solana::{PAY_TO as SOLANA_PAY_TO, SolanaNode, SolanaPayer, SolanaPayment, TOKEN_2022_MINT};
+pub use solana::{SolanaNode, TOKEN_2022_MINT};
 
 use shop::HOST;
 
