@@ -84,10 +84,12 @@ install_packages() {
 # The Debian packages of whatever isn't here, one a line.
 missing_packages() {
   command -v cc >/dev/null || echo gcc libc6-dev
-  command -v cmake >/dev/null || echo cmake make
+  command -v cmake >/dev/null || echo cmake
+  command -v make >/dev/null || echo make
   command -v node >/dev/null || echo nodejs
   command -v npm >/dev/null || echo npm
   command -v openssl >/dev/null || echo openssl
+  command -v perl >/dev/null || echo perl
   command -v python3 >/dev/null || echo python3
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
@@ -199,7 +201,8 @@ cargo_client_job=$!
 set +m
 
 begin "unit and integration tests"
-cargo nextest run "${FEATURES[@]}"
+# Each parser is fuzzed for this long; two at a time.
+FUZZ_SECONDS=${FUZZ_SECONDS:-20} cargo nextest run "${FEATURES[@]}"
 end
 
 begin "examples in the documentation"

@@ -8,6 +8,7 @@ mod quote;
 mod reason;
 mod requirements;
 mod response;
+mod vitwit;
 
 pub use challenge::{Challenge, ChallengeError, ChallengeTemplate, Offer, ResourceInfo};
 pub use header::{

@@ -17,6 +17,7 @@ mod harness;
 
 mod crashes;
 mod disk;
+mod fees;
 mod forged;
 mod headers;
 mod lifetime;
@@ -25,6 +26,8 @@ mod origins;
 mod payers;
 mod paying;
 mod races;
+mod reorgs;
 mod requests;
 mod solana;
 mod tokens;
+mod vitwit;

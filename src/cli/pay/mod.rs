@@ -290,7 +290,7 @@ async fn sign_payload(
 fn payment_value(terms: &Terms, offer: &Payable, payload: Value) -> String {
     let mut object = Map::new();
     match terms.version {
-        Version::V1 => {
+        Version::V1 | Version::Vitwit => {
             object.insert("x402Version".to_owned(), json!(1));
             object.insert("scheme".to_owned(), json!(offer.terms.scheme));
             object.insert("network".to_owned(), offer.raw.get("network").cloned().unwrap_or_default());
