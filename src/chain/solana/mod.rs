@@ -17,6 +17,8 @@ mod fake;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
