@@ -139,7 +139,7 @@ fn routing(criterion: &mut Criterion) {
 fn challenge(criterion: &mut Criterion) {
     let key = QuoteKey::new(&[7; 32]).unwrap();
     let offer = Offer::new(ROUTE, terms());
-    let template = ChallengeTemplate::new(std::slice::from_ref(&offer), &ResourceInfo::default()).unwrap();
+    let template = ChallengeTemplate::new(std::slice::from_ref(&offer), &ResourceInfo::default(), false).unwrap();
     let expires = UnixMillis::from_secs(now_secs() + 300);
     criterion.bench_function("quote_seal", |bencher| {
         let nonce = QuoteNonce::random().unwrap();

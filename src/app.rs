@@ -299,7 +299,7 @@ fn price_route(
         mime_type: paid.mime_type.clone(),
         output_schema: paid.output_schema.clone(),
     };
-    PricedRoute::new(route.key.clone(), offers, resource).map(Arc::new).map(Some)
+    PricedRoute::new(route.key.clone(), offers, resource, paid.vitwit).map(Arc::new).map(Some)
 }
 
 fn terms(offer: &RouteOffer, max_timeout: Duration, scheme: &dyn Scheme) -> PaymentRequirements {

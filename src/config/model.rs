@@ -299,6 +299,8 @@ pub struct PaidRoute {
     pub settle: SettleMode,
     /// Which requests may be presented again.
     pub redeliver: Redeliver,
+    /// Whether the 402 also carries the vitwit dialect's `X-Payment-Requirements`.
+    pub vitwit: bool,
 }
 
 /// What a route asks on one network in one asset.

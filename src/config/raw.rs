@@ -54,6 +54,8 @@ section! {
         max_deliveries: u64 = 2,
         /// How long after settlement a payment may be presented again for an answer that failed.
         redeliver_for: Duration = "24h",
+        /// Whose words the 402 speaks: x402 always, vitwit for that dialect's X-Payment-Requirements as well.
+        dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
     }
@@ -195,6 +197,8 @@ section! {
         memo: String,
         /// For routes that earn for somebody else: an address for each network's name.
         pay_to: Named<String> = {},
+        /// Whose words the 402 speaks, as in [server]; without it as there.
+        dialects: List<Dialect>,
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
     }
@@ -275,6 +279,15 @@ pub(super) enum Kind {
     Cosmos,
 }
 
+/// A dialect as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// `"x402"`.
+    X402,
+    /// `"vitwit"`.
+    Vitwit,
+}
+
 /// A kind of payer as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PayerKind {
@@ -287,6 +300,10 @@ pub(super) enum PayerKind {
 impl Word for Kind {
     const WORDS: &'static [(&'static str, Self)] =
         &[("evm", Self::Evm), ("solana", Self::Solana), ("cosmos", Self::Cosmos)];
+}
+
+impl Word for Dialect {
+    const WORDS: &'static [(&'static str, Self)] = &[("x402", Self::X402), ("vitwit", Self::Vitwit)];
 }
 
 impl Word for PayerKind {

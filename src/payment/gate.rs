@@ -382,7 +382,9 @@ fn unfinished_response(
         transaction: transaction.to_owned(),
         network: SettlementResponse::network_for(version, &record.claim.network),
         amount: None,
+        vitwit: None,
     }
+    .told_to(version)
 }
 
 fn pending(record: &PaymentRecord, version: Version) -> Decision {

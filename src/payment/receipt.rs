@@ -70,5 +70,7 @@ pub(super) fn success_response(record: &PaymentRecord, version: Version) -> Sett
         transaction: record.settlement.as_ref().map(|settlement| settlement.transaction.clone()).unwrap_or_default(),
         network: SettlementResponse::network_for(version, &record.claim.network),
         amount: Some(record.claim.amount.to_string()),
+        vitwit: None,
     }
+    .told_to(version)
 }

@@ -16,6 +16,7 @@ mod harness;
 
 mod crashes;
 mod disk;
+mod fees;
 mod forged;
 mod headers;
 mod lifetime;
@@ -24,5 +25,7 @@ mod origins;
 mod payers;
 mod paying;
 mod races;
+mod reorgs;
 mod requests;
 mod tokens;
+mod vitwit;

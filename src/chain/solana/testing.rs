@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -23,7 +24,9 @@ use super::programs::{COMPUTE_BUDGET, MEMO, TOKEN};
 use crate::chain::{Chain, NoObserver};
 use crate::config::{ChainConfig, Location, NetworkConfig, Secret, SignerSource, SolanaConfig, WaitFor};
 use crate::ledger::{Attempt, Holder, NewAttempt, NewPayment, PaymentRecord, PaymentState, RecordId};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, SettlementPlan, VerifyError};
+use crate::payment::scheme::{
+    AttemptError, Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, SettlementPlan, VerifyError,
+};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, ManualClock, UnixMillis};
 
@@ -192,6 +195,16 @@ pub(super) fn solana(config: &mut NetworkConfig) -> &mut SolanaConfig {
     }
 }
 
+/// No other bytes are ever signed for a payment on Solana.
+pub(super) struct NoAttempts;
+
+#[async_trait]
+impl Attempts for NoAttempts {
+    async fn record(&self, _record: &RecordId, _attempt: NewAttempt) -> Result<(), AttemptError> {
+        panic!("a second attempt")
+    }
+}
+
 pub(super) struct Shop {
     pub world: Shared,
     pub scheme: Arc<SolanaScheme>,
@@ -293,13 +306,13 @@ impl Shop {
     }
 
     pub(super) async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
-        let settled = tokio::time::timeout(Duration::from_secs(20), self.scheme.settle(record)).await;
+        let settled = tokio::time::timeout(Duration::from_secs(20), self.scheme.settle(record, &NoAttempts)).await;
         settled.expect("settlement did not end")
     }
 
     /// Asserts that a settlement has not ended after a while.
     pub(super) async fn stays_open(&self, record: &PaymentRecord, wait: Duration) {
-        let settled = tokio::time::timeout(wait, self.scheme.settle(record)).await;
+        let settled = tokio::time::timeout(wait, self.scheme.settle(record, &NoAttempts)).await;
         assert!(settled.is_err(), "ended as {settled:?}");
     }
 }

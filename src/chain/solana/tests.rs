@@ -189,7 +189,7 @@ async fn a_payment_that_never_lands_fails_only_past_every_block_that_could_hold_
     shop.change(|world| world.sends = vec![lands(false, Answer::Right); 1000]);
     let scheme = Arc::clone(&shop.scheme);
     let settling = record.clone();
-    let settlement = tokio::spawn(async move { scheme.settle(&settling).await });
+    let settlement = tokio::spawn(async move { scheme.settle(&settling, &NoAttempts).await });
     // Time for the bound to be drawn: 1150, and 64 blocks of margin.
     tokio::time::sleep(Duration::from_millis(500)).await;
     for height in [1150, 1151, 1214, 1215, 1246] {
@@ -210,7 +210,7 @@ async fn a_payment_that_landed_at_the_last_moment_is_paid_not_expired() {
     shop.change(|world| world.has_no_statuses = true);
     let scheme = Arc::clone(&shop.scheme);
     let settling = record.clone();
-    let settlement = tokio::spawn(async move { scheme.settle(&settling).await });
+    let settlement = tokio::spawn(async move { scheme.settle(&settling, &NoAttempts).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
     shop.change(|world| {
         world.height = 5000;
@@ -229,7 +229,7 @@ async fn an_old_payment_stays_open_where_no_node_keeps_its_time() {
         world.first_block_time = 1_800_000_000;
     });
     let scheme = Arc::clone(&shop.scheme);
-    let settlement = tokio::spawn(async move { scheme.settle(&record).await });
+    let settlement = tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
     shop.change(|world| world.height = 5000);
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -249,7 +249,7 @@ async fn one_endpoint_that_lags_or_knows_better_keeps_a_payment_open() {
     behind.lock().unwrap().sends = vec![lands(false, Answer::Right); 1000];
     let scheme = Arc::clone(&shop.scheme);
     let settling = record.clone();
-    let settlement = tokio::spawn(async move { scheme.settle(&settling).await });
+    let settlement = tokio::spawn(async move { scheme.settle(&settling, &NoAttempts).await });
     tokio::time::sleep(Duration::from_millis(500)).await;
     shop.change(|world| world.height = 5000);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -278,7 +278,7 @@ async fn statuses_of_many_payments_are_one_question() {
     for number in 0..40 {
         let record = shop.claimed(&number.to_string()).await;
         let scheme = Arc::clone(&shop.scheme);
-        settlements.push(tokio::spawn(async move { scheme.settle(&record).await }));
+        settlements.push(tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await }));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
     shop.change(|world| {
