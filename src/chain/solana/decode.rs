@@ -17,7 +17,7 @@ use spl_token_interface::instruction::TokenInstruction;
 use super::programs::{self, COMPUTE_BUDGET, TOKEN, TOKEN_2022};
 use crate::ledger::PaymentId;
 use crate::payment::scheme::PaymentFacts;
-use crate::protocol::{PaymentRequirements, Reason, decode_base64, parse_strict};
+use crate::protocol::{PaymentRequirements, Reason, decode_base64};
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
 /// Most bytes of a transaction: one packet (IPv6's least MTU without headers).
@@ -96,25 +96,13 @@ pub(super) fn decode(
     Ok(Decoded { message: bytes, transfer, unit_limit, unit_price, facts, transaction })
 }
 
-/// The transaction's bytes, whichever way the payload spells them (protocol §7).
+/// The transaction's bytes, whichever base64 they are in (protocol §7).
 fn wire_bytes(payload: &Value) -> Result<Vec<u8>, Reason> {
-    let of_text = |text: &str| {
-        // Not decoded at all if it can't be a transaction.
-        let is_short = text.len() <= TRANSACTION_BYTES_MAX * 2;
-        is_short.then(|| decode_base64(text.trim().as_bytes())).flatten()
-    };
-    let transaction = match payload {
-        Value::Object(fields) => fields.get("transaction").and_then(Value::as_str).and_then(of_text),
-        // A base64 string instead of an object: the transaction itself, or the object's JSON (protocol §5.1).
-        Value::String(text) => match of_text(text).ok_or(Reason::SvmUndecodable)? {
-            json if json.first() == Some(&b'{') => parse_strict(&json)
-                .ok()
-                .and_then(|fields| fields.get("transaction").and_then(Value::as_str).and_then(of_text)),
-            bytes => Some(bytes),
-        },
-        _ => return Err(Reason::InvalidPayload),
-    };
-    transaction.ok_or(Reason::SvmUndecodable)
+    let fields = payload.as_object().ok_or(Reason::InvalidPayload)?;
+    let text = fields.get("transaction").and_then(Value::as_str).map(str::trim);
+    // Not decoded at all if it can't be a transaction.
+    let text = text.filter(|text| text.len() <= TRANSACTION_BYTES_MAX * 2);
+    text.and_then(|text| decode_base64(text.as_bytes())).ok_or(Reason::SvmUndecodable)
 }
 
 /// Reads a transaction in the one encoding that it has. Takes legacy and version 0, without lookup tables: those would hide

@@ -17,6 +17,8 @@ mod fake;
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
@@ -43,7 +45,7 @@ use super::losses::Losses;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
 
@@ -285,7 +287,8 @@ impl Scheme for SolanaScheme {
         Ok(Box::new(SolanaPayment { inner: Arc::clone(&self.0), decoded, is_proven: AtomicBool::new(false) }))
     }
 
-    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
+    /// Signs nothing more: other bytes would be a second payable transaction.
+    async fn settle(&self, record: &PaymentRecord, _attempts: &dyn Attempts) -> SettleOutcome {
         settle::settle(&self.0, record).await
     }
 

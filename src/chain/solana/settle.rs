@@ -24,7 +24,9 @@ use crate::payment::scheme::SettleOutcome;
 use crate::protocol::{PaymentRequirements, Reason};
 
 /// How often it is asked whether a transaction has expired, once it may have.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
+/// How long after its claim a payment may count as never sent.
+const NEW_FOR: Duration = Duration::from_secs(5);
 /// Pause after a failed call; doubles up to the second value.
 const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Blocks beyond the last in which a transaction could land: endpoints differ in what they have seen.
@@ -157,7 +159,7 @@ impl Job {
         let payment = Payment::read(inner, record)?;
         let transfer = &payment.decoded.transfer;
         let purse = inner.inflight.enter((transfer.source, transfer.mint), &payment.claim.id, payment.claim.amount);
-        let is_new = inner.clock.now().since(payment.claim.claimed_at) < LOOK_EVERY;
+        let is_new = inner.clock.now().since(payment.claim.claimed_at) < NEW_FOR;
         let watched = inner.watch.add(&payment.signature, payment.wanted, is_new);
         let now = Instant::now();
         Ok(Self {

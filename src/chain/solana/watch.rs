@@ -21,7 +21,7 @@ const BLOCKHASH_BLOCKS: u64 = 150;
 /// How often the head is read while nothing happens.
 const HEAD_IDLE: Duration = Duration::from_secs(10);
 /// How often the head is read while a payment is pending, or the network doesn't answer.
-const HEAD_BUSY: Duration = Duration::from_secs(2);
+const HEAD_BUSY: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(2) };
 /// Bounds of a status's polling.
 const STATUS_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// How often a payment of an earlier run is looked for in a node's history, which costs the node more.
