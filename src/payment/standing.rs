@@ -40,7 +40,8 @@ impl Standing {
             PaymentState::Released => return Self::New,
             // Another authorization under the same key may still succeed: the failed one doesn't block it.
             PaymentState::Failed if !is_same_payment => return Self::New,
-            PaymentState::Failed => return Self::Failed,
+            // Undone by its chain, it moved nothing in the end.
+            PaymentState::Failed | PaymentState::Reorged => return Self::Failed,
             PaymentState::Served => return Self::Served,
             _ => {}
         }
@@ -50,7 +51,7 @@ impl Standing {
         }
         match record.state {
             PaymentState::Paid => Self::Redeliver,
-            PaymentState::Delivering => Self::InFlight,
+            PaymentState::Delivering | PaymentState::Forwarded => Self::InFlight,
             PaymentState::Owed => Self::Owed,
             _ => Self::Pending,
         }

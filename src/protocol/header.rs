@@ -107,8 +107,9 @@ pub fn decode_object(value: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     }
 }
 
-/// Base64 in either alphabet, padded or not.
-pub(super) fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+/// Reads base64 in either alphabet, padded or not.
+#[must_use]
+pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
     let engine = if text.iter().any(|byte| matches!(byte, b'-' | b'_')) { &URL_SAFE } else { &STANDARD };
     engine.decode(text).ok()
 }

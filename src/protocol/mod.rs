@@ -11,7 +11,9 @@ mod response;
 mod vitwit;
 
 pub use challenge::{Challenge, ChallengeError, ChallengeTemplate, Offer, ResourceInfo};
-pub use header::{DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_object, decode_payment, encode_json, names};
+pub use header::{
+    DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_base64, decode_object, decode_payment, encode_json, names,
+};
 pub use payload::{Accepted, PaymentPayload, Version};
 pub use quote::{QuoteKey, QuoteNonce, QuoteVerdict, quote_digest, terms_digest};
 pub use reason::Reason;

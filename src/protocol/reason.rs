@@ -39,6 +39,8 @@ reasons! {
     OfferExpired = "offer_expired",
     /// The payment already bought its answer.
     PaymentAlreadyUsed = "payment_already_used",
+    /// The origin worked for this payment as often as it may, and its money never moved.
+    AttemptsSpent = "payment_attempts_spent",
     /// Two payment headers contradict each other.
     ContradictoryPayments = "contradictory_payment_headers",
     /// Settlement's outcome is not known yet.
@@ -129,6 +131,63 @@ reasons! {
     CosmosTransactionFailed = "invalid_exact_cosmos_transaction_failed",
     /// Cosmos: the transaction was included, but moved other money than was asked.
     CosmosTransferEventMismatch = "invalid_exact_cosmos_transfer_event_mismatch",
+    /// SVM: the payer has too little.
+    InsufficientFunds = "insufficient_funds",
+    /// SVM: the chain ran this transaction before.
+    DuplicateSettlement = "duplicate_settlement",
+    /// SVM: `extra` names no fee payer.
+    SvmMissingFeePayer = "invalid_exact_svm_payload_missing_fee_payer",
+    /// SVM: the fee payer that the terms name is none of ours.
+    SvmFeePayerNotManaged = "invalid_exact_svm_fee_payer_not_managed_by_facilitator",
+    /// SVM: no transaction of an accepted version in canonical encoding, or one with lookup tables.
+    SvmUndecodable = "invalid_exact_svm_payload_transaction_could_not_be_decoded",
+    /// SVM: more signatures are required than we pay for.
+    SvmExcessiveSigners = "invalid_exact_svm_payload_excessive_signers",
+    /// SVM: the transaction's fee payer is not the one that the terms name.
+    SvmInvalidFeePayer = "invalid_exact_svm_invalid_fee_payer",
+    /// SVM: a required signature is missing or wrong.
+    SvmSignatureInvalid = "invalid_exact_svm_payload_signature_invalid",
+    /// SVM: fewer than 3 or more than 7 instructions.
+    SvmInstructionsLength = "invalid_exact_svm_payload_transaction_instructions_length",
+    /// SVM: the first instruction does not set the compute unit limit.
+    SvmComputeLimit = "invalid_exact_svm_payload_transaction_instructions_compute_limit_instruction",
+    /// SVM: the compute unit limit is over ours.
+    SvmComputeLimitTooHigh = "invalid_exact_svm_payload_transaction_instructions_compute_limit_instruction_too_high",
+    /// SVM: the second instruction does not set the compute unit price.
+    SvmComputePrice = "invalid_exact_svm_payload_transaction_instructions_compute_price_instruction",
+    /// SVM: the compute unit price or the whole fee is over ours.
+    SvmComputePriceTooHigh = "invalid_exact_svm_payload_transaction_instructions_compute_price_instruction_too_high",
+    /// SVM: the third instruction is no `TransferChecked` of the mint's token program.
+    SvmNoTransfer = "invalid_exact_svm_payload_no_transfer_instruction",
+    /// SVM: a signer of ours would pay.
+    SvmFeePayerTransferring = "invalid_exact_svm_payload_transaction_fee_payer_transferring_funds",
+    /// SVM: a signer of ours stands where an instruction could use it.
+    SvmFeePayerInInstruction =
+        "invalid_exact_svm_payload_transaction_fee_payer_included_in_instruction_accounts",
+    /// SVM: another token is transferred.
+    SvmMintMismatch = "invalid_exact_svm_payload_mint_mismatch",
+    /// SVM: the destination is not the payee's associated token account.
+    SvmRecipientMismatch = "invalid_exact_svm_payload_recipient_mismatch",
+    /// SVM: the amount or its decimals are not the price's.
+    SvmAmountMismatch = "invalid_exact_svm_payload_amount_mismatch",
+    /// SVM: the fourth instruction is neither a memo nor an assertion.
+    SvmUnknownFourth = "invalid_exact_svm_payload_unknown_fourth_instruction",
+    /// SVM: as the fourth.
+    SvmUnknownFifth = "invalid_exact_svm_payload_unknown_fifth_instruction",
+    /// SVM: as the fourth.
+    SvmUnknownSixth = "invalid_exact_svm_payload_unknown_sixth_instruction",
+    /// SVM: as the fourth.
+    SvmUnknownSeventh = "invalid_exact_svm_payload_unknown_seventh_instruction",
+    /// SVM: the terms ask for one memo, and there is none or more than one.
+    SvmMemoCount = "invalid_exact_svm_payload_memo_count",
+    /// SVM: the memo is not what the terms ask for.
+    SvmMemoMismatch = "invalid_exact_svm_payload_memo_mismatch",
+    /// SVM: the settlement would fail.
+    SvmSimulationFailed = "invalid_exact_svm_transaction_simulation_failed",
+    /// SVM: the transaction was in a block and failed.
+    SvmTransactionFailed = "invalid_exact_svm_transaction_failed",
+    /// SVM: the transaction ran, but the payee's token account did not get what was asked.
+    SvmTransferNotConfirmed = "post_settlement_transfer_not_confirmed",
 }
 
 impl fmt::Display for Reason {

@@ -175,3 +175,80 @@ fn is_transfer(transfer: &[Pair<'_>], wanted: &[Pair<'_>]) -> bool {
 fn reads(text: &str, wanted: &str) -> bool {
     text == wanted || text == STANDARD.encode(wanted)
 }
+
+#[cfg(test)]
+mod tests {
+    use cosmrs::proto::cosmos::base::abci::v1beta1::{AbciMessageLog, Attribute, StringEvent};
+    use cosmrs::proto::tendermint::abci::{Event, EventAttribute};
+
+    use super::*;
+
+    const WANTED: [Pair<'static>; 3] = [("recipient", "b"), ("sender", "a"), ("amount", "5x")];
+
+    fn moved(attributes: &[Pair<'_>]) -> bool {
+        transfers(attributes).iter().any(|transfer| is_transfer(transfer, &WANTED))
+    }
+
+    #[test]
+    fn only_one_transfer_with_this_sender_recipient_and_amount_counts() {
+        assert!(moved(&[("recipient", "b"), ("sender", "a"), ("amount", "5x"), ("msg_index", "0")]));
+        assert!(moved(&[("cmVjaXBpZW50", "Yg=="), ("c2VuZGVy", "YQ=="), ("YW1vdW50", "NXg=")]), "base64");
+        for other in [
+            [("recipient", "c"), ("sender", "a"), ("amount", "5x")],
+            [("recipient", "b"), ("sender", "c"), ("amount", "5x")],
+            [("recipient", "b"), ("sender", "a"), ("amount", "4x")],
+            [("recipient", "b"), ("sender", "a"), ("amount", "5x,5y")],
+            [("recipient", "b"), ("sender", "a"), ("amount", "5y")],
+            [("recipient", "b"), ("spender", "a"), ("amount", "5x")],
+        ] {
+            assert!(!moved(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn transfers_that_share_an_event_are_not_mixed() {
+        let two = |first: Pair<'static>, second: Pair<'static>| {
+            [("recipient", "b"), ("sender", "a"), first, ("recipient", "c"), ("sender", "a"), second]
+        };
+        assert!(moved(&two(("amount", "5x"), ("amount", "1x"))));
+        assert!(!moved(&two(("amount", "1x"), ("amount", "5x"))), "5x went to c");
+    }
+
+    #[test]
+    fn a_result_without_any_event_says_nothing_and_one_with_others_says_no() {
+        let decoded = super::super::sign_bytes::tests::decoded();
+        let (payer, pay_to) = (decoded.facts.payer.as_str(), decoded.facts.pay_to.as_str());
+        let attribute = |key: &str, value: &str| EventAttribute { key: key.into(), value: value.into(), index: true };
+        let event = |kind: &str, to: &str| Event {
+            r#type: kind.to_owned(),
+            attributes: vec![attribute("recipient", to), attribute("sender", payer), attribute("amount", "10000uusdc")],
+        };
+        let result = |events: Vec<Event>| TxResponse { events, ..TxResponse::default() };
+        assert_eq!(effect(&result(vec![]), &decoded), Effect::Unknown);
+        assert_eq!(effect(&result(vec![event("transfer", payer)]), &decoded), Effect::Other);
+        assert_eq!(effect(&result(vec![event("coin_received", pay_to)]), &decoded), Effect::Other);
+        let fee_first = vec![event("transfer", payer), event("transfer", pay_to)];
+        assert_eq!(effect(&result(fee_first), &decoded), Effect::Moved);
+        let attributes = vec![("recipient", pay_to), ("sender", payer), ("amount", "10000uusdc")];
+        let attributes =
+            attributes.into_iter().map(|(key, value)| Attribute { key: key.into(), value: value.into() }).collect();
+        let events = vec![StringEvent { r#type: "transfer".to_owned(), attributes }];
+        let logs = vec![AbciMessageLog { events, ..AbciMessageLog::default() }];
+        assert_eq!(effect(&TxResponse { logs, ..TxResponse::default() }, &decoded), Effect::Moved);
+    }
+
+    #[test]
+    fn only_the_transaction_that_was_asked_for_and_is_in_a_block_is_included() {
+        let answer = |txhash: &str, height| {
+            included(Ok(Some(TxResponse { txhash: txhash.to_owned(), height, ..TxResponse::default() })), "AB")
+        };
+        assert!(answer("ab", 5).unwrap().is_some());
+        assert!(answer("AB", 0).unwrap().is_none(), "not in a block yet");
+        assert!(answer("AC", 5).is_err());
+        assert!(included(Ok(None), "AB").is_err());
+        let node = |code, message: &str| Err(RpcError::Node { code, message: message.to_owned() });
+        assert!(included(node(tonic::Code::NotFound, "tx not found"), "AB").unwrap().is_none());
+        assert!(included(node(tonic::Code::InvalidArgument, "tx (AB) not found"), "AB").unwrap().is_none());
+        assert!(included(node(tonic::Code::Internal, "transaction indexing is disabled"), "AB").is_err());
+    }
+}

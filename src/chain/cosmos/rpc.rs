@@ -40,8 +40,6 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const MESSAGE_CHARS_MAX: usize = 200;
 /// Calls that fail in a row, over all endpoints, before a network counts as unreachable.
 const FAILURES_IN_A_ROW_MAX: u32 = 3;
-/// How often an open connection with calls on it is tried.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// A question to a node, its method and its answer.
 pub(super) trait Query: Message + Clone + 'static {
@@ -162,9 +160,7 @@ impl Remote {
         let mut endpoint = Endpoint::from_shared(url.to_string())
             .map_err(|_error| unusable.to_owned())?
             .connect_timeout(deadline.min(Duration::from_secs(5)))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(deadline);
+            .tcp_nodelay(true);
         if url.scheme() == "https" {
             let tls = ClientTlsConfig::new().with_native_roots();
             endpoint =

@@ -77,3 +77,64 @@ fn escape(json: &str) -> String {
     }
     escaped
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use cosmrs::proto::prost::Message as _;
+    use k256::ecdsa::SigningKey;
+
+    use super::*;
+    use crate::types::UnixMillis;
+
+    /// A payment of 10000 uusdc, built by cosmrs.
+    pub(in super::super) fn decoded() -> Decoded {
+        use cosmrs::tx::{Body, Fee, SignerInfo};
+        let key = SigningKey::from_slice(&[1; 32]).unwrap();
+        let public = cosmrs::crypto::PublicKey::from(key.verifying_key());
+        let address = public.account_id("noble").unwrap();
+        let to = cosmrs::AccountId::new("noble", &[7; 20]).unwrap();
+        let coin = |amount| cosmrs::Coin { denom: "uusdc".parse().unwrap(), amount };
+        let send = cosmrs::bank::MsgSend { from_address: address, to_address: to, amount: vec![coin(10_000)] };
+        let message = cosmrs::tx::Msg::to_any(&send).unwrap();
+        let body = Body::new(vec![message], "a & <b>", 77_u32);
+        let auth =
+            SignerInfo::single_direct(Some(public), 3).auth_info(Fee::from_amount_and_gas(coin(500), 90_000_u64));
+        let (body_bytes, auth_info_bytes) = (body.into_bytes().unwrap(), auth.into_bytes().unwrap());
+        let doc =
+            cosmrs::tx::SignDoc { body_bytes, auth_info_bytes, chain_id: "grand-1".to_owned(), account_number: 9 };
+        let signing = cosmrs::crypto::secp256k1::SigningKey::from_slice(&[1; 32]).unwrap();
+        let raw = doc.sign(&signing).unwrap().to_bytes().unwrap();
+        let payload = json!({"transaction": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, raw)});
+        let network = "cosmos:grand-1".parse().unwrap();
+        super::super::decode::decode(&network, "noble", &payload, |_| UnixMillis(0)).unwrap()
+    }
+
+    #[test]
+    fn what_cosmrs_signs_is_what_is_checked_and_for_this_chain_and_account_only() {
+        let decoded = decoded();
+        assert!(is_signed(&decoded, "grand-1", 9));
+        assert!(!is_signed(&decoded, "noble-1", 9));
+        assert!(!is_signed(&decoded, "grand-1", 8));
+        let unsigned = SignDoc::decode(direct(&decoded, "grand-1", 9).as_slice()).unwrap();
+        assert_eq!((unsigned.body_bytes, unsigned.account_number), (decoded.body_bytes.clone(), 9));
+    }
+
+    #[test]
+    fn amino_json_is_sorted_escaped_and_leaves_out_what_is_empty() {
+        let mut decoded = decoded();
+        let (from, to) = (decoded.facts.payer.clone(), decoded.facts.pay_to.clone());
+        let text = |decoded: &Decoded| String::from_utf8(amino(decoded, "grand-1", 9)).unwrap();
+        let expected = format!(
+            r#"{{"account_number":"9","chain_id":"grand-1","fee":{{"amount":[{{"amount":"500","denom":"uusdc"}}],"gas":"90000"}},"memo":"a \u0026 \u003cb\u003e","msgs":[{{"type":"cosmos-sdk/MsgSend","value":{{"amount":[{{"amount":"10000","denom":"uusdc"}}],"from_address":"{from}","to_address":"{to}"}}}}],"sequence":"3","timeout_height":"77"}}"#
+        );
+        assert_eq!(text(&decoded), expected);
+        decoded.timeout_height = 0;
+        decoded.memo = "\u{2028}\"".to_owned();
+        decoded.fee_payer = from.to_string();
+        decoded.fee = Vec::new();
+        let other = text(&decoded);
+        assert!(other.contains(r#""memo":"\u2028\"","#), "{other}");
+        assert!(other.contains(&format!(r#""fee":{{"amount":[],"gas":"90000","payer":"{from}"}}"#)), "{other}");
+        assert!(!other.contains("timeout_height"));
+    }
+}

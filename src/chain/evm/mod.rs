@@ -3,6 +3,7 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
+mod bump;
 mod decode;
 mod evidence;
 mod fees;
@@ -41,8 +42,8 @@ use super::inflight::Inflight;
 use super::losses::Losses;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
-use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
 
@@ -262,12 +263,16 @@ impl Scheme for EvmScheme {
         Ok(Box::new(EvmPayment { inner: Arc::clone(&self.0), decoded, proven: OnceLock::new() }))
     }
 
-    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
-        settle::settle(&self.0, record).await
+    async fn settle(&self, record: &PaymentRecord, attempts: &dyn Attempts) -> SettleOutcome {
+        settle::settle(&self.0, record, attempts).await
     }
 
     async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
         settle::late_settlement(&self.0, record).await.map_err(verify::unavailable)
+    }
+
+    async fn stand(&self, blocks: &[SettledBlock]) -> Result<Standings, VerifyError> {
+        evidence::stand(&self.0, blocks).await.map_err(verify::unavailable)
     }
 
     async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError> {
