@@ -8,7 +8,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, Network, WaitFor};
+use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, WaitFor};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -301,6 +301,8 @@ pub struct PaidRoute {
     pub settle: SettleMode,
     /// Which requests may be presented again.
     pub redeliver: Redeliver,
+    /// Whether purchases may or must be named.
+    pub payment_identifier: IdentifierRule,
 }
 
 /// What a route asks on one network in one asset.

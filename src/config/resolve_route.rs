@@ -152,6 +152,7 @@ impl<'a> Scope<'a> {
             max_timeout: max_timeout.value,
             settle: table.settle.clone()?.value,
             redeliver: table.redeliver.clone()?.value,
+            payment_identifier: table.payment_identifier.clone()?.value,
         }))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use crate::protocol::{Challenge, ChallengeError, ChallengeTemplate, Offer, QuoteKey, QuoteNonce, ResourceInfo};
-use crate::types::{UnixMillis, WaitFor};
+use crate::types::{IdentifierRule, UnixMillis, WaitFor};
 
 use super::scheme::{Availability, Scheme, VerifyError};
 
@@ -71,6 +71,12 @@ impl PricedRoute {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether purchases may or must be named.
+    #[must_use]
+    pub fn identifier_rule(&self) -> IdentifierRule {
+        self.resource.identifier
     }
 
     /// The offers, in the order shown.

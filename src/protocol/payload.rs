@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::header::DecodeError;
+use super::identifier::Identifier;
 use super::requirements::{PaymentRequirements, QUOTE_KEY};
 use crate::types::{AtomicAmount, ChainKind, Network};
 
@@ -47,6 +48,8 @@ pub struct PaymentPayload {
     pub accepted: Option<Accepted>,
     /// The sealed quote, if the client echoed one.
     pub quote: Option<String>,
+    /// The client's own name for the purchase; v2 only.
+    pub identifier: Identifier,
     /// The scheme's payload.
     pub payload: Value,
 }
@@ -69,7 +72,8 @@ impl PaymentPayload {
             Version::V1 => {
                 let scheme = text(&object, "scheme", "scheme")?.to_owned();
                 let network = network(&object, "network")?;
-                Ok(Self { version, scheme, network, accepted: None, quote: None, payload })
+                let identifier = Identifier::Absent;
+                Ok(Self { version, scheme, network, accepted: None, quote: None, identifier, payload })
             }
             Version::V2 => {
                 let Some(Value::Object(accepted)) = object.remove("accepted") else {
@@ -77,7 +81,8 @@ impl PaymentPayload {
                 };
                 let (accepted, quote) = Accepted::from_object(accepted)?;
                 let (scheme, network) = (accepted.scheme.clone(), accepted.network.clone());
-                Ok(Self { version, scheme, network, accepted: Some(accepted), quote, payload })
+                let identifier = Identifier::of(object.get("extensions"));
+                Ok(Self { version, scheme, network, accepted: Some(accepted), quote, identifier, payload })
             }
         }
     }

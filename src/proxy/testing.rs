@@ -60,6 +60,7 @@ pub(crate) fn paid_route() -> PaidRoute {
         max_timeout: Duration::from_secs(60),
         settle: SettleMode::Before,
         redeliver: Redeliver::Always,
+        payment_identifier: crate::types::IdentifierRule::Off,
     }
 }
 

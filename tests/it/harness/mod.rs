@@ -9,7 +9,7 @@ mod payer;
 mod shop;
 
 pub use chaos::Fault;
-pub use http::{Answer, Call};
+pub use http::{Answer, Call, decode_header};
 pub use node::{OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
 pub use origin::Serve;
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
