@@ -25,8 +25,8 @@ mod section;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Config, LedgerConfig, LedgerUrl, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver,
-    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, UpstreamConfig,
+    AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig, LogFormat, NetworkConfig, PaidRoute,
+    Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

@@ -7,7 +7,7 @@ use crate::protocol::{
     DecodeError, PaymentPayload, PaymentRequirements, QuoteVerdict, Reason, Version, decode_payment, quote_digest,
     terms_digest,
 };
-use crate::types::WaitFor;
+use crate::types::{AccountId, WaitFor};
 
 use super::decision::Decision;
 use super::gate::{Gate, PaymentHeaders};
@@ -28,19 +28,25 @@ pub struct VerifiedPayment {
 }
 
 impl VerifiedPayment {
+    /// Who pays.
+    #[must_use]
+    pub fn payer(&self) -> &AccountId {
+        &self.facts().payer
+    }
+
     pub(super) fn facts(&self) -> &PaymentFacts {
         self.incoming.facts()
     }
 }
 
 /// Terms that the payment may have been made under.
-struct Candidate {
-    terms: PaymentRequirements,
-    market: Arc<Market>,
-    wait_for: WaitFor,
-    quote: Option<Digest>,
+pub(super) struct Candidate {
+    pub terms: PaymentRequirements,
+    pub market: Arc<Market>,
+    pub wait_for: WaitFor,
+    pub quote: Option<Digest>,
     /// Why these terms don't hold today.
-    stale: Option<Reason>,
+    pub stale: Option<Reason>,
 }
 
 impl Gate {
@@ -52,6 +58,15 @@ impl Gate {
     pub async fn verify(&self, route: &PricedRoute, headers: &PaymentHeaders<'_>) -> Result<VerifiedPayment, Decision> {
         let payload = single_payload(headers)?;
         let candidates = self.candidates(route, &payload);
+        self.verify_under(&payload, candidates).await
+    }
+
+    /// The first of these terms under which the payment is good, or under which the ledger knows it.
+    pub(super) async fn verify_under(
+        &self,
+        payload: &PaymentPayload,
+        candidates: Vec<Candidate>,
+    ) -> Result<VerifiedPayment, Decision> {
         let mut refusal = Reason::NoMatchingRequirements;
         let mut stale = Vec::new();
         for candidate in candidates {

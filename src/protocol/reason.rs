@@ -35,16 +35,26 @@ reasons! {
     InvalidNetwork = "invalid_network",
     /// What the client accepted is none of the offers.
     NoMatchingRequirements = "no_matching_payment_requirements",
+    /// What a resource server asks of the facilitator is not among what it settles.
+    InvalidRequirements = "invalid_payment_requirements",
     /// The offer's quote has run out and its price no longer holds.
     OfferExpired = "offer_expired",
     /// The payment already bought its answer.
     PaymentAlreadyUsed = "payment_already_used",
+    /// A resource server was told already that this payment moved its money.
+    DuplicateSettlement = "duplicate_settlement",
+    /// The payment belongs to another request.
+    BoundToOtherRequest = "payment_bound_to_other_request",
+    /// The money moved, and its answer can't be had any more.
+    Owed = "payment_owed",
     /// Two payment headers contradict each other.
     ContradictoryPayments = "contradictory_payment_headers",
     /// Settlement's outcome is not known yet.
     SettlementPending = "settlement_pending",
     /// The authorization ended before the payment landed.
     PaymentExpired = "payment_expired",
+    /// Something broke on our side while verifying.
+    UnexpectedVerifyError = "unexpected_verify_error",
     /// Something broke on our side while settling.
     UnexpectedSettleError = "unexpected_settle_error",
     /// EVM: `extra` lacks the EIP-712 domain.
