@@ -16,6 +16,7 @@ mod harness;
 
 mod crashes;
 mod disk;
+mod facilitator;
 mod forged;
 mod headers;
 mod lifetime;

@@ -38,6 +38,8 @@ pub struct Plan {
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
+    /// Whether the facilitator API listens.
+    pub is_facilitator: bool,
     /// The gas payer's key.
     pub signer: &'static str,
     /// The key of a second gas payer, if there is one.
@@ -60,6 +62,7 @@ impl Default for Plan {
             server: String::new(),
             upstream: String::new(),
             routes: routes.to_owned(),
+            is_facilitator: false,
             signer: SIGNER,
             second_signer: None,
             log: "info,tollhouse=debug",
@@ -79,6 +82,7 @@ pub struct Shop {
     pub payer: Payer,
     pub port: u16,
     pub admin_port: u16,
+    pub facilitator_port: u16,
     directory: TempDir,
 }
 
@@ -106,7 +110,7 @@ impl Shop {
         let rpc = Chaos::start(node.port).await;
         let origin = Origin::start().await;
         let directory = tempfile::tempdir().unwrap();
-        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, directory }
+        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
     }
 
     /// The running gateway.
@@ -134,9 +138,14 @@ impl Shop {
             Some(_) => "[{ env = \"BASE_SEPOLIA_SIGNER\" }, { env = \"SECOND_SIGNER\" }]",
         };
         let rpc_port = if self.plan.is_direct { self.node.port } else { self.rpc.port };
+        let facilitator = match self.plan.is_facilitator {
+            true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
+            false => String::new(),
+        };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
+             {facilitator}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              [networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}\"\n\
@@ -149,7 +158,7 @@ impl Shop {
 
     /// Runs the gateway with a configuration of the plan, whatever comes of it.
     pub fn launch(&mut self) -> Gateway {
-        (self.port, self.admin_port) = (free_port(), free_port());
+        (self.port, self.admin_port, self.facilitator_port) = (free_port(), free_port(), free_port());
         self.write_config();
         let environment = [
             ("BASE_SEPOLIA_SIGNER", self.plan.signer),
