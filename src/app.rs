@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::admin::AdminParts;
@@ -19,7 +19,7 @@ use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
 use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute};
-use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
+use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
 use crate::proxy::Parts;
 use crate::route::RouteTable;
 use crate::telemetry::Metrics;
@@ -30,9 +30,6 @@ const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often gauges are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
-
-/// Decimals of an EVM chain's native currency.
-const NATIVE_DECIMALS: u8 = 18;
 
 /// The ledger's name for the key that seals quotes.
 const QUOTE_KEY_NAME: &str = "quote_key";
@@ -261,7 +258,7 @@ fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<M
             let market = Market {
                 scheme: find(network)? as Arc<dyn Scheme>,
                 wait_for: network.wait_for,
-                confirmations: network.confirmations,
+                confirmations: network.confirmations(),
                 pay_to_exclusive: network.pay_to_exclusive,
                 settle_timeout: network.settle_timeout,
             };
@@ -302,8 +299,8 @@ fn price_route(
         .offers
         .iter()
         .filter_map(|offer| {
-            let terms = terms(offer, paid.max_timeout);
             let market = markets.get(&offer.network).map(Arc::clone)?;
+            let terms = terms(offer, paid.max_timeout, market.scheme.as_ref());
             Some(PricedOffer { offer: Offer::new(&route.key, terms), market, wait_for: offer.wait_for })
         })
         .collect();
@@ -315,11 +312,10 @@ fn price_route(
     PricedRoute::new(route.key.clone(), offers, resource, paid.vitwit).map(Arc::new).map(Some)
 }
 
-fn terms(offer: &RouteOffer, max_timeout: Duration) -> PaymentRequirements {
-    let mut extra = Map::new();
-    if let Some(domain) = &offer.asset.eip712 {
-        extra.insert("name".to_owned(), Value::from(domain.name.as_str()));
-        extra.insert("version".to_owned(), Value::from(domain.version.as_str()));
+fn terms(offer: &RouteOffer, max_timeout: Duration, scheme: &dyn Scheme) -> PaymentRequirements {
+    let mut extra = scheme.terms_extra(&offer.asset.id);
+    if let Some(memo) = &offer.memo {
+        extra.insert(MEMO_KEY.to_owned(), Value::from(memo.as_str()));
     }
     PaymentRequirements {
         scheme: EXACT.to_owned(),
@@ -351,10 +347,11 @@ fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Pay
                 asset: asset.clone(),
                 amount: AtomicAmount::from(0),
                 pay_to: pay_to.clone(),
+                memo: None,
                 wait_for: network.wait_for,
             };
             payables.push(Payable {
-                terms: terms(&offer, Duration::ZERO),
+                terms: terms(&offer, Duration::ZERO, market.scheme.as_ref()),
                 market: Arc::clone(market),
                 wait_for: network.wait_for,
                 decimals: asset.decimals,
@@ -385,7 +382,7 @@ async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
             for (index, signer) in chain.signer_balances().into_iter().enumerate() {
                 if let Some(balance) = signer.balance {
                     // Labels stay free of addresses (threat G2).
-                    let units = DecimalAmount::from_atomic(balance, NATIVE_DECIMALS).to_string();
+                    let units = DecimalAmount::from_atomic(balance, chain.native_decimals()).to_string();
                     metrics.signer_balance(network, &index.to_string(), units.parse().unwrap_or(f64::NAN));
                 }
             }

@@ -181,7 +181,8 @@ cargo_client_job=$!
 set +m
 
 begin "unit and integration tests"
-cargo nextest run "${FEATURES[@]}"
+# Each parser is fuzzed for this long; two at a time.
+FUZZ_SECONDS=${FUZZ_SECONDS:-20} cargo nextest run "${FEATURES[@]}"
 end
 
 begin "examples in the documentation"

@@ -4,6 +4,11 @@
 
 pub mod evm;
 
+mod cache;
+mod inflight;
+mod jsonrpc;
+mod losses;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +98,9 @@ pub trait Chain: Scheme {
     /// # Errors
     /// [`ChainError::Mismatch`] must keep the process from starting; [`ChainError::Unreachable`] need not.
     async fn verify_chain(&self) -> Result<(), ChainError>;
+
+    /// Digits after the point of the native unit that [`Self::signer_balances`] counts in.
+    fn native_decimals(&self) -> u8;
 
     /// Balances of the gas payers as last seen.
     fn signer_balances(&self) -> Vec<SignerBalance>;

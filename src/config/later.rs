@@ -6,19 +6,10 @@ const LATER: &[(&str, &[&str])] = &[
     ("Root", &["telemetry"]),
     ("Server", &["tls", "trusted_proxies", "limits"]),
     ("Upstream", &["balance", "health_check"]),
-    ("Network", &["grpc_url"]),
     ("Route", &["websocket", "max_duration", "strip_prefix", "rewrite"]),
 ];
-
-/// Networks by name that a later version will know.
-const LATER_NETWORKS: &[&str] = &["solana", "solana-devnet", "noble", "noble-testnet", "cosmoshub"];
 
 /// Whether a later version will know this key.
 pub(super) fn is_for_later(section: &str, key: &str) -> bool {
     LATER.iter().any(|(name, keys)| *name == section && keys.contains(&key))
-}
-
-/// Whether a later version will know this network.
-pub(super) fn is_network_for_later(name: &str) -> bool {
-    LATER_NETWORKS.contains(&name)
 }

@@ -13,6 +13,8 @@ mod raw;
 mod reader;
 mod resolve;
 mod resolve_asset;
+mod resolve_chain;
+mod resolve_identity;
 mod resolve_network;
 mod resolve_price;
 mod resolve_route;
@@ -25,8 +27,9 @@ mod section;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig, LogFormat, NetworkConfig, PaidRoute,
-    Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, UpstreamConfig,
+    AdminConfig, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig,
+    LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig,
+    SettleMode, SignerSource, SolanaConfig, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

@@ -7,13 +7,15 @@ use super::leaf::{Entry, List, Named};
 use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer};
 use super::raw::{Dialect, Route, RouteValue};
 use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
-use super::resolve_network::{NamedNetwork, account, check_finality, refuse_token_as_payee};
+use super::resolve_network::{NamedNetwork, account, check_finality, is_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
 use super::route_key::RouteKey;
 use crate::types::{AccountId, DecimalAmount, KNOWN_NETWORKS, Network, Price};
 
 const DESCRIPTION_CHARACTERS_MAX: usize = 500;
+/// protocol §4; Cosmos chains' usual `max_memo_characters` is the same.
+const MEMO_BYTES_MAX: usize = 256;
 
 /// What routes refer to.
 pub(super) struct Scope<'a> {
@@ -119,6 +121,7 @@ impl<'a> Scope<'a> {
         check_timeout(key, &max_timeout, &offered, report);
         let payees = self.payees(key, table.pay_to.as_ref(), &offered, report);
         let texts_are_legal = texts_are_legal(key, table, report);
+        let memo = memo(key, table.memo.as_ref(), &offered, report);
         let offers: Vec<RouteOffer> = offered
             .iter()
             .filter_map(|network| {
@@ -133,6 +136,7 @@ impl<'a> Scope<'a> {
                     amount,
                     pay_to: own.or_else(|| network.pay_to.clone())?,
                     wait_for: table.wait_for.as_ref().map_or(network.wait_for, |at| at.value),
+                    memo: memo.clone().filter(|_| network.has_memo()),
                 })
             })
             .collect();
@@ -233,8 +237,10 @@ impl<'a> Scope<'a> {
                 continue;
             }
             let Some(text) = value else { continue };
-            if let Some(account) = account(&key, text, report) {
-                refuse_token_as_payee(&key, &account, &network.assets, text.location, report);
+            let Some(chain) = &network.network else { continue };
+            if let Some(account) = account(&key, chain, network.bech32_prefix.as_deref(), text, report)
+                && is_payee(&key, &account, &network.assets, text.location, report)
+            {
                 payees.push((network.name.clone(), account));
             }
         }
@@ -253,6 +259,7 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
     let given = [
         place("networks", table.networks.as_ref().map(|at| at.location)),
         place("output_schema", table.output_schema.as_ref().map(|at| at.location)),
+        place("memo", table.memo.as_ref().map(|at| at.location)),
         place("dialects", table.dialects.as_ref().map(|at| at.location)),
         place("wait_for", table.wait_for.as_ref().map(|at| at.location)),
         place("pay_to", table.pay_to.as_ref().filter(|at| !at.value.0.is_empty()).map(|at| at.location)),
@@ -264,6 +271,23 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
         report.error_with_hint(location, message, "remove it, or ask a price");
     }
     Some(action)
+}
+
+/// What payers must write into the payment's memo, where a chain has one.
+fn memo(key: &str, memo: Option<&At<String>>, offered: &[&NamedNetwork], report: &mut Report) -> Option<String> {
+    let At { value, location } = memo?;
+    let key = name_of(key);
+    if !(1..=MEMO_BYTES_MAX).contains(&value.len()) {
+        let message = format!("{key}.memo: expected 1 to {MEMO_BYTES_MAX} bytes, got {}", value.len());
+        report.error(*location, message);
+        return None;
+    }
+    // Networks that couldn't be read stay, so that the route isn't blamed.
+    if offered.iter().all(|network| network.network.is_some() && !network.has_memo()) {
+        let message = format!("{key}.memo: no network that the route is offered on has memos");
+        report.error_with_hint(*location, message, "Solana and Cosmos networks have; remove it");
+    }
+    Some(value.clone())
 }
 
 /// Whether a list of dialects names vitwit's; x402 itself is always spoken, so it must stand there.

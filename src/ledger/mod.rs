@@ -8,7 +8,7 @@ mod sqlite;
 
 pub use model::{
     AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, PaymentId, PaymentRecord,
-    PaymentState, RecordId, Settlement,
+    PaymentState, RecordId, SettledBlock, Settlement,
 };
 
 pub use sqlite::{Observer, SqliteLedger, SqliteReader};
@@ -106,7 +106,7 @@ pub trait Ledger: Send + Sync {
     /// [`LedgerError::Unknown`] when the commit's answer is lost.
     async fn claim(&self, payment: NewPayment, sign: SignInClaim) -> Result<ClaimOutcome, LedgerError>;
 
-    /// Adds a further signed attempt to a signed payment, before it is sent.
+    /// Adds a further signed attempt to a payment that is signed, or whose block the chain took back, before it is sent.
     ///
     /// # Errors
     /// As for every write.
@@ -185,7 +185,49 @@ pub trait Ledger: Send + Sync {
     /// As for every read.
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError>;
 
-    /// `failed` payments of a network whose authorization ends after `now`: they could still land.
+    /// Blocks of a network that settled payments, recorded as paid at `since` or later, and that aren't known to be final; lowest
+    /// first, at most so many.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn unfinal_blocks(
+        &self,
+        network: &Network,
+        since: UnixMillis,
+        blocks_max: u32,
+    ) -> Result<Vec<SettledBlock>, LedgerError>;
+
+    /// The payments that a block settled and that aren't known to be final.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn settled_in(&self, network: &Network, block: &SettledBlock) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// A block can't be taken back any more.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError>;
+
+    /// The chain took a settlement's block back, and the money moved again: the state stays, the settlement is another. From
+    /// `paid`, `delivering`, `served` and `owed`.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_settled_again(
+        &self,
+        record: &RecordId,
+        settlement: Settlement,
+    ) -> Result<PaymentRecord, LedgerError>;
+
+    /// The chain took a settlement's block back, and it is proven that the money won't move again: `paid`, `delivering`,
+    /// `served` or `owed` → `reorged`.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError>;
+
+    /// `failed` and `reorged` payments of a network whose authorization ends after `now`: they could still land.
     ///
     /// # Errors
     /// As for every read.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use crate::ledger::{Digest, PaymentId, PaymentRecord};
 use crate::protocol::{
-    Accepted, EXACT, FacilitatorRequest, PaymentRequirements, Reason, SettlementResponse, terms_digest,
+    Accepted, EXACT, FacilitatorRequest, MEMO_KEY, PaymentRequirements, Reason, SettlementResponse, terms_digest,
 };
 use crate::types::{AccountId, DecimalAmount, Network, WaitFor};
 
@@ -238,10 +238,10 @@ impl Clearing {
 /// A memo ties a transfer to what it pays for; that is the resource server's to say (protocol §7).
 fn demand_memo(terms: &mut PaymentRequirements, asked: &Accepted) -> Result<(), Reason> {
     use serde_json::Value;
-    match asked.extra.get("memo") {
+    match asked.extra.get(MEMO_KEY) {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(memo)) if memo.chars().count() <= MEMO_CHARACTERS_MAX => {
-            terms.extra.insert("memo".to_owned(), memo.as_str().into());
+            terms.extra.insert(MEMO_KEY.to_owned(), memo.as_str().into());
             Ok(())
         }
         Some(_) => Err(Reason::InvalidRequirements),

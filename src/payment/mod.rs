@@ -10,6 +10,7 @@ mod gate;
 mod priced;
 mod receipt;
 mod recover;
+mod reorgs;
 pub mod scheme;
 mod settlements;
 mod standing;

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::oneshot;
 
-use crate::ledger::{LedgerError, PaymentRecord, PaymentState, RecordId, Settlement};
+use crate::ledger::{LedgerError, NewAttempt, PaymentRecord, PaymentState, RecordId, Settlement};
 use crate::protocol::Reason;
 use crate::telemetry::Stage;
 use crate::types::Network;
 
 use super::delivery::{Deliveries, Delivery};
 use super::priced::Market;
-use super::scheme::{SettleOutcome, SettlementPlan};
+use super::scheme::{AttemptError, Attempts, SettleOutcome, SettlementPlan};
 
 /// How long to wait before a ledger write that failed is tried again, at most.
 const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -42,6 +43,21 @@ pub(super) struct Settlements {
     markets: HashMap<Network, Arc<Market>>,
     deliveries: Arc<Deliveries>,
     running: DashMap<RecordId, Arc<Running>>,
+}
+
+/// Further attempts go to the ledger.
+struct LedgerAttempts<'a>(&'a Deliveries);
+
+#[async_trait]
+impl Attempts for LedgerAttempts<'_> {
+    async fn record(&self, record: &RecordId, attempt: NewAttempt) -> Result<(), AttemptError> {
+        let recorded = self.0.ledger.record_attempt(record, attempt).await?;
+        let last = recorded.attempts.last();
+        tracing::warn!(payment = %recorded.record, network = %recorded.claim.network, number = last.map(|last| last.number),
+            transaction = last.map(|last| last.signed.transaction.as_str()), "Payment signed again.");
+        self.0.metrics.payment(recorded.claim.network.as_str(), "signed_again");
+        Ok(())
+    }
 }
 
 /// A settlement under way and the request that waits for it, if any.
@@ -107,6 +123,48 @@ impl Settlements {
         self.enlist(record, Origin::Claimed(plan)).wait()
     }
 
+    /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
+    pub fn restore(self: &Arc<Self>, record: PaymentRecord) {
+        if let Entry::Vacant(entry) = self.running.entry(record.record.clone()) {
+            entry.insert(Arc::new(Running::default()));
+            self.deliveries.metrics.settlements_running(self.running.len());
+            self.deliveries.runtime.spawn(Arc::clone(self).run_again(record));
+        }
+    }
+
+    async fn run_again(self: Arc<Self>, record: PaymentRecord) {
+        let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
+        let Some(market) = self.markets.get(&record.claim.network) else { return };
+        tracing::error!(payment = %record.record, network = %record.claim.network, state = %record.state,
+            "The chain took a settlement's block back; it is settled again.");
+        self.deliveries.metrics.payment(record.claim.network.as_str(), "taken_back");
+        crate::crash::point("mid_reorg");
+        let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
+        let ledger = &self.deliveries.ledger;
+        // What is not written is found again by the next look at the chain's blocks.
+        match outcome {
+            SettleOutcome::Paid(settlement) => match ledger.record_settled_again(&record.record, settlement).await {
+                Ok(settled) => self.note("settled_again", &settled),
+                Err(error) => {
+                    tracing::error!(%error, payment = %record.record, "A settlement's new block was not recorded.");
+                }
+            },
+            SettleOutcome::Failed { reason, .. } => {
+                match ledger.record_reorged(&record.record, reason.as_str()).await {
+                    Ok(reorged) => {
+                        self.deliveries.metrics.payment(reorged.claim.network.as_str(), reorged.state.as_str());
+                        tracing::error!(payment = %reorged.record, network = %reorged.claim.network, %reason,
+                        amount = %reorged.claim.amount, deliveries = reorged.deliveries,
+                        "A payment was undone by its chain and won't move its money again.");
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, payment = %record.record, "A payment's undoing was not recorded.")
+                    }
+                }
+            }
+        }
+    }
+
     fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin) -> Arc<Running> {
         let running = match self.running.entry(record.record.clone()) {
             Entry::Occupied(entry) => return Arc::clone(entry.get()),
@@ -131,7 +189,7 @@ impl Settlements {
             return;
         };
         let started = Instant::now();
-        let outcome = market.scheme.settle(&record).await;
+        let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
         // Not before: between simulation and settlement the payer's balance would count for other payments too (threat C2).
         drop(plan);
         self.deliveries.metrics.stage(Stage::Settle, started.elapsed());

@@ -40,7 +40,8 @@ impl Standing {
             PaymentState::Released => return Self::New,
             // Another authorization under the same key may still succeed: the failed one doesn't block it.
             PaymentState::Failed if !is_same_payment => return Self::New,
-            PaymentState::Failed => return Self::Failed,
+            // Undone by its chain, it moved nothing in the end.
+            PaymentState::Failed | PaymentState::Reorged => return Self::Failed,
             PaymentState::Served => return Self::Served,
             _ => {}
         }

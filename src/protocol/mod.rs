@@ -17,5 +17,5 @@ pub use header::{DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_object, decode_pa
 pub use payload::{Accepted, PaymentPayload, Version};
 pub use quote::{QuoteKey, QuoteNonce, QuoteVerdict, quote_digest, terms_digest};
 pub use reason::Reason;
-pub use requirements::{EXACT, PaymentRequirements, QUOTE_KEY};
+pub use requirements::{EXACT, MEMO_KEY, PaymentRequirements, QUOTE_KEY};
 pub use response::{SettlementResponse, VitwitOutcome};

@@ -43,6 +43,7 @@ pub(crate) fn paid_route() -> PaidRoute {
         decimals: 6,
         is_usd: true,
         eip712: None,
+        allowed_extensions: Vec::new(),
     };
     PaidRoute {
         offers: vec![RouteOffer {
@@ -51,6 +52,7 @@ pub(crate) fn paid_route() -> PaidRoute {
             amount: "10000".parse().unwrap(),
             pay_to: AccountId::new("0x209693Bc6afc0C5328bA36FaF03C514EF312287C").unwrap(),
             wait_for: WaitFor::Confirmed,
+            memo: None,
         }],
         description: "Weather".into(),
         mime_type: "application/json".into(),

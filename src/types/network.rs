@@ -20,6 +20,26 @@ pub enum ChainKind {
 }
 
 impl ChainKind {
+    /// The word in the configuration.
+    #[must_use]
+    pub fn family(self) -> &'static str {
+        match self {
+            Self::Evm => "evm",
+            Self::Solana => "solana",
+            Self::Cosmos => "cosmos",
+        }
+    }
+
+    /// What people call such a network, with its article.
+    #[must_use]
+    pub fn a_network(self) -> &'static str {
+        match self {
+            Self::Evm => "an EVM network",
+            Self::Solana => "a Solana network",
+            Self::Cosmos => "a Cosmos network",
+        }
+    }
+
     /// The CAIP-2 namespace.
     #[must_use]
     pub fn namespace(self) -> &'static str {

@@ -9,6 +9,7 @@ mod receipt;
 mod saved;
 mod send;
 mod sign;
+mod solana;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -25,10 +26,11 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde_json::{Map, Value, json};
 
-use self::choose::{Max, Payable};
+use self::choose::{Max, Method as PayMethod, Payable};
 use self::saved::{Saved, SavedPayment};
 use self::send::{PaymentHeader, Presented, Request};
 use self::sign::{PayerKey, SignError};
+use self::solana::SolanaError;
 use self::terms::Terms;
 use super::human::{amount_text, network_text, printable};
 use crate::config::Secret;
@@ -53,15 +55,19 @@ pub struct PayArgs {
     /// Request body, or @FILE to read it from a file
     #[arg(long, short = 'd', value_name = "TEXT|@FILE")]
     pub data: Option<String>,
-    /// Most that may be paid: dollars, or atomic units of one asset as '10000 0xASSET'
+    /// Most that may be paid: dollars, or atomic units of one asset as '10000 ASSET'
     #[arg(long, default_value = "$0.10", value_name = "AMOUNT")]
     pub max: Max,
     /// Pay on this network only: a name such as base-sepolia, or a CAIP-2 id
     #[arg(long, value_name = "NAME")]
     pub network: Option<Network>,
-    /// File with the payer's key, 32 bytes in hex [default: the environment variable TOLLHOUSE_KEY]
+    /// File with the payer's key: 32 bytes in hex pay on EVM chains; a key pair, as solana-keygen writes it or in base58,
+    /// pays on Solana [default: the environment variable TOLLHOUSE_KEY]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// JSON-RPC node to ask for a recent block: needed to pay on Solana
+    #[arg(long, value_name = "URL", env = solana::RPC_VARIABLE, hide_env_values = true)]
+    pub rpc_url: Option<Url>,
     /// Pay by x402 v1, even if the server speaks v2
     #[arg(long)]
     pub v1: bool,
@@ -152,9 +158,9 @@ pub(super) async fn pay(
             printable(terms.error.as_deref().unwrap_or("no reason"))
         );
     }
-    let offer = choose::choose(&terms.offers, args.network.as_ref(), &args.max)?;
     let key = PayerKey::load(args.key_file.as_deref(), key_variable)?;
-    let signed = sign_payment(&request, &terms, &offer, &key, clock)?;
+    let offer = choose::choose(&terms.offers, key.kind(), args.network.as_ref(), &args.max)?;
+    let signed = sign_payment(&request, &terms, &offer, &key, args.rpc_url.as_ref(), clock).await?;
     let saved = Saved::create(&directory, signed).context("nothing was sent: the payment could not be saved")?;
     let asked = amount_text(offer.terms.amount, &offer.terms.network, offer.terms.asset.as_str());
     writeln!(
@@ -162,7 +168,7 @@ pub(super) async fn pay(
         "paying {} on {} to {}; if this is cut short:\n  {}",
         printable(&asked),
         network_text(&offer.terms.network),
-        offer.pay_to,
+        offer.pay_to(),
         saved.resume_line()
     )?;
     present(args, &saved, io).await
@@ -216,18 +222,23 @@ async fn read_terms(mut response: Response, v1_only: bool) -> anyhow::Result<Ter
 }
 
 /// Signs the one payment of this run and puts it together with its request.
-fn sign_payment(
+async fn sign_payment(
     request: &Request,
     terms: &Terms,
     offer: &Payable,
     key: &PayerKey,
+    rpc_url: Option<&Url>,
     clock: &dyn Clock,
 ) -> anyhow::Result<SavedPayment> {
     let mut nonce = [0_u8; 32];
     getrandom::fill(&mut nonce).map_err(|error| anyhow!("no randomness for the payment's nonce: {error}"))?;
     let now_secs = clock.now().as_secs();
-    let valid_before = now_secs.checked_add(offer.terms.max_timeout_seconds).ok_or(SignError::Window)?;
-    let payload = key.authorize(offer, valid_before, nonce)?;
+    let lifetime = match offer.method {
+        PayMethod::Eip3009(_) => offer.terms.max_timeout_seconds,
+        PayMethod::Spl(_) => solana::LIFETIME_SECS,
+    };
+    let valid_before = now_secs.checked_add(lifetime).ok_or(SignError::Window)?;
+    let payload = sign_payload(offer, key, rpc_url, valid_before, nonce).await?;
     let mut headers = Vec::new();
     for (name, value) in &request.headers {
         let value = value.to_str().with_context(|| format!("header {name} is not plain text and can't be saved"))?;
@@ -250,6 +261,29 @@ fn sign_payment(
         pay_to: offer.terms.pay_to.clone(),
         payer: key.address(),
     })
+}
+
+/// What the payer signs for an offer that its key was chosen for.
+async fn sign_payload(
+    offer: &Payable,
+    key: &PayerKey,
+    rpc_url: Option<&Url>,
+    valid_before: u64,
+    nonce: [u8; 32],
+) -> anyhow::Result<Value> {
+    match (&offer.method, key) {
+        (PayMethod::Eip3009(evm), PayerKey::Evm(key)) => {
+            Ok(sign::authorize(key, evm, offer.terms.amount, valid_before, nonce)?)
+        }
+        (PayMethod::Spl(spl), PayerKey::Solana(key)) => {
+            let node = rpc_url.ok_or(SolanaError::NoNode)?;
+            let amount = u64::try_from(offer.terms.amount.value()).map_err(|_error| SolanaError::Amount)?;
+            let recent = solana::recent(&send::client()?, node, &spl.mint).await?;
+            let memo = alloy::hex::encode(nonce.get(..16).unwrap_or(&nonce));
+            Ok(json!({"transaction": solana::transaction(key, spl, amount, &recent, &memo)?}))
+        }
+        _ => bail!("nothing was paid: the key is for other chains than the offer"),
+    }
 }
 
 /// The payment header's value (protocol §2.1, §2.2): v2 echoes the offer whole, with the sealed quote in its `extra`.

@@ -50,6 +50,10 @@ impl Operation for Claim {
     }
 }
 
+/// States in which a payment may be signed again: before it is paid, and after its block was taken back.
+const SIGNED_AND_SETTLED: [PaymentState; 5] =
+    [PaymentState::Signed, PaymentState::Paid, PaymentState::Delivering, PaymentState::Served, PaymentState::Owed];
+
 /// [`crate::ledger::Ledger::record_attempt`].
 pub(super) struct RecordAttempt {
     pub(super) record: RecordId,
@@ -61,7 +65,7 @@ impl Operation for RecordAttempt {
     const NAME: &'static str = "record_attempt";
 
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
-        let mut payment = require(books, &self.record, &[PaymentState::Signed], Self::NAME).await?;
+        let mut payment = require(books, &self.record, &SIGNED_AND_SETTLED, Self::NAME).await?;
         let last = payment.attempts.last().map_or(0, |attempt| attempt.number);
         let number = last.checked_add(1).ok_or_else(|| LedgerError::NotWritten("too many attempts".to_owned()))?;
         let now = books.now();

@@ -5,6 +5,7 @@
 
 mod claim;
 mod fault;
+mod finality;
 mod reader;
 mod rows;
 mod steps;
@@ -24,13 +25,14 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::claim::{Claim, RecordAttempt};
+use self::finality::{RecordFinal, RecordReorged, RecordSettledAgain};
 use self::steps::{RecordDelivering, RecordFailed, RecordPaid, RecordServed, RecordUndelivered, RecoverDeliveries};
 use self::store::OwnedFile;
 use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, Probe, PruneSome, ValueOrInsert};
 use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
 use super::{
     AccountNonce, ClaimOutcome, DeliveryBegun, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter, PaymentId,
-    PaymentRecord, RecordId, Settlement, SignInClaim, Total,
+    PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
 
@@ -231,6 +233,35 @@ impl Ledger for SqliteLedger {
 
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
         self.reader()?.unfinished(network).await
+    }
+
+    async fn unfinal_blocks(
+        &self,
+        network: &Network,
+        since: UnixMillis,
+        blocks_max: u32,
+    ) -> Result<Vec<SettledBlock>, LedgerError> {
+        self.reader()?.unfinal_blocks(network, since, blocks_max).await
+    }
+
+    async fn settled_in(&self, network: &Network, block: &SettledBlock) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.settled_in(network, block).await
+    }
+
+    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError> {
+        self.write(RecordFinal { network: network.clone(), block: block.clone() }).await
+    }
+
+    async fn record_settled_again(
+        &self,
+        record: &RecordId,
+        settlement: Settlement,
+    ) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordSettledAgain { record: record.clone(), settlement }).await
+    }
+
+    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordReorged { record: record.clone(), reason: reason.to_owned() }).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {

@@ -10,7 +10,7 @@ use sqlx::{Row, Sqlite};
 
 use crate::ledger::{
     Attempt, Digest, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState, RecordId,
-    Settlement, Total, hex,
+    SettledBlock, Settlement, Total, hex,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -204,6 +204,12 @@ pub(super) fn subtotal(row: &SqliteRow) -> Result<Total, LedgerError> {
     let state: PaymentState = stored.parse("state")?;
     let network: Network = stored.parse("network")?;
     Ok(Total { state, network, asset: stored.asset("asset")?, count, amount: amount.into() })
+}
+
+/// A row of `settled_block` and `settled_block_hash`.
+pub(super) fn settled_block(row: &SqliteRow) -> Result<SettledBlock, LedgerError> {
+    let stored = Stored { row, record: "blocks".to_owned() };
+    Ok(SettledBlock { number: stored.integer("settled_block")?, hash: stored.get("settled_block_hash")? })
 }
 
 /// A holder as one tagged text.
