@@ -203,6 +203,7 @@ impl Blueprint {
             config,
             clearing: Clearing::new(Arc::clone(&gate), payables),
             signers: signers(&self.chains),
+            clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
         });
         let parts = Parts {

@@ -5,6 +5,7 @@
 
 mod shapes;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -20,7 +21,7 @@ use crate::protocol::{FacilitatorRequest, Reason};
 use crate::proxy::head_deadline;
 use crate::service::{Access, Answer};
 use crate::telemetry::Metrics;
-use crate::types::{AccountId, ChainKind};
+use crate::types::{AccountId, ChainKind, Clock};
 
 /// Longest body; a payment with its terms has a few kilobytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -42,8 +43,10 @@ pub struct FacilitatorParts {
     pub clearing: Clearing,
     /// The gas payers of each chain family, for `GET /supported`.
     pub signers: Vec<(ChainKind, AccountId)>,
+    /// Now.
+    pub clock: Arc<dyn Clock>,
     /// Counts requests and refusals.
-    pub metrics: std::sync::Arc<Metrics>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// The facilitator API.
@@ -51,7 +54,8 @@ pub struct Facilitator {
     access: Access,
     clearing: Clearing,
     supported: Value,
-    metrics: std::sync::Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     seats: Semaphore,
 }
 
@@ -103,6 +107,7 @@ impl Facilitator {
             access: Access::new(parts.config.listen, parts.config.token),
             supported: shapes::supported(&parts.clearing.networks(), &parts.signers),
             clearing: parts.clearing,
+            clock: parts.clock,
             metrics: parts.metrics,
             seats: Semaphore::new(REQUESTS_MAX),
         }
@@ -180,7 +185,7 @@ impl Facilitator {
         };
         let body = match shape {
             Shape::Official => shapes::verdict(&verdict),
-            Shape::Vitwit => shapes::vitwit_verdict(&verdict, request),
+            Shape::Vitwit => shapes::vitwit_verdict(&verdict, request, self.clock.now()),
         };
         (Answer::json(status, &body), outcome)
     }
@@ -194,7 +199,7 @@ impl Facilitator {
         let status = if settled.is_unavailable { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
         let body = match shape {
             Shape::Official => shapes::settled(&settled),
-            Shape::Vitwit => shapes::vitwit_settled(&settled, request),
+            Shape::Vitwit => shapes::vitwit_settled(&settled, request, self.clock.now()),
         };
         (Answer::json(status, &body), outcome)
     }

@@ -1,13 +1,13 @@
 //! What the API says, in the official shapes and in vitwit's (protocol §2.3).
 
-use std::time::SystemTime;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
 use super::{Endpoint, Shape};
 use crate::payment::{Outcome, Verdict};
 use crate::protocol::{EXACT, FacilitatorRequest, PaymentRequirements, Reason};
-use crate::types::{AccountId, ChainKind, Network};
+use crate::types::{AccountId, ChainKind, Network, UnixMillis};
 
 /// What of a network's `extra` payers must know before they sign, besides the asset's own facts.
 const FEE_PAYER: &str = "feePayer";
@@ -58,13 +58,13 @@ pub(super) fn settled(settled: &Outcome) -> Value {
 }
 
 /// vitwit's verification result. Its code spells one key `InvalidReason`, its documents `invalidReason`; both are there.
-pub(super) fn vitwit_verdict(verdict: &Verdict, request: &FacilitatorRequest) -> Value {
+pub(super) fn vitwit_verdict(verdict: &Verdict, request: &FacilitatorRequest, now: UnixMillis) -> Value {
     let (reason, payer) = match verdict {
         Verdict::Valid { payer } => (None, Some(payer)),
         Verdict::Invalid { reason, payer } => (Some(reason.as_str()), payer.as_ref()),
         Verdict::Unavailable => (Some(Reason::UnexpectedVerifyError.as_str()), None),
     };
-    let mut body = movement(request, payer.map(AccountId::as_str));
+    let mut body = movement(request, payer.map(AccountId::as_str), now);
     body.insert("token".to_owned(), request.terms.asset.as_str().into());
     body.insert("isValid".to_owned(), reason.is_none().into());
     for key in ["invalidReason", "InvalidReason"] {
@@ -77,9 +77,9 @@ pub(super) fn vitwit_verdict(verdict: &Verdict, request: &FacilitatorRequest) ->
 }
 
 /// vitwit's settlement result. `error` is one of its codes, but for an outcome that isn't known yet, for which it has none.
-pub(super) fn vitwit_settled(settled: &Outcome, request: &FacilitatorRequest) -> Value {
+pub(super) fn vitwit_settled(settled: &Outcome, request: &FacilitatorRequest, now: UnixMillis) -> Value {
     let response = &settled.response;
-    let mut body = movement(request, response.payer.as_deref());
+    let mut body = movement(request, response.payer.as_deref(), now);
     body.insert("asset".to_owned(), request.terms.asset.as_str().into());
     body.insert("success".to_owned(), response.success.into());
     body.insert("txHash".to_owned(), response.transaction.as_str().into());
@@ -116,11 +116,13 @@ pub(super) fn malformed(endpoint: Endpoint, reason: Reason, detail: &str) -> Val
 }
 
 /// What both of vitwit's results say of the money.
-fn movement(request: &FacilitatorRequest, payer: Option<&str>) -> Map<String, Value> {
+fn movement(request: &FacilitatorRequest, payer: Option<&str>, now: UnixMillis) -> Map<String, Value> {
     let mut body = Map::new();
     body.insert("amount".to_owned(), request.terms.amount.to_string().into());
     body.insert("recipient".to_owned(), request.terms.pay_to.as_str().into());
-    body.insert("timestamp".to_owned(), humantime::format_rfc3339_seconds(SystemTime::now()).to_string().into());
+    if let Some(now) = UNIX_EPOCH.checked_add(Duration::from_secs(now.as_secs())) {
+        body.insert("timestamp".to_owned(), humantime::format_rfc3339_seconds(now).to_string().into());
+    }
     for key in ["sender", "payer"] {
         if let Some(payer) = payer {
             body.insert(key.to_owned(), payer.into());

@@ -1,7 +1,5 @@
 //! Who may ask, and in which words answers come. What payments get is tested with the clearing and on a real chain.
 
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::*;
@@ -18,6 +16,7 @@ async fn facilitator(listen: &str, token: Option<&str>) -> (Facilitator, TestGat
         },
         clearing: Clearing::new(Arc::clone(&gate.gate), Vec::new()),
         signers: Vec::new(),
+        clock: Arc::new(crate::types::SystemClock),
         metrics: Arc::new(Metrics::new().unwrap()),
     });
     (facilitator, gate)
@@ -109,11 +108,16 @@ fn request() -> FacilitatorRequest {
 #[test]
 fn vitwit_callers_find_their_own_fields_and_codes() {
     let payer = AccountId::new("0xPayer").unwrap();
-    let valid = shapes::vitwit_verdict(&Verdict::Valid { payer: payer.clone() }, &request());
+    let valid = shapes::vitwit_verdict(
+        &Verdict::Valid { payer: payer.clone() },
+        &request(),
+        crate::types::UnixMillis::from_secs(1_000_000_000),
+    );
     assert_eq!((&valid["isValid"], &valid["InvalidReason"]), (&json!(true), &json!("")));
     assert_eq!((&valid["sender"], &valid["recipient"]), (&json!("0xPayer"), &json!("B")));
     assert_eq!((&valid["token"], &valid["amount"]), (&json!("A"), &json!("7")));
     assert!(valid.get("error").is_none());
+    assert_eq!(valid["timestamp"], "2001-09-09T01:46:40Z");
     for (reason, code) in [
         (Reason::InvalidPayload, "INVALID_PAYLOAD"),
         (Reason::InvalidRequirements, "INVALID_REQUIREMENTS"),
@@ -122,11 +126,18 @@ fn vitwit_callers_find_their_own_fields_and_codes() {
         (Reason::EvmValidBefore, "EXPIRED_PAYMENT"),
         (Reason::EvmSignature, "VERIFICATION_FAILED"),
     ] {
-        let invalid = shapes::vitwit_verdict(&Verdict::Invalid { reason, payer: None }, &request());
+        let invalid = shapes::vitwit_verdict(
+            &Verdict::Invalid { reason, payer: None },
+            &request(),
+            crate::types::UnixMillis::from_secs(1_000_000_000),
+        );
         assert_eq!((&invalid["isValid"], &invalid["error"]), (&json!(false), &json!(code)), "{reason}");
         assert_eq!(invalid["InvalidReason"], reason.as_str());
     }
-    assert_eq!(shapes::vitwit_verdict(&Verdict::Unavailable, &request())["error"], "NETWORK_ERROR");
+    assert_eq!(
+        shapes::vitwit_verdict(&Verdict::Unavailable, &request(), crate::types::UnixMillis::from_secs(1_000_000_000))["error"],
+        "NETWORK_ERROR"
+    );
 }
 
 #[test]
@@ -144,8 +155,16 @@ fn an_unknown_outcome_is_never_called_a_failure() {
         block: None,
         is_unavailable: false,
     };
-    let pending = shapes::vitwit_settled(&outcome("settlement_pending"), &request());
+    let pending = shapes::vitwit_settled(
+        &outcome("settlement_pending"),
+        &request(),
+        crate::types::UnixMillis::from_secs(1_000_000_000),
+    );
     assert_eq!((&pending["error"], &pending["txHash"]), (&json!("settlement_pending"), &json!("0xab")));
-    let failed = shapes::vitwit_settled(&outcome("invalid_exact_evm_transaction_failed"), &request());
+    let failed = shapes::vitwit_settled(
+        &outcome("invalid_exact_evm_transaction_failed"),
+        &request(),
+        crate::types::UnixMillis::from_secs(1_000_000_000),
+    );
     assert_eq!(failed["error"], "SETTLEMENT_FAILED");
 }
