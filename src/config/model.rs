@@ -269,6 +269,8 @@ pub struct RouteConfig {
 pub enum SettleMode {
     /// Before the request goes to the origin.
     Before,
+    /// Once the origin has answered below 400; its answer is held until then.
+    After,
 }
 
 /// Which requests may be presented again after an origin failure.

@@ -189,7 +189,8 @@ section! {
         output_schema: JsonObject,
         /// How long a payer may take, in whole seconds.
         max_timeout: Duration = "60s",
-        /// When the money moves: before the request goes to the origin.
+        /// When the money moves: "before" the request goes to the origin, or "after" the origin has answered below 400, before
+        /// its answer is let out; not on Cosmos, where a payer can spend the money elsewhere meanwhile.
         settle: SettleMode = "before",
         /// When a settlement counts as done; without it as the network says.
         wait_for: WaitFor,
@@ -319,8 +320,7 @@ impl Word for WaitFor {
 }
 
 impl Word for SettleMode {
-    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before)];
-    const LATER: &'static [&'static str] = &["after"];
+    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before), ("after", Self::After)];
 }
 
 impl Word for Redeliver {

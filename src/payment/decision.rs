@@ -2,6 +2,7 @@
 
 use crate::protocol::{Reason, SettlementResponse};
 
+use super::held::HeldPayment;
 use super::receipt::Receipt;
 
 /// The gate's answer; contract §3 has one row for each.
@@ -9,6 +10,8 @@ use super::receipt::Receipt;
 pub enum Decision {
     /// The money moved: forward the request.
     Deliver(Box<Receipt>),
+    /// Claimed, nothing moved yet: forward the request, and hold its answer (`settle = "after"`).
+    Forward(Box<HeldPayment>),
     /// 402 with fresh terms.
     Refused {
         /// Why.

@@ -6,6 +6,7 @@ mod decision;
 mod delivery;
 mod flight;
 mod gate;
+mod held;
 mod priced;
 mod receipt;
 mod recover;
@@ -19,6 +20,7 @@ mod verify;
 
 pub use decision::Decision;
 pub use gate::{Gate, GateRules, OriginProbe, PaidRequest, PaymentHeaders};
+pub use held::HeldPayment;
 pub use priced::{Market, PricedOffer, PricedRoute};
-pub use receipt::Receipt;
+pub use receipt::{Receipt, Sale};
 pub use verify::VerifiedPayment;

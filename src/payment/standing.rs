@@ -51,7 +51,7 @@ impl Standing {
         }
         match record.state {
             PaymentState::Paid => Self::Redeliver,
-            PaymentState::Delivering => Self::InFlight,
+            PaymentState::Delivering | PaymentState::Forwarded => Self::InFlight,
             PaymentState::Owed => Self::Owed,
             _ => Self::Pending,
         }

@@ -204,7 +204,13 @@ impl Operation for RecoverDeliveries {
         .bind(i64::from(self.at_start))
         .execute(&mut books.connection)
         .await?;
-        Ok(changed.rows_affected())
+        let released =
+            sqlx::query("UPDATE payments SET state = 'released', updated_at = $1 WHERE state = 'forwarded' AND $2 = 1")
+                .bind(now)
+                .bind(i64::from(self.at_start))
+                .execute(&mut books.connection)
+                .await?;
+        Ok(changed.rows_affected().saturating_add(released.rows_affected()))
     }
 }
 

@@ -110,6 +110,7 @@ impl Shop {
         let request = PaidRequest {
             fingerprint: [request; 32],
             redeliverable: true,
+            settles_after: false,
             client,
             route: ROUTE,
             summary: "GET /a".to_owned(),

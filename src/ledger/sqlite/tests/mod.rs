@@ -3,6 +3,7 @@
 mod claims;
 mod faults;
 mod files;
+mod forwarded;
 mod model;
 mod steps;
 mod upkeep;
