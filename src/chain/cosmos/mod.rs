@@ -18,6 +18,8 @@ mod verify;
 #[cfg(test)]
 #[cfg(feature = "dev")]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};

@@ -10,12 +10,16 @@ use super::decode::{Decoded, FeeCoin, SignMode};
 
 /// Whether the signature is the payer's for this chain and account.
 pub(super) fn is_signed(decoded: &Decoded, chain_id: &str, account_number: u64) -> bool {
-    let bytes = match decoded.mode {
+    // Hashes with SHA-256.
+    decoded.public_key.verify(&sign_bytes(decoded, chain_id, account_number), &decoded.signature).is_ok()
+}
+
+/// What the payer signed if it signed for this chain and account.
+pub(super) fn sign_bytes(decoded: &Decoded, chain_id: &str, account_number: u64) -> Vec<u8> {
+    match decoded.mode {
         SignMode::Direct => direct(decoded, chain_id, account_number),
         SignMode::Amino => amino(decoded, chain_id, account_number),
-    };
-    // Hashes with SHA-256.
-    decoded.public_key.verify(&bytes, &decoded.signature).is_ok()
+    }
 }
 
 fn direct(decoded: &Decoded, chain_id: &str, account_number: u64) -> Vec<u8> {

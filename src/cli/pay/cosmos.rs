@@ -348,6 +348,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_documents_direct_vectors_are_what_is_signed_here() {
+        let document = include_str!("../../../docs/cosmos-exact.md");
+        let mut made = 0;
+        for block in document.split("```json vector\n").skip(1) {
+            let vector: serde_json::Value = serde_json::from_str(block.split("```").next().unwrap()).unwrap();
+            let sign = &vector["sign"];
+            if sign["mode"] == "amino" {
+                continue;
+            }
+            let text = |key: &str| sign[key].as_str().unwrap().to_owned();
+            let key = CosmosKey::new(Zeroizing::new([1; 32]));
+            assert_eq!(key.address("noble").unwrap(), vector["address"]);
+            let send = BankSend {
+                chain_id: text("chainId"),
+                prefix: text("prefix"),
+                denom: text("denom"),
+                pay_to: text("to"),
+                memo: text("memo"),
+            };
+            let recent = Recent {
+                account_number: sign["accountNumber"].as_u64().unwrap(),
+                sequence: sign["sequence"].as_u64().unwrap(),
+                timeout_height: sign["timeoutHeight"].as_u64().unwrap(),
+                gas: text("gas").parse().unwrap(),
+                fee: Some(FeeCoin { amount: text("feeAmount").parse().unwrap(), denom: text("denom") }),
+            };
+            let transaction = transaction(&key, &send, text("amount").parse().unwrap(), &recent).unwrap();
+            assert_eq!(transaction, vector["transaction"], "{}", vector["name"]);
+            made += 1;
+        }
+        assert_eq!(made, 2);
+    }
+
     #[tokio::test]
     async fn what_is_signed_is_what_a_chain_takes() {
         let params = CosmosParams { block_time: None, ..CosmosParams::default() };

@@ -2,7 +2,7 @@
 //! that one is ever presented again.
 
 mod choose;
-mod cosmos;
+pub(super) mod cosmos;
 mod deliver;
 #[cfg(test)]
 mod fixtures;
