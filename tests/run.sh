@@ -134,6 +134,7 @@ venv_install() {
 install_clients() {
   # Each in a folder of its own: they don't agree on the versions of what they share.
   npm_install tests/e2e/node
+  npm_install tests/e2e/node-cosmjs
   npm_install tests/e2e/node-x402-axios
   npm_install tests/e2e/node-x402-express
   npm_install tests/e2e/node-x402-fetch

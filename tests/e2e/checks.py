@@ -6,9 +6,15 @@ import json
 from functools import partial
 
 from chain import WALLET
+from cosmos_checks import (
+    REFUSALS,
+    check_cosmjs_makes_the_documents_vectors,
+    check_overspend_in_a_block,
+    check_refusal,
+)
 from harness import expect, expect_equal
-from official import CLIENTS, run_client
-from shop import EITHER_PATH, PRICE, PRICED_PATH, SOLANA_PATH
+from official import CLIENTS, COSMJS, run_client
+from shop import ANY_PATH, EITHER_PATH, PRICE, PRICED_PATH, SOLANA_PATH
 from solana_chain import FEE_PAYER_KEY
 
 OFFER_HEADER_BYTES_MAX = 8192
@@ -39,11 +45,15 @@ def check_terms(answer, shop, gateway, path):
     body = json.loads(answer.body)
     expect_equal("x402Version of the body", body["x402Version"], 1)
     expect(isinstance(body["error"], str) and body["error"], "v1 error must be a string that says something")
-    expect_equal("v1 networks", [offer["network"] for offer in body["accepts"]], [it.network_v1 for it in chains])
-    for chain, v2, v1 in zip(chains, terms["accepts"], body["accepts"]):
+    in_v1 = [it.network_v1 for it in chains if it.network_v1 is not None]
+    expect_equal("v1 networks", [offer["network"] for offer in body["accepts"]], in_v1)
+    v1_offers = {offer["network"]: offer for offer in body["accepts"]}
+    for chain, v2 in zip(chains, terms["accepts"]):
+        v1 = v1_offers.get(chain.network_v1)
         check_v2_offer(v2, chain)
-        check_v1_offer(v1, chain, gateway.url(path))
-        chain.check_extra(v2["extra"], v1["extra"])
+        if v1 is not None:
+            check_v1_offer(v1, chain, gateway.url(path))
+        chain.check_extra(v2["extra"], v1 and v1["extra"])
 
 
 def check_v2_offer(offer, chain):
@@ -207,6 +217,17 @@ def checks(shop):
             yield f"{name} pays once on Solana", partial(pays, path=SOLANA_PATH, chain=shop.solana)
             yield f"{name} pays on EVM where either is offered", partial(pays, path=EITHER_PATH)
             yield f"{name} pays on Solana where either is offered", partial(pays, path=EITHER_PATH, chain=shop.solana)
+    for name, client in COSMJS.items():
+        pays = partial(check_client_pays, shop, shop.gateway, client, path=ANY_PATH)
+        yield f"{name} pays once", partial(pays, chain=shop.cosmos)
+        for what, (changes, reason) in REFUSALS.items():
+            refused = partial(check_refusal, shop, ANY_PATH, client.mode, changes, reason)
+            yield f"{name}: {what} is refused", refused
+        yield f"{name}: an overspend in a block is refused", partial(check_overspend_in_a_block, shop, ANY_PATH, client.mode)
+    any_client = partial(check_client_pays, shop, shop.gateway, CLIENTS["npm @x402/fetch 2.27.0, v2"], path=ANY_PATH)
+    yield "where all three are offered, EVM is paid", any_client
+    yield "where all three are offered, Solana is paid", partial(any_client, chain=shop.solana)
+    yield "@cosmjs makes the document's vectors", check_cosmjs_makes_the_documents_vectors
     yield "terms behind TLS name an https resource", lambda: check_terms_behind_tls_name_an_https_resource(shop)
     for name, client in CLIENTS.items():
         if client.tls:

@@ -22,6 +22,8 @@ class Client(NamedTuple):
     tls: bool = False
     # Also pays on Solana, and where both are offered on whichever it has a key for.
     solana: bool = False
+    # How it signs on Cosmos.
+    mode: str = ""
 
 
 def script(runner, name, *flags):
@@ -42,6 +44,12 @@ CLIENTS = {
     "PyPI x402 1.0.0 requests, v1": Client("v1", script(PYTHON_1, "py_v1.py", "--requests"), tls=True),
     "crate x402-reqwest 2.0.2, v2": Client("v2", [REQWEST_PAY], tls=True),
     "crate x402-reqwest 2.0.2, v1": Client("v1", [REQWEST_PAY, "--v1"]),
+}
+
+# Not clients of x402, of which Cosmos has none, but the wallet that there is.
+COSMJS = {
+    "npm @cosmjs/stargate 0.39.0, direct": Client("v2", script(NODE, "cosmjs_pay.mjs"), mode="direct"),
+    "npm @cosmjs/stargate 0.39.0, amino": Client("v2", script(NODE, "cosmjs_pay.mjs", "--amino"), mode="amino"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What runs while the checks do: two nodes, origin, two gateways, a proxy that ends TLS before the second, and somebody
+"""What runs while the checks do: three nodes, origin, two gateways, a proxy that ends TLS before the second, and somebody
 else's resource server whose facilitator is the first."""
 
 import contextlib
@@ -13,6 +13,7 @@ import subprocess
 import threading
 
 from chain import CHAIN_ID, GATEWAY_KEY, PAY_TO, PAYER, SHADOW_GATEWAY_KEY, TESTS, WALLET, Chain, anvil_binary
+from cosmos_chain import CosmosChain
 from harness import Process, expect, free_port
 from solana_chain import FEE_PAYER_KEY, SolanaChain, node_binary
 
@@ -21,6 +22,7 @@ MINTED = 1_000 * PRICE
 PRICED_PATH = "/api/data"
 SOLANA_PATH = "/api/solana"
 EITHER_PATH = "/api/either"
+ANY_PATH = "/api/any"
 ANSWER_TIMEOUT_SECS = 90
 
 
@@ -115,7 +117,7 @@ def gateway_binary():
     return binary
 
 
-def configuration(gateway, origin_port, anvil_port, solana):
+def configuration(gateway, origin_port, anvil_port, solana, cosmos):
     public_url = "" if gateway.public_url is None else f'public_url = "{gateway.public_url}"'
     return f"""\
 [server]
@@ -145,11 +147,16 @@ genesis_hash = "{solana.genesis_hash}"
 signer  = {{ file = "fee-payer" }}
 pay_to  = "{solana.pay_to}"
 
+[networks.grand-1]
+grpc_url = "{cosmos.url}"
+pay_to   = "{cosmos.pay_to}"
+
 [routes]
 "/health"       = "free"
 "GET {PRICED_PATH}" = {{ price = "$0.01", networks = ["base-sepolia"] }}
 "GET {SOLANA_PATH}" = {{ price = "$0.01", networks = ["solana-devnet"] }}
 "GET {EITHER_PATH}" = {{ price = "$0.01", networks = ["base-sepolia", "solana-devnet"] }}
+"GET {ANY_PATH}" = {{ price = "$0.01", networks = ["base-sepolia", "solana-devnet", "grand-1"] }}
 """
 
 
@@ -229,10 +236,15 @@ class Shop:
         fee_payer = self.directory / "fee-payer"
         fee_payer.touch(mode=0o600)
         fee_payer.write_text(FEE_PAYER_KEY)
+        # As does this one.
+        cosmos = [gateway_binary(), "cosmos-chain", "--no-blocks"]
+        self.cosmos = CosmosChain(self.start("cosmos-chain", cosmos, stdin=subprocess.PIPE))
+        self.cosmos.fund(MINTED)
         self.offered = {
             PRICED_PATH: [self.chain],
             SOLANA_PATH: [self.solana],
             EITHER_PATH: [self.chain, self.solana],
+            ANY_PATH: [self.chain, self.solana, self.cosmos],
         }
         self.origin = Origin()
 
@@ -257,7 +269,7 @@ class Shop:
 
     def start_gateway(self, gateway):
         config = self.directory / f"{gateway.name}.toml"
-        config.write_text(configuration(gateway, self.origin.port, self.chain.port, self.solana))
+        config.write_text(configuration(gateway, self.origin.port, self.chain.port, self.solana, self.cosmos))
         command = [gateway_binary(), "run", "--config", config]
         gateway.process = self.start(gateway.name, command, BASE_SEPOLIA_SIGNER=gateway.signer_key)
         gateway.process.wait_until(gateway.ready)

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::devnet::cosmos::{COSMOS_DENOM, CosmosChain, CosmosParams, Dialect};
+use crate::devnet::cosmos::{COSMOS_DENOM, CosmosChain, CosmosParams, Dialect, Sent};
 
 /// `tollhouse cosmos-chain`.
 #[derive(Debug, Args)]
@@ -85,6 +85,18 @@ fn answer(chain: &CosmosChain, words: &[&str]) -> anyhow::Result<Value> {
             let broadcasts = chain.broadcasts().len();
             json!({"height": chain.height(), "waiting": chain.waiting(), "codes": codes, "broadcasts": broadcasts})
         }
-        _ => bail!("expected fund, take, account, block or state"),
+        ["transfers"] => json!({"transfers": transfers(chain)}),
+        _ => bail!("expected fund, take, account, block, state or transfers"),
     })
+}
+
+/// Every transfer that moved money, in order.
+fn transfers(chain: &CosmosChain) -> Vec<Value> {
+    let moved = chain.delivered().into_iter().filter(|delivered| delivered.code == 0);
+    moved
+        .map(|delivered| {
+            let Sent { from, to, amount, denom } = delivered.sent;
+            json!({"from": from, "to": to, "amount": amount, "denom": denom, "hash": delivered.hash})
+        })
+        .collect()
 }

@@ -19,5 +19,5 @@ mod transaction;
 mod unserved;
 
 pub use self::fault::{CallFault, Faults};
-pub use self::node::{CosmosChain, CosmosNode, Delivered, StartError};
+pub use self::node::{CosmosChain, CosmosNode, Delivered, Sent, StartError};
 pub use self::params::{COSMOS_CHAIN_ID, COSMOS_DENOM, CosmosParams, Dialect, EventForm};

@@ -15,9 +15,10 @@ use tokio::task::JoinHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
-use super::chain::Chain;
+use super::chain::{Chain, Included};
 use super::fault::Faults;
 use super::params::{CosmosParams, Dialect};
+use super::transaction::{Transaction, hash_of};
 use crate::devnet::journal::JournalError;
 use crate::types::{Clock, SystemClock};
 
@@ -56,8 +57,36 @@ pub struct Delivered {
     pub height: u64,
     /// 0, or why its messages did nothing.
     pub code: u32,
+    /// Its hash, the way explorers write it.
+    pub hash: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// What its first message was to send.
+    pub sent: Sent,
+}
+
+/// A message that sends money.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Who pays.
+    pub from: String,
+    /// Who is paid.
+    pub to: String,
+    /// Atomic units in decimal.
+    pub amount: String,
+    /// Of this denomination.
+    pub denom: String,
+}
+
+impl Sent {
+    fn by(bytes: &[u8]) -> Self {
+        let transaction = Transaction::decode(bytes).ok();
+        let Some(send) = transaction.and_then(|transaction| transaction.sends.into_iter().next()) else {
+            return Self::default();
+        };
+        let coin = send.amount.into_iter().next().unwrap_or_default();
+        Self { from: send.from_address, to: send.to_address, amount: coin.amount, denom: coin.denom }
+    }
 }
 
 /// One node, of which the chain consists.
@@ -159,8 +188,10 @@ impl CosmosNode {
     pub fn delivered(&self) -> Vec<Delivered> {
         self.with(|chain| {
             let txs = chain.blocks.values().flat_map(|block| &block.txs);
-            let included = txs.filter_map(|tx| chain.included(&super::transaction::hash_of(tx)));
-            let one = |included: &super::chain::Included| Delivered {
+            let included = txs.filter_map(|tx| chain.included(&hash_of(tx)));
+            let one = |included: &Included| Delivered {
+                hash: hash_of(&included.bytes),
+                sent: Sent::by(&included.bytes),
                 height: included.height,
                 code: included.outcome.refusal.as_ref().map_or(0, |refusal| refusal.code),
                 bytes: included.bytes.clone(),
