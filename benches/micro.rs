@@ -324,6 +324,7 @@ fn new_payment(index: u64) -> NewPayment {
         valid_until: UnixMillis::from_secs(now_secs() + 60),
         signer: Some(account(PAY_TO)),
         claimed_at: SystemClock.now(),
+        identifier: None,
     }
 }
 

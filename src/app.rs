@@ -298,6 +298,7 @@ fn price_route(
         description: paid.description.clone(),
         mime_type: paid.mime_type.clone(),
         output_schema: paid.output_schema.clone(),
+        identifier: paid.payment_identifier,
     };
     PricedRoute::new(route.key.clone(), offers, resource, paid.vitwit).map(Arc::new).map(Some)
 }
@@ -367,6 +368,7 @@ mod tests {
             valid_until: UnixMillis::from_secs(4_000_000_000),
             signer: Some(signer.clone()),
             claimed_at: SystemClock.now(),
+            identifier: None,
         }
     }
 

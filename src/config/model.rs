@@ -8,7 +8,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, Network, WaitFor};
+use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, WaitFor};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -303,6 +303,8 @@ pub struct PaidRoute {
     pub redeliver: Redeliver,
     /// Whether the 402 also carries the vitwit dialect's `X-Payment-Requirements`.
     pub vitwit: bool,
+    /// Whether purchases may or must be named.
+    pub payment_identifier: IdentifierRule,
 }
 
 /// What a route asks on one network in one asset.

@@ -12,7 +12,7 @@ use super::model::{LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
-use crate::types::WaitFor;
+use crate::types::{IdentifierRule, WaitFor};
 
 section! {
     /// The configuration of a Tollhouse gateway.
@@ -202,6 +202,9 @@ section! {
         dialects: List<Dialect>,
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
+        /// Whether v2 clients may ("optional") or must ("required") name a purchase, so that paying twice for one name is
+        /// refused: x402's payment-identifier extension. v1 clients can't.
+        payment_identifier: IdentifierRule = "off",
     }
 }
 
@@ -321,6 +324,11 @@ impl Word for WaitFor {
 
 impl Word for SettleMode {
     const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before), ("after", Self::After)];
+}
+
+impl Word for IdentifierRule {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
 }
 
 impl Word for Redeliver {

@@ -158,6 +158,7 @@ impl<'a> Scope<'a> {
                 Some(typed) => speaks_vitwit(&name_of(key), typed, report),
                 None => self.vitwit,
             },
+            payment_identifier: table.payment_identifier.clone()?.value,
         }))
     }
 

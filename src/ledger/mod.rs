@@ -102,6 +102,12 @@ pub trait Ledger: Send + Sync {
     /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
     async fn find(&self, id: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError>;
 
+    /// The payment that a payer's own name for a purchase stands for: neither released, failed nor undone.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    async fn find_identified(&self, payer: &AccountId, identifier: &str) -> Result<Option<PaymentRecord>, LedgerError>;
+
     /// A row by its own id.
     ///
     /// # Errors

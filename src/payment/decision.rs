@@ -19,7 +19,7 @@ pub enum Decision {
         /// Set when a settlement was proven failed: goes out as `PAYMENT-RESPONSE`.
         outcome: Option<Box<SettlementResponse>>,
     },
-    /// 400: the headers contradict each other or can't be one payment.
+    /// 400: the headers contradict each other, can't be one payment, or lack the identifier that the route asks for.
     Contradiction(Reason),
     /// 409 `payment_in_progress`, no terms.
     InProgress,

@@ -220,19 +220,73 @@ impl Gate {
             quote: payment.quote,
             client: request.client,
         };
-        let version = payment.version;
         match (Standing::of(found.as_ref(), &presented), found) {
-            (Standing::New, _) => self.settle_new(payment, request).await,
-            (Standing::Pending, Some(record)) => {
+            (Standing::New, _) => match self.identified(payment, request, flight).await {
+                Ok(Some((standing, record))) => self.step_of(standing, record, payment, request, flight).await,
+                Ok(None) => self.settle_new(payment, request).await,
+                Err(decision) => Step::Done(*decision),
+            },
+            (standing, Some(record)) => self.step_of(standing, record, payment, request, flight).await,
+            (_, None) => Step::Done(Decision::InProgress),
+        }
+    }
+
+    /// The payment that the payer already made under the same name, if it did: a client that lost its payment signs another
+    /// one, and must not pay twice (protocol §6). That it is the same payer is proven by the signature of this one.
+    async fn identified(
+        &self,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+        flight: &mut Option<Flight>,
+    ) -> Result<Option<(Standing, PaymentRecord)>, Box<Decision>> {
+        let (Some(identifier), None) = (&payment.identifier, payment.stale) else { return Ok(None) };
+        let record = match self.ledger().find_identified(&payment.facts().payer, identifier).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                tracing::error!(%error, "The ledger did not answer.");
+                return Err(Box::new(Decision::Unavailable));
+            }
+        };
+        let (claim, facts) = (&record.claim, payment.facts());
+        let is_same_purchase = claim.fingerprint == request.fingerprint
+            && claim.route == request.route
+            && claim.network == payment.terms.network
+            && (&claim.asset, &claim.amount, &claim.pay_to) == (&facts.asset, &facts.amount, &facts.pay_to);
+        if !is_same_purchase {
+            return Err(Box::new(Decision::BoundToOtherRequest));
+        }
+        if flight.as_ref().is_none_or(|flight| *flight.id() != claim.id) {
+            // Whoever works on that payment now goes on undisturbed.
+            match self.flights.enter(&claim.id, request.fingerprint).await {
+                Entered::Flight(entered) => *flight = Some(entered),
+                Entered::Occupied | Entered::OccupiedByOther => return Err(Box::new(Decision::InProgress)),
+            }
+        }
+        Ok(Some((Standing::of(Some(&record), &Presentation::by_its_holder(&record, request.client)), record)))
+    }
+
+    /// The step that follows from where a known payment stands.
+    async fn step_of(
+        &self,
+        standing: Standing,
+        record: PaymentRecord,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+        flight: &mut Option<Flight>,
+    ) -> Step {
+        let version = payment.version;
+        match standing {
+            Standing::Pending => {
                 let handover = self.settlements.join(record.clone());
                 Step::Wait(Box::new(record), handover)
             }
-            (Standing::Redeliver, Some(record)) => self.redeliver(&record.record, version, request, flight).await,
-            (Standing::Failed, Some(record)) => Step::Done(failed(&record, version)),
-            (Standing::Owed, Some(record)) => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
-            (Standing::Served, _) => Step::Done(refused(Reason::PaymentAlreadyUsed)),
-            (Standing::Bound, _) => Step::Done(Decision::BoundToOtherRequest),
-            (_, _) => Step::Done(Decision::InProgress),
+            Standing::Redeliver => self.redeliver(&record.record, version, request, flight).await,
+            Standing::Failed => Step::Done(failed(&record, version)),
+            Standing::Owed => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
+            Standing::Served => Step::Done(refused(Reason::PaymentAlreadyUsed)),
+            Standing::Bound => Step::Done(Decision::BoundToOtherRequest),
+            Standing::New | Standing::InFlight => Step::Done(Decision::InProgress),
         }
     }
 
@@ -241,7 +295,7 @@ impl Gate {
         if let Some(reason) = payment.stale {
             return Step::Done(refused(reason));
         }
-        if let Availability::Unavailable(detail) = payment.market.scheme.availability() {
+        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
             tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
             return Step::Done(Decision::Unavailable);
         }
@@ -404,6 +458,7 @@ impl Gate {
             valid_until: facts.valid_until,
             signer: plan.signer().cloned(),
             claimed_at: self.now(),
+            identifier: payment.identifier.clone(),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod challenge;
 mod header;
+mod identifier;
 mod json;
 mod payload;
 mod quote;
@@ -14,6 +15,7 @@ pub use challenge::{Challenge, ChallengeError, ChallengeTemplate, Offer, Resourc
 pub use header::{
     DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_base64, decode_object, decode_payment, encode_json, names,
 };
+pub use identifier::{Identifier, PAYMENT_IDENTIFIER};
 pub use payload::{Accepted, PaymentPayload, Version};
 pub use quote::{QuoteKey, QuoteNonce, QuoteVerdict, quote_digest, terms_digest};
 pub use reason::Reason;

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::header::DecodeError;
+use super::identifier::Identifier;
 use super::requirements::{PaymentRequirements, QUOTE_KEY};
 use super::vitwit;
 use crate::types::{AtomicAmount, ChainKind, Network};
@@ -50,6 +51,8 @@ pub struct PaymentPayload {
     pub accepted: Option<Accepted>,
     /// The sealed quote, if the client echoed one.
     pub quote: Option<String>,
+    /// The client's own name for the purchase; v2 only.
+    pub identifier: Identifier,
     /// The scheme's payload: an object, or for Cosmos the base64 of a transaction's bytes.
     pub payload: Value,
 }
@@ -73,8 +76,8 @@ impl PaymentPayload {
                 let scheme = text(&object, "scheme", "scheme")?.to_owned();
                 let network = network(&object, "network")?;
                 let version = if payload.is_string() { Version::Vitwit } else { Version::V1 };
-                let payload = unwrapped(payload, &network)?;
-                Ok(Self { version, scheme, network, accepted: None, quote: None, payload })
+                let (payload, identifier) = (unwrapped(payload, &network)?, Identifier::Absent);
+                Ok(Self { version, scheme, network, accepted: None, quote: None, identifier, payload })
             }
             Version::V2 => {
                 let Some(Value::Object(accepted)) = object.remove("accepted") else {
@@ -83,7 +86,8 @@ impl PaymentPayload {
                 let (accepted, quote) = Accepted::from_object(accepted)?;
                 let (scheme, network) = (accepted.scheme.clone(), accepted.network.clone());
                 let payload = unwrapped(payload, &network)?;
-                Ok(Self { version, scheme, network, accepted: Some(accepted), quote, payload })
+                let identifier = Identifier::of(object.get("extensions"));
+                Ok(Self { version, scheme, network, accepted: Some(accepted), quote, identifier, payload })
             }
         }
     }

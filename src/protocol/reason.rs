@@ -43,6 +43,10 @@ reasons! {
     AttemptsSpent = "payment_attempts_spent",
     /// Two payment headers contradict each other.
     ContradictoryPayments = "contradictory_payment_headers",
+    /// The route asks for a payment identifier, and the payment has none.
+    IdentifierRequired = "payment_identifier_required",
+    /// The payment's identifier is not 16 to 128 of `[A-Za-z0-9_-]`.
+    IdentifierMalformed = "invalid_payment_identifier",
     /// Settlement's outcome is not known yet.
     SettlementPending = "settlement_pending",
     /// The authorization ended before the payment landed.

@@ -61,6 +61,7 @@ pub(crate) fn paid_route() -> PaidRoute {
         settle: SettleMode::Before,
         redeliver: Redeliver::Always,
         vitwit: false,
+        payment_identifier: crate::types::IdentifierRule::Off,
     }
 }
 

@@ -22,6 +22,7 @@ mod disk;
 mod fees;
 mod forged;
 mod headers;
+mod identifiers;
 mod lifetime;
 mod nodes;
 mod origins;

@@ -99,7 +99,7 @@ pub(super) fn check_signed(
     Ok(signed)
 }
 
-/// Whether the payment id was free, and is now taken by this row.
+/// Whether the payment id, and the payer's name for the purchase, were free, and is now taken by this row.
 pub(super) async fn insert_payment(
     books: &mut Books,
     record: &RecordId,
@@ -111,9 +111,9 @@ pub(super) async fn insert_payment(
     let inserted = sqlx::query(
         "INSERT INTO payments (record, payment_id, state, deliveries, claimed_at, updated_at, valid_until, network, \
          asset, amount, payer, pay_to, signer, payload_digest, fingerprint, holder, redeliverable, wait_for, \
-         confirmations, pay_to_exclusive, route, request, terms, payload) \
+         confirmations, pay_to_exclusive, route, request, terms, payload, identifier) \
          VALUES ($1, $2, $23, $24, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-         $20, $21, $22) ON CONFLICT (payment_id) WHERE state NOT IN ('released', 'failed') DO NOTHING",
+         $20, $21, $22, $25) ON CONFLICT DO NOTHING",
     )
     .bind(&record.0)
     .bind(&payment.id.0)
@@ -139,6 +139,7 @@ pub(super) async fn insert_payment(
     .bind(&payment.payload)
     .bind(state.as_str())
     .bind(i64::from(attempts))
+    .bind(&payment.identifier)
     .execute(&mut books.connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
@@ -146,9 +147,14 @@ pub(super) async fn insert_payment(
 
 pub(super) async fn load_live(books: &mut Books, payment: &NewPayment) -> Result<PaymentRecord, StepError> {
     let found = sqlx::query(select_payments!(
-        "WHERE p.payment_id = $1 AND p.state NOT IN ('released', 'failed') ORDER BY a.number"
+        "WHERE p.record = (SELECT record FROM (\
+         SELECT record, 0 AS age_rank FROM payments WHERE payment_id = $1 AND state NOT IN ('released', 'failed') \
+         UNION ALL SELECT record, 1 AS age_rank FROM payments WHERE payer = $2 AND identifier = $3 \
+         AND state NOT IN ('released', 'failed', 'reorged')) candidates ORDER BY age_rank LIMIT 1) ORDER BY a.number"
     ))
     .bind(&payment.id.0)
+    .bind(payment.payer.as_str())
+    .bind(&payment.identifier)
     .fetch_all(&mut books.connection)
     .await?;
     let live = rows::payments(&found)?.pop();

@@ -171,6 +171,10 @@ impl Ledger for SqliteLedger {
         self.reader()?.find(id).await
     }
 
+    async fn find_identified(&self, payer: &AccountId, identifier: &str) -> Result<Option<PaymentRecord>, LedgerError> {
+        self.reader()?.find_identified(payer, identifier).await
+    }
+
     async fn get(&self, record: &RecordId) -> Result<Option<PaymentRecord>, LedgerError> {
         self.reader()?.get(record).await
     }

@@ -56,7 +56,8 @@ impl Operation for RecordPaid {
             "UPDATE payments SET state = $2, deliveries = CASE WHEN deliveries < $3 THEN $3 ELSE deliveries END, \
              paid_at = $4, updated_at = $4, settled_final = 0, \
              settled_transaction = $5, settled_block = $6, settled_block_hash = $7, settled_externally = $8, \
-             failure = NULL, failed_transaction = NULL \
+             failure = NULL, failed_transaction = NULL, \
+             identifier = CASE WHEN state = 'signed' THEN identifier ELSE NULL END \
              WHERE record = $1 AND state IN ('signed', 'failed', 'reorged')",
         )
         .bind(&self.record.0)

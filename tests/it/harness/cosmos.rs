@@ -122,7 +122,7 @@ impl CosmosShop {
             self.pay_to
         );
         std::fs::write(self.config(), text).unwrap();
-        let environment = [("FAILPOINTS", self.plan.failpoints.as_str())];
+        let environment = [("FAILPOINTS", self.plan.failpoints.clone())];
         let wanted = usize::from(!self.plan.failpoints.is_empty());
         Gateway::spawn(&self.config(), &environment[..wanted], None)
     }
