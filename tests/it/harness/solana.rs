@@ -34,8 +34,8 @@ const TOKEN_2022: Pubkey = Pubkey::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1
 const COMPUTE_BUDGET: Pubkey = Pubkey::from_str_const("ComputeBudget111111111111111111111111111111");
 const MEMO: Pubkey = Pubkey::from_str_const("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr");
 
-/// Block time unless a test wants another: a blockhash lives for 150 of them, 30 seconds.
-const SLOT_MILLIS: u64 = 200;
+/// Block time unless a test wants another, as on the public chains: a block hash lives for 150 of them, a minute.
+const SLOT_MILLIS: u64 = 400;
 /// What the fee payer has: 10 SOL.
 const FEE_PAYER_LAMPORTS: u64 = 10_000_000_000;
 const DECIMALS: u8 = 6;
