@@ -135,6 +135,7 @@ install_clients() {
   # Each in a folder of its own: they don't agree on the versions of what they share.
   npm_install tests/e2e/node
   npm_install tests/e2e/node-x402-axios
+  npm_install tests/e2e/node-x402-express
   npm_install tests/e2e/node-x402-fetch
   venv_install .venv-2 requirements-x402-2.txt
   venv_install .venv-1 requirements-x402-1.txt

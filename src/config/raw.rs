@@ -12,7 +12,7 @@ use super::model::{LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
-use crate::types::WaitFor;
+use crate::types::{IdentifierRule, WaitFor};
 
 section! {
     /// The configuration of a Tollhouse gateway.
@@ -21,6 +21,8 @@ section! {
         server: Server = {},
         /// The listener for operators: health, metrics, payments.
         admin: Admin = {},
+        /// The listener for resource servers of your own that have their payments verified and settled here; off without listen.
+        facilitator: Facilitator = {},
         /// Where payments are remembered.
         ledger: Ledger = {},
         /// Logging, to stderr.
@@ -67,6 +69,16 @@ section! {
         /// The address and port that operators connect to.
         listen: SocketAddr = "127.0.0.1:8403",
         /// The bearer token that operators show; required unless the listener is loopback.
+        token: SecretSource,
+    }
+}
+
+section! {
+    /// The listener for resource servers of your own that have their payments verified and settled here; off without listen.
+    struct Facilitator {
+        /// The address and port that resource servers connect to.
+        listen: SocketAddr,
+        /// The bearer token that resource servers show; required unless the listener is loopback.
         token: SecretSource,
     }
 }
@@ -189,7 +201,8 @@ section! {
         output_schema: JsonObject,
         /// How long a payer may take, in whole seconds.
         max_timeout: Duration = "60s",
-        /// When the money moves: before the request goes to the origin.
+        /// When the money moves: "before" the request goes to the origin, or "after" the origin has answered below 400, before
+        /// its answer is let out; not on Cosmos, where a payer can spend the money elsewhere meanwhile.
         settle: SettleMode = "before",
         /// When a settlement counts as done; without it as the network says.
         wait_for: WaitFor,
@@ -201,6 +214,9 @@ section! {
         dialects: List<Dialect>,
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
+        /// Whether v2 clients may ("optional") or must ("required") name a purchase, so that paying twice for one name is
+        /// refused: x402's payment-identifier extension. v1 clients can't.
+        payment_identifier: IdentifierRule = "off",
     }
 }
 
@@ -319,8 +335,12 @@ impl Word for WaitFor {
 }
 
 impl Word for SettleMode {
-    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before)];
-    const LATER: &'static [&'static str] = &["after"];
+    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before), ("after", Self::After)];
+}
+
+impl Word for IdentifierRule {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
 }
 
 impl Word for Redeliver {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::diagnostic::Location;
 use super::leaf::{Entry, List, Named};
-use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer};
+use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer, SettleMode};
 use super::raw::{Dialect, Route, RouteValue};
 use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
 use super::resolve_network::{NamedNetwork, account, check_finality, is_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
 use super::route_key::RouteKey;
-use crate::types::{AccountId, DecimalAmount, KNOWN_NETWORKS, Network, Price};
+use crate::types::{AccountId, ChainKind, DecimalAmount, KNOWN_NETWORKS, Network, Price};
 
 const DESCRIPTION_CHARACTERS_MAX: usize = 500;
 /// protocol §4; Cosmos chains' usual `max_memo_characters` is the same.
@@ -121,6 +121,7 @@ impl<'a> Scope<'a> {
         check_timeout(key, &max_timeout, &offered, report);
         let payees = self.payees(key, table.pay_to.as_ref(), &offered, report);
         let texts_are_legal = texts_are_legal(key, table, report);
+        let may_settle_then = may_settle_then(key, table, &offered, report);
         let memo = memo(key, table.memo.as_ref(), &offered, report);
         let offers: Vec<RouteOffer> = offered
             .iter()
@@ -142,7 +143,7 @@ impl<'a> Scope<'a> {
             .collect();
         refuse_differing_units(&name_of(key), ask, &offers, report)?;
         // A network that can't be offered is a mistake that was reported; a route without it is not what was asked for.
-        if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal {
+        if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal || !may_settle_then {
             return None;
         }
         Some(RouteAction::Paid(PaidRoute {
@@ -157,6 +158,7 @@ impl<'a> Scope<'a> {
                 Some(typed) => speaks_vitwit(&name_of(key), typed, report),
                 None => self.vitwit,
             },
+            payment_identifier: table.payment_identifier.clone()?.value,
         }))
     }
 
@@ -331,6 +333,19 @@ fn check_timeout(key: &str, timeout: &At<Duration>, offered: &[&NamedNetwork], r
         );
         report.error(timeout.location, message);
     }
+}
+
+/// A Cosmos payer can spend the sequence of its own transaction elsewhere while the origin works (protocol §5.4).
+fn may_settle_then(key: &str, table: &Route, offered: &[&NamedNetwork], report: &mut Report) -> bool {
+    let Some(settle) = table.settle.as_ref().filter(|settle| settle.value == SettleMode::After) else { return true };
+    let is_cosmos =
+        |network: &&&NamedNetwork| network.network.as_ref().is_some_and(|network| network.kind() == ChainKind::Cosmos);
+    let Some(cosmos) = offered.iter().find(is_cosmos) else { return true };
+    let message =
+        format!("{}.settle: \"after\" is not possible on {}, a Cosmos network", name_of(key), toml_key(&cosmos.name));
+    let hint = "a payer there can spend the money elsewhere while the origin works: leave the network out of networks, or use \"before\"";
+    report.error_with_hint(settle.location, message, hint.to_owned());
+    false
 }
 
 fn texts_are_legal(key: &str, table: &Route, report: &mut Report) -> bool {

@@ -160,6 +160,8 @@ pub struct NewPayment {
     pub signer: Option<AccountId>,
     /// When it was claimed.
     pub claimed_at: UnixMillis,
+    /// The payer's own name for the purchase; taken while the payment may still be or was paid.
+    pub identifier: Option<String>,
 }
 
 /// A signed transaction that is about to be stored.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use crate::protocol::{Challenge, ChallengeError, ChallengeTemplate, Offer, QuoteKey, QuoteNonce, ResourceInfo};
-use crate::types::{UnixMillis, WaitFor};
+use crate::types::{IdentifierRule, UnixMillis, WaitFor};
 
 use super::scheme::{Availability, Scheme, VerifyError};
 
@@ -84,6 +84,12 @@ impl PricedRoute {
         &self.name
     }
 
+    /// Whether purchases may or must be named.
+    #[must_use]
+    pub fn identifier_rule(&self) -> IdentifierRule {
+        self.resource.identifier
+    }
+
     /// The offers, in the order shown.
     #[must_use]
     pub fn offers(&self) -> &[PricedOffer] {
@@ -113,7 +119,12 @@ impl PricedRoute {
 
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
-            if priced.market.scheme.availability() == Availability::Ready { open | 1 << index } else { open }
+            let terms = &priced.offer.terms;
+            if priced.market.scheme.availability_of(&terms.asset) == Availability::Ready {
+                open | 1 << index
+            } else {
+                open
+            }
         })
     }
 

@@ -64,12 +64,23 @@ impl Attempts for LedgerAttempts<'_> {
 #[derive(Default)]
 struct Running {
     claimant: Mutex<Option<oneshot::Sender<Handover>>>,
+    /// Dropped with the rest when the settlement has ended.
+    onlookers: Mutex<Vec<oneshot::Sender<Handover>>>,
 }
 
 impl Running {
     fn wait(&self) -> oneshot::Receiver<Handover> {
         let (sender, receiver) = oneshot::channel();
         *self.claimant.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// A receiver that never gets anything and fails when the settlement has ended.
+    fn look_on(&self) -> oneshot::Receiver<Handover> {
+        let (sender, receiver) = oneshot::channel();
+        let mut onlookers = self.onlookers.lock().unwrap_or_else(PoisonError::into_inner);
+        onlookers.retain(|onlooker| !onlooker.is_closed());
+        onlookers.push(sender);
         receiver
     }
 
@@ -111,7 +122,10 @@ impl Settlements {
     /// Starts the settlement of a signed payment if it is not under way, and waits for its end. The receiver fails when it
     /// ended without anybody waiting: then the ledger knows how.
     pub fn join(self: &Arc<Self>, record: PaymentRecord) -> oneshot::Receiver<Handover> {
-        self.enlist(record, Origin::Read).wait()
+        // Its delivery is counted already, and for an answer that is gone: whoever waits is told to look, and is then counted.
+        let is_counted = record.deliveries > 0;
+        let running = self.enlist(record, Origin::Read);
+        if is_counted { running.look_on() } else { running.wait() }
     }
 
     /// As [`Self::join`], for a payment that was claimed just now under this plan.

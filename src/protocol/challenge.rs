@@ -5,10 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::header::escape_non_ascii;
+use super::identifier::extensions;
 use super::quote::{QuoteKey, QuoteNonce, terms_digest};
 use super::requirements::{PaymentRequirements, QUOTE_KEY};
 use super::vitwit;
-use crate::types::UnixMillis;
+use crate::types::{IdentifierRule, UnixMillis};
 
 /// Most bytes of a `PAYMENT-REQUIRED` header; Node clients cap all headers of an answer at 16 KiB.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
@@ -28,6 +29,8 @@ pub struct ResourceInfo {
     pub mime_type: String,
     /// v1 `outputSchema`.
     pub output_schema: Option<Value>,
+    /// Whether purchases may or must be named.
+    pub identifier: IdentifierRule,
 }
 
 /// One offer of a route.
@@ -174,7 +177,8 @@ fn v2_terms(offers: &[Offer], resource: &ResourceInfo) -> Value {
             about.insert(key.to_owned(), text.as_str().into());
         }
     }
-    json!({"x402Version": 2, "error": REASON_MARK.to_string(), "resource": about, "accepts": accepts, "extensions": {}})
+    json!({"x402Version": 2, "error": REASON_MARK.to_string(), "resource": about, "accepts": accepts,
+        "extensions": extensions(resource.identifier)})
 }
 
 /// An entry of a v1 body: absent fields are left out, never null, or v1 JavaScript throws.

@@ -35,16 +35,32 @@ reasons! {
     InvalidNetwork = "invalid_network",
     /// What the client accepted is none of the offers.
     NoMatchingRequirements = "no_matching_payment_requirements",
+    /// What a resource server asks of the facilitator is not among what it settles.
+    InvalidRequirements = "invalid_payment_requirements",
     /// The offer's quote has run out and its price no longer holds.
     OfferExpired = "offer_expired",
     /// The payment already bought its answer.
     PaymentAlreadyUsed = "payment_already_used",
+    /// The origin worked for this payment as often as it may, and its money never moved.
+    AttemptsSpent = "payment_attempts_spent",
+    /// A resource server was told already that this payment moved its money; or the chain ran this transaction before (SVM).
+    DuplicateSettlement = "duplicate_settlement",
+    /// The payment belongs to another request.
+    BoundToOtherRequest = "payment_bound_to_other_request",
+    /// The money moved, and its answer can't be had any more.
+    Owed = "payment_owed",
     /// Two payment headers contradict each other.
     ContradictoryPayments = "contradictory_payment_headers",
+    /// The route asks for a payment identifier, and the payment has none.
+    IdentifierRequired = "payment_identifier_required",
+    /// The payment's identifier is not 16 to 128 of `[A-Za-z0-9_-]`.
+    IdentifierMalformed = "invalid_payment_identifier",
     /// Settlement's outcome is not known yet.
     SettlementPending = "settlement_pending",
     /// The authorization ended before the payment landed.
     PaymentExpired = "payment_expired",
+    /// Something broke on our side while verifying.
+    UnexpectedVerifyError = "unexpected_verify_error",
     /// Something broke on our side while settling.
     UnexpectedSettleError = "unexpected_settle_error",
     /// EVM: `extra` lacks the EIP-712 domain.
@@ -83,10 +99,54 @@ reasons! {
     EvmTransferEventMismatch = "invalid_exact_evm_transfer_event_mismatch",
     /// EVM: the payer cancelled the authorization.
     EvmAuthorizationCanceled = "invalid_exact_evm_authorization_canceled",
+    /// Cosmos: the payload holds no readable transaction.
+    CosmosDecode = "invalid_exact_cosmos_decode_failed",
+    /// Cosmos: the transaction holds fields that are not read here, or is not in its one canonical encoding.
+    CosmosUnknownFields = "invalid_exact_cosmos_unknown_fields",
+    /// Cosmos: the transaction has not exactly one message.
+    CosmosMessageCount = "invalid_exact_cosmos_message_count",
+    /// Cosmos: the message is no `MsgSend`.
+    CosmosMessageType = "invalid_exact_cosmos_message_type",
+    /// Cosmos: not exactly one coin is sent.
+    CosmosCoinCount = "invalid_exact_cosmos_coin_count",
+    /// Cosmos: the coin is not the one that is asked for.
+    CosmosDenomMismatch = "invalid_exact_cosmos_denom_mismatch",
+    /// Cosmos: the amount is not the price.
+    CosmosAmountMismatch = "invalid_exact_cosmos_amount_mismatch",
+    /// Cosmos: the money would go to somebody else.
+    CosmosRecipientMismatch = "invalid_exact_cosmos_recipient_mismatch",
+    /// Cosmos: the memo is not the one that is asked for, or is too long.
+    CosmosMemoMismatch = "invalid_exact_cosmos_memo_mismatch",
+    /// Cosmos: the transaction has extension options or a tip.
+    CosmosExtensionOptions = "invalid_exact_cosmos_extension_options",
+    /// Cosmos: the transaction times out too soon, or too late.
+    CosmosTimeoutHeight = "invalid_exact_cosmos_timeout_height",
+    /// Cosmos: the signer is not one secp256k1 key, or not the sender's.
+    CosmosSigner = "invalid_exact_cosmos_signer",
+    /// Cosmos: signed in another way than `SIGN_MODE_DIRECT` or `SIGN_MODE_LEGACY_AMINO_JSON`.
+    CosmosSignMode = "invalid_exact_cosmos_sign_mode",
+    /// Cosmos: the signature is not the payer's, on this chain and for this account.
+    CosmosSignature = "invalid_exact_cosmos_signature",
+    /// Cosmos: the chain doesn't know the payer.
+    CosmosAccountNotFound = "invalid_exact_cosmos_account_not_found",
+    /// Cosmos: the account's sequence is another, or went to another transaction.
+    CosmosSequenceMismatch = "invalid_exact_cosmos_sequence_mismatch",
+    /// Cosmos: the gas limit or the fee is not what the chain takes.
+    CosmosFee = "invalid_exact_cosmos_fee",
+    /// Cosmos: somebody else would pay the fee.
+    CosmosFeePayer = "invalid_exact_cosmos_fee_payer",
+    /// Cosmos: the payer has too little for amount and fee.
+    CosmosInsufficientBalance = "invalid_exact_cosmos_insufficient_balance",
+    /// Cosmos: the transaction would fail.
+    CosmosSimulationFailed = "invalid_exact_cosmos_simulation_failed",
+    /// Cosmos: the transaction is in a block already.
+    CosmosAlreadyCommitted = "invalid_exact_cosmos_already_committed",
+    /// Cosmos: the transaction was included and failed.
+    CosmosTransactionFailed = "invalid_exact_cosmos_transaction_failed",
+    /// Cosmos: the transaction was included, but moved other money than was asked.
+    CosmosTransferEventMismatch = "invalid_exact_cosmos_transfer_event_mismatch",
     /// SVM: the payer has too little.
     InsufficientFunds = "insufficient_funds",
-    /// SVM: the chain ran this transaction before.
-    DuplicateSettlement = "duplicate_settlement",
     /// SVM: `extra` names no fee payer.
     SvmMissingFeePayer = "invalid_exact_svm_payload_missing_fee_payer",
     /// SVM: the fee payer that the terms name is none of ours.

@@ -160,7 +160,7 @@ impl Answer {
             Decision::OriginDown => Self::origin_down(),
             Decision::Unavailable => Self::unavailable(),
             // The caller keeps deliveries to itself; one that gets here is dropped, and with it recorded as undelivered.
-            Decision::Deliver(_) => Self::internal(),
+            Decision::Deliver(_) | Decision::Forward(_) => Self::internal(),
         }
     }
 

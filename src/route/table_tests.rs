@@ -27,6 +27,7 @@ pub(super) fn route(key: &str, action: &str, line: u32) -> RouteConfig {
             settle: SettleMode::Before,
             redeliver: Redeliver::Always,
             vitwit: false,
+            payment_identifier: crate::types::IdentifierRule::Off,
         }),
     };
     RouteConfig {

@@ -15,11 +15,15 @@
 
 mod harness;
 
+mod after;
+mod cosmos;
 mod crashes;
 mod disk;
+mod facilitator;
 mod fees;
 mod forged;
 mod headers;
+mod identifiers;
 mod lifetime;
 mod nodes;
 mod origins;

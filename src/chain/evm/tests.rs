@@ -210,6 +210,7 @@ impl Shop {
                 valid_until: facts.valid_until,
                 signer: None,
                 claimed_at: signed_at,
+                identifier: None,
             },
             state: PaymentState::Signed,
             attempts,

@@ -285,6 +285,7 @@ impl Shop {
                 payload: facts.payload.to_string(),
                 valid_until: facts.valid_until,
                 signer: None,
+                identifier: None,
                 claimed_at: signed_at,
             },
             state: PaymentState::Signed,

@@ -10,7 +10,9 @@ use solana_pubkey::Pubkey;
 use super::terms::SeenOffer;
 use crate::cli::human::{amount_text, known_asset, printable};
 use crate::protocol::{EXACT, PaymentRequirements};
-use crate::types::{AtomicAmount, ChainKind, DecimalAmount, Eip712Domain, Network, Price};
+use crate::types::{
+    AtomicAmount, ChainKind, DecimalAmount, Eip712Domain, KNOWN_NETWORKS, Network, Price, canonical_cosmos_address,
+};
 
 /// Longest time an authorization is signed for: until then whoever holds it can move the money.
 const WINDOW_SECS_MAX: u64 = 24 * 60 * 60;
@@ -18,19 +20,30 @@ const WINDOW_SECS_MAX: u64 = 24 * 60 * 60;
 /// Longest memo that an offer may ask for (protocol §4).
 const MEMO_BYTES_MAX: usize = 256;
 
-/// A token by its address: a contract or a mint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A token by its address: a contract, a mint or a denomination.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Token {
     /// EVM.
     Contract(Address),
     /// Solana.
     Mint(Pubkey),
+    /// Cosmos.
+    Denom(String),
 }
 
 impl Token {
     fn read(text: &str) -> Option<Self> {
-        address(text).map(Self::Contract).or_else(|| text.parse().ok().map(Self::Mint))
+        let token = address(text).map(Self::Contract).or_else(|| text.parse().ok().map(Self::Mint));
+        token.or_else(|| is_denom(text).then(|| Self::Denom(text.to_owned())))
     }
+}
+
+/// Whether a text is a denomination as the SDK takes them, and no symbol: those have large letters and no slash.
+fn is_denom(text: &str) -> bool {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"/:._-".contains(&byte);
+    (3..=128).contains(&text.len())
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.bytes().all(is_legal)
 }
 
 /// The most that may be paid.
@@ -77,6 +90,8 @@ pub enum Method {
     Eip3009(Eip3009),
     /// A transaction that transfers a token on Solana, which the server pays the fee of.
     Spl(Spl),
+    /// A transaction that sends a coin on a Cosmos chain.
+    Send(BankSend),
 }
 
 /// What an EIP-3009 signature covers besides amount and time.
@@ -105,6 +120,21 @@ pub struct Spl {
     pub memo: Option<String>,
 }
 
+/// What a transfer on a Cosmos chain holds besides the amount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BankSend {
+    /// The chain's own id.
+    pub chain_id: String,
+    /// What its addresses start with.
+    pub prefix: String,
+    /// The coin.
+    pub denom: String,
+    /// Who is paid.
+    pub pay_to: String,
+    /// What the server wants written beside the transfer.
+    pub memo: String,
+}
+
 impl Payable {
     /// Who is paid, in the chain's canonical text.
     #[must_use]
@@ -112,6 +142,7 @@ impl Payable {
         match &self.method {
             Method::Eip3009(evm) => evm.pay_to.to_string(),
             Method::Spl(spl) => spl.pay_to.to_string(),
+            Method::Send(send) => send.pay_to.clone(),
         }
     }
 }
@@ -133,8 +164,10 @@ pub enum Unpayable {
         /// The key's.
         held: ChainKind,
     },
-    /// Something other than EIP-3009 or a transfer on Solana.
-    #[error("wants {0}, and this client pays scheme exact only: EIP-3009 on EVM chains, token transfers on Solana")]
+    /// Something other than EIP-3009 or a transfer.
+    #[error(
+        "wants {0}, and this client pays scheme exact only: EIP-3009 on EVM chains, transfers on Solana and on Cosmos chains"
+    )]
     Method(String),
     /// Nobody to pay the fee.
     #[error("names no account as extra.feePayer that pays the transaction's fee")]
@@ -221,9 +254,11 @@ fn payable(offer: &SeenOffer, key: ChainKind, network: Option<&Network>, max: &M
     if terms.max_timeout_seconds > WINDOW_SECS_MAX {
         return Err(Unpayable::Window(terms.max_timeout_seconds));
     }
-    let method = match terms.network.chain_id() {
-        Some(chain_id) => eip3009(&terms, chain_id, max).map(Method::Eip3009),
-        None => spl(&terms, max).map(Method::Spl),
+    let method = match (terms.network.kind(), terms.network.chain_id()) {
+        (ChainKind::Evm, Some(chain_id)) => eip3009(&terms, chain_id, max).map(Method::Eip3009),
+        (ChainKind::Solana, _) => spl(&terms, max).map(Method::Spl),
+        (ChainKind::Cosmos, _) => send(&terms, max).map(Method::Send),
+        (ChainKind::Evm, None) => Err(Unpayable::Method(terms.network.to_string())),
     }?;
     Ok(Payable { raw: offer.raw.clone(), terms, method })
 }
@@ -234,7 +269,7 @@ fn eip3009(terms: &PaymentRequirements, chain_id: u64, max: &Max) -> Result<Eip3
     if pay_to.is_zero() || pay_to == asset {
         return Err(Unpayable::Nobody);
     }
-    check_max(terms, Token::Contract(asset), max)?;
+    check_max(terms, &Token::Contract(asset), max)?;
     let domain = terms.eip712_domain().or_else(|| known_domain(terms)).ok_or(Unpayable::Domain)?;
     Ok(Eip3009 { chain_id, asset, pay_to, domain })
 }
@@ -245,14 +280,39 @@ fn spl(terms: &PaymentRequirements, max: &Max) -> Result<Spl, Unpayable> {
     if pay_to == Pubkey::default() || pay_to == mint {
         return Err(Unpayable::Nobody);
     }
-    check_max(terms, Token::Mint(mint), max)?;
+    check_max(terms, &Token::Mint(mint), max)?;
     let fee_payer = terms.extra.get("feePayer").and_then(Value::as_str).and_then(|text| text.parse().ok());
-    let memo = match terms.extra.get("memo") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(memo)) if memo.len() <= MEMO_BYTES_MAX => Some(memo.clone()),
-        Some(_) => return Err(Unpayable::Memo),
-    };
-    Ok(Spl { mint, pay_to, fee_payer: fee_payer.ok_or(Unpayable::FeePayer)?, memo })
+    Ok(Spl { mint, pay_to, fee_payer: fee_payer.ok_or(Unpayable::FeePayer)?, memo: memo(terms)? })
+}
+
+fn send(terms: &PaymentRequirements, max: &Max) -> Result<BankSend, Unpayable> {
+    let pay_to = terms.pay_to.as_str();
+    let wrong = || Unpayable::Address(pay_to.to_owned());
+    let (offered, _) = pay_to.rsplit_once('1').ok_or_else(wrong)?;
+    let known = KNOWN_NETWORKS.iter().find(|known| known.caip2 == terms.network.as_str());
+    // Of a chain that isn't known, the offer must be believed: what is signed for another prefix is worth nothing there.
+    let prefix = known.and_then(|known| known.bech32_prefix).unwrap_or(offered);
+    canonical_cosmos_address(prefix, pay_to).map_err(|_error| wrong())?;
+    let denom = terms.asset.as_str();
+    if !is_denom(denom) {
+        return Err(Unpayable::Address(denom.to_owned()));
+    }
+    check_max(terms, &Token::Denom(denom.to_owned()), max)?;
+    Ok(BankSend {
+        chain_id: terms.network.reference().to_owned(),
+        prefix: prefix.to_owned(),
+        denom: denom.to_owned(),
+        pay_to: pay_to.to_owned(),
+        memo: memo(terms)?.unwrap_or_default(),
+    })
+}
+
+fn memo(terms: &PaymentRequirements) -> Result<Option<String>, Unpayable> {
+    match terms.extra.get("memo") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(memo)) if memo.len() <= MEMO_BYTES_MAX => Ok(Some(memo.clone())),
+        Some(_) => Err(Unpayable::Memo),
+    }
 }
 
 /// Whether what is asked is scheme `exact` in a way that this client knows (protocol §1.4 paymentFlow, §3.5).
@@ -260,9 +320,6 @@ fn check_method(terms: &PaymentRequirements) -> Result<(), Unpayable> {
     let method = |what: &str| Unpayable::Method(what.to_owned());
     if terms.scheme != EXACT {
         return Err(method(&format!("scheme {}", terms.scheme)));
-    }
-    if terms.network.kind() == ChainKind::Cosmos {
-        return Err(method(terms.network.as_str()));
     }
     for (key, known) in [("assetTransferMethod", &["eip3009"][..]), ("paymentFlow", &["authorization", "upfront"][..])]
     {
@@ -275,7 +332,7 @@ fn check_method(terms: &PaymentRequirements) -> Result<(), Unpayable> {
     Ok(())
 }
 
-fn check_max(terms: &PaymentRequirements, asset: Token, max: &Max) -> Result<(), Unpayable> {
+fn check_max(terms: &PaymentRequirements, asset: &Token, max: &Max) -> Result<(), Unpayable> {
     let too_dear = || Unpayable::AboveMax(amount_text(terms.amount, &terms.network, terms.asset.as_str()));
     match max {
         Max::Usd(dollars) => {
@@ -287,10 +344,17 @@ fn check_max(terms: &PaymentRequirements, asset: Token, max: &Max) -> Result<(),
             let price = DecimalAmount::from_atomic(terms.amount, known.decimals);
             if price > *dollars { Err(too_dear()) } else { Ok(()) }
         }
-        Max::Atomic(_, only) if *only != asset => Err(Unpayable::OtherAsset),
+        Max::Atomic(_, only) if only != asset => Err(Unpayable::OtherAsset),
         Max::Atomic(most, _) if terms.amount > *most => Err(too_dear()),
         Max::Atomic(..) => Ok(()),
     }
+}
+
+/// Whether a fee in the coin that is paid is one that the ceiling would let pass as a price: a node could name any.
+#[must_use]
+pub fn is_fee_within(fee: AtomicAmount, terms: &PaymentRequirements, max: &Max) -> bool {
+    let as_price = PaymentRequirements { amount: fee, ..terms.clone() };
+    check_max(&as_price, &Token::Denom(terms.asset.to_string()), max).is_ok()
 }
 
 fn known_domain(terms: &PaymentRequirements) -> Option<Eip712Domain> {
@@ -414,6 +478,13 @@ mod tests {
     fn the_offer_that_the_key_fits_is_chosen() {
         let offers = [fixtures::offer("eip155:84532", "1"), fixtures::solana_offer("2")];
         assert_eq!(chain_id(&chosen(&offers, None, "$0.10").unwrap()), 84532);
+        let cosmos = chosen_with(
+            ChainKind::Cosmos,
+            &[offers.to_vec(), vec![fixtures::cosmos_offer("3")]].concat(),
+            None,
+            "$0.10",
+        );
+        assert_eq!(cosmos.unwrap().terms.network, "cosmos:grand-1".parse().unwrap());
         let solana = chosen_with(ChainKind::Solana, &offers, None, "$0.10").unwrap();
         assert_eq!(solana.terms.network, "solana-devnet".parse().unwrap());
         let NothingPayable(refusals) =
@@ -446,6 +517,31 @@ mod tests {
         // Base58 tells large letters from small ones: this is another mint.
         let other = |offer: &mut Value| offer["asset"] = fixtures::OTHER_MINT.into();
         assert!(matches!(refusal(&other), Unpayable::NotDollars(_)));
+    }
+
+    #[test]
+    fn a_transfer_on_cosmos_goes_to_an_address_of_its_chain_below_the_ceiling() {
+        let pay = |change: &dyn Fn(&mut Value), max: &str| {
+            let mut offer = fixtures::cosmos_offer("10000");
+            change(&mut offer);
+            chosen_with(ChainKind::Cosmos, &[offer], None, max).map_err(|mut error| error.0.remove(0).1)
+        };
+        let Ok(Payable { method: Method::Send(send), terms, .. }) = pay(&|_| {}, "$0.10") else { panic!("not paid") };
+        assert_eq!((send.chain_id.as_str(), send.prefix.as_str(), send.denom.as_str()), ("grand-1", "noble", "uusdc"));
+        let cents = "$0.10".parse().unwrap();
+        assert!(
+            is_fee_within(100_000_u64.into(), &terms, &cents) && !is_fee_within(100_001_u64.into(), &terms, &cents)
+        );
+        assert!(pay(&|_| {}, "10000 uusdc").is_ok());
+        assert_eq!(pay(&|_| {}, "10000 uatom").unwrap_err(), Unpayable::OtherAsset);
+        assert!(matches!(pay(&|_| {}, "9999 uusdc").unwrap_err(), Unpayable::AboveMax(_)));
+        for bad in
+            ["cosmos1fl48vsnmsdzcv85q5d2q4z5ajdha8yu34mf0eh", ASSET, "noble1fl48vsnmsdzcv85q5d2q4z5ajdha8yu3xxxxxx"]
+        {
+            assert!(matches!(pay(&|offer| offer["payTo"] = bad.into(), "$0.10"), Err(Unpayable::Address(_))), "{bad}");
+        }
+        assert!(matches!(pay(&|offer| offer["asset"] = "ibc/AB".into(), "$1"), Err(Unpayable::NotDollars(_))));
+        assert_eq!(pay(&|offer| offer["extra"]["memo"] = 7.into(), "$1").unwrap_err(), Unpayable::Memo);
     }
 
     #[test]

@@ -46,6 +46,13 @@ pub fn terms_402(offers: &[Value]) -> (String, String) {
     (encode_json(&v2), json!({"x402Version":1,"error":"payment_required","accepts":v1}).to_string())
 }
 
+/// A v2 offer of USDC on Noble's test network.
+pub fn cosmos_offer(amount: &str) -> Value {
+    let pay_to = super::cosmos::CosmosKey::new(zeroize::Zeroizing::new([8; 32])).address("noble").unwrap();
+    json!({"scheme":"exact","network":"cosmos:grand-1","amount":amount,"asset":"uusdc","payTo":pay_to,
+        "maxTimeoutSeconds":60,"extra":{"quote":"sealed-quote"}})
+}
+
 /// A saved payment.
 pub fn saved(id: &str) -> SavedPayment {
     SavedPayment {

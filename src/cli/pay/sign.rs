@@ -15,7 +15,8 @@ use solana_keypair::Keypair;
 use solana_signer::Signer;
 use zeroize::Zeroizing;
 
-use super::choose::Eip3009;
+use super::choose::{Eip3009, Method, Payable};
+use super::cosmos::CosmosKey;
 use crate::config::Secret;
 use crate::types::{AtomicAmount, ChainKind};
 
@@ -51,7 +52,7 @@ pub enum SignError {
     KeyFileOpen(u32),
     /// Not a key.
     #[error(
-        "the key is neither 32 bytes in hex (EVM) nor a key pair of 64 bytes, in base58 or as solana-keygen writes it \
+        "the key is neither 32 bytes in hex (EVM, Cosmos) nor a key pair of 64 bytes, in base58 or as solana-keygen writes it \
          (Solana)"
     )]
     Key,
@@ -69,6 +70,8 @@ pub enum PayerKey {
     Evm(PrivateKeySigner),
     /// Signs transactions on Solana.
     Solana(Box<Keypair>),
+    /// Signs transactions on Cosmos chains.
+    Cosmos(CosmosKey),
 }
 
 impl PayerKey {
@@ -107,15 +110,29 @@ impl PayerKey {
         match self {
             Self::Evm(_) => ChainKind::Evm,
             Self::Solana(_) => ChainKind::Solana,
+            Self::Cosmos(_) => ChainKind::Cosmos,
         }
     }
 
-    /// The payer's address in the chain's canonical text.
+    /// The same key for Cosmos chains, which look no different from EVM's: 32 bytes for secp256k1.
     #[must_use]
-    pub fn address(&self) -> String {
+    pub fn for_cosmos(self) -> Self {
         match self {
-            Self::Evm(key) => key.address().to_string(),
-            Self::Solana(key) => key.pubkey().to_string(),
+            Self::Evm(key) => Self::Cosmos(CosmosKey::new(Zeroizing::new(key.to_bytes().into()))),
+            other => other,
+        }
+    }
+
+    /// The payer's address in the canonical text of the offer's chain.
+    ///
+    /// # Errors
+    /// When the key has none there.
+    pub fn address(&self, offer: &Payable) -> Result<String, SignError> {
+        match (self, &offer.method) {
+            (Self::Cosmos(key), Method::Send(send)) => key.address(&send.prefix).map_err(|_error| SignError::Key),
+            (Self::Cosmos(_), _) => Err(SignError::Key),
+            (Self::Evm(key), _) => Ok(key.address().to_string()),
+            (Self::Solana(key), _) => Ok(key.pubkey().to_string()),
         }
     }
 }
@@ -193,8 +210,8 @@ mod tests {
     #[test]
     fn the_signature_is_the_one_two_other_libraries_make() {
         let key = PayerKey::parse(&"11".repeat(32)).unwrap();
-        assert_eq!(key.address(), "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A");
         let offer = payable();
+        assert_eq!(key.address(&offer).unwrap(), "0x19E7E376E7C213B7E7e7e46cc70A5dD086DAff2A");
         let (PayerKey::Evm(signer), Method::Eip3009(evm)) = (&key, &offer.method) else { panic!("not EVM") };
         assert_eq!(
             domain(evm).separator().to_string(),
@@ -215,7 +232,8 @@ mod tests {
         let array = format!("{:?}", pair.to_bytes());
         for text in [array, pair.to_base58_string(), format!(" {}\n", pair.to_base58_string())] {
             let key = PayerKey::parse(&text).unwrap();
-            assert_eq!((key.kind(), key.address()), (ChainKind::Solana, pair.pubkey().to_string()));
+            let address = key.address(&payable()).unwrap();
+            assert_eq!((key.kind(), address), (ChainKind::Solana, pair.pubkey().to_string()));
         }
         assert_eq!(PayerKey::parse(&"11".repeat(32)).unwrap().kind(), ChainKind::Evm);
     }

@@ -13,6 +13,8 @@ pub enum CallFault {
     DropAnswer,
     /// It does what it's asked and never answers.
     Silent,
+    /// It says that there is no such thing, as one whose index is behind does.
+    NotFound,
     /// It takes its time first.
     Delay(Duration),
 }

@@ -139,6 +139,15 @@ impl CosmosNode {
         self.with(Chain::forget_mempool);
     }
 
+    /// Hands a transaction in, as any stranger can: its hash, or why it isn't let in.
+    ///
+    /// # Errors
+    /// What `CheckTx` said.
+    pub fn hand_in(&self, bytes: &[u8]) -> Result<String, String> {
+        let (hash, outcome) = self.with(|chain| chain.broadcast(bytes));
+        outcome.refusal.map_or(Ok(hash), |refusal| Err(refusal.log))
+    }
+
     /// Every transaction that anybody handed in, in order, refused ones and repetitions too.
     #[must_use]
     pub fn broadcasts(&self) -> Vec<Vec<u8>> {

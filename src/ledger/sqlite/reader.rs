@@ -13,7 +13,7 @@ use super::store;
 use crate::ledger::{
     LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Total,
 };
-use crate::types::{AssetId, AtomicAmount, Network, UnixMillis};
+use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
 /// Reads at the same time; each connection is a thread of its own.
 const CONNECTIONS_MAX: u32 = 4;
@@ -70,6 +70,25 @@ impl SqliteReader {
             &id.0,
         )
         .await
+    }
+
+    /// As [`crate::ledger::Ledger::find_identified`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn find_identified(
+        &self,
+        payer: &AccountId,
+        identifier: &str,
+    ) -> Result<Option<PaymentRecord>, LedgerError> {
+        let found = sqlx::query(select_payments!(
+            "WHERE p.payer = $1 AND p.identifier = $2 AND p.state NOT IN ('released', 'failed', 'reorged') ORDER BY a.number"
+        ))
+        .bind(payer.as_str())
+        .bind(identifier)
+        .fetch_all(&self.pool)
+        .await;
+        Ok(rows::payments(&found.map_err(not_read)?)?.pop())
     }
 
     /// As [`crate::ledger::Ledger::get`].

@@ -142,6 +142,7 @@ impl<'row> Stored<'row> {
             valid_until: self.time("valid_until")?,
             signer: self.account_if_any("signer")?,
             claimed_at: self.time("claimed_at")?,
+            identifier: self.get_if_any("identifier")?,
         })
     }
 

@@ -56,7 +56,8 @@ impl Operation for RecordPaid {
             "UPDATE payments SET state = $2, deliveries = CASE WHEN deliveries < $3 THEN $3 ELSE deliveries END, \
              paid_at = $4, updated_at = $4, settled_final = 0, \
              settled_transaction = $5, settled_block = $6, settled_block_hash = $7, settled_externally = $8, \
-             failure = NULL, failed_transaction = NULL \
+             failure = NULL, failed_transaction = NULL, \
+             identifier = CASE WHEN state = 'signed' THEN identifier ELSE NULL END \
              WHERE record = $1 AND state IN ('signed', 'failed', 'reorged')",
         )
         .bind(&self.record.0)
@@ -204,7 +205,13 @@ impl Operation for RecoverDeliveries {
         .bind(i64::from(self.at_start))
         .execute(&mut books.connection)
         .await?;
-        Ok(changed.rows_affected())
+        let released =
+            sqlx::query("UPDATE payments SET state = 'released', updated_at = $1 WHERE state = 'forwarded' AND $2 = 1")
+                .bind(now)
+                .bind(i64::from(self.at_start))
+                .execute(&mut books.connection)
+                .await?;
+        Ok(changed.rows_affected().saturating_add(released.rows_affected()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The money path without sockets: a scripted chain, a real ledger.
 
 pub(crate) mod chain;
+mod clearing;
 mod redelivery;
 mod settling;
 mod verifying;
@@ -110,6 +111,7 @@ impl Shop {
         let request = PaidRequest {
             fingerprint: [request; 32],
             redeliverable: true,
+            settles_after: false,
             client,
             route: ROUTE,
             summary: "GET /a".to_owned(),

@@ -2,6 +2,7 @@
 
 mod chain;
 mod chaos;
+mod cosmos;
 mod gateway;
 mod http;
 mod node;
@@ -12,7 +13,8 @@ mod solana;
 
 pub use chain::Chain;
 pub use chaos::Fault;
-pub use http::{Answer, Call};
+pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
+pub use http::{Answer, Call, decode_header};
 pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
 pub use origin::Serve;
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};

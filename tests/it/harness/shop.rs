@@ -37,6 +37,8 @@ pub struct Plan {
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
+    /// Whether the facilitator API listens.
+    pub is_facilitator: bool,
     /// The gas payer's key (EVM).
     pub signer: &'static str,
     /// The key of a second gas payer, if there is one (EVM).
@@ -45,6 +47,8 @@ pub struct Plan {
     pub log: &'static str,
     /// Whether the gateway talks to the node itself, past the proxy that counts and misbehaves.
     pub is_direct: bool,
+    /// Whether priced routes settle after their requests, so that the origin hears of no transaction.
+    pub settles_after: bool,
     /// `FAILPOINTS`.
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
@@ -59,10 +63,12 @@ impl Default for Plan {
             server: String::new(),
             upstream: String::new(),
             routes: routes.to_owned(),
+            is_facilitator: false,
             signer: SIGNER,
             second_signer: None,
             log: "info,tollhouse=debug",
             is_direct: false,
+            settles_after: false,
             failpoints: String::new(),
             limit: None,
         }
@@ -78,6 +84,7 @@ pub struct Shop<N: Chain = Node> {
     pub payer: N::Payer,
     pub port: u16,
     pub admin_port: u16,
+    pub facilitator_port: u16,
     directory: TempDir,
 }
 
@@ -126,7 +133,7 @@ impl<N: Chain> Shop<N> {
         let rpc = Chaos::start(node.port()).await;
         let origin = Origin::start().await;
         let directory = tempfile::tempdir().unwrap();
-        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, directory }
+        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
     }
 
     /// The running gateway.
@@ -150,9 +157,14 @@ impl<N: Chain> Shop<N> {
     fn write_config(&self) {
         let Plan { server, upstream, routes, log, .. } = &self.plan;
         let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };
+        let facilitator = match self.plan.is_facilitator {
+            true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
+            false => String::new(),
+        };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
+             {facilitator}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              {}\n\
@@ -167,7 +179,7 @@ impl<N: Chain> Shop<N> {
 
     /// Runs the gateway with a configuration of the plan, whatever comes of it.
     pub fn launch(&mut self) -> Gateway {
-        (self.port, self.admin_port) = (free_port(), free_port());
+        (self.port, self.admin_port, self.facilitator_port) = (free_port(), free_port(), free_port());
         self.write_config();
         let mut environment = self.node.environment(&self.plan);
         if !self.plan.failpoints.is_empty() {
@@ -334,19 +346,32 @@ impl<N: Chain> Shop<N> {
             assert!(has_recourse, "I3: {:?}", own[0]);
             assert_eq!(own[0].claim.amount.value(), transfer.value, "I4");
         }
-        self.audit_hits(&transfers.iter().map(|transfer| transfer.transaction.as_str()).collect::<Vec<_>>());
+        let transactions: Vec<_> = transfers.iter().map(|transfer| transfer.transaction.as_str()).collect();
+        self.audit_hits(&transactions, &rows);
         self.audit_sent(&rows);
         self.audit_log(&rows);
         self.gateway().kill();
     }
 
     /// I1 and I2: what reached the origin was paid, and not delivered too often.
-    fn audit_hits(&self, transactions: &[&str]) {
+    fn audit_hits(&self, transactions: &[&str], rows: &[PaymentRecord]) {
         let mut delivered: HashMap<String, Vec<String>> = HashMap::new();
         for hit in self.origin.hits().into_iter().filter(|hit| hit.target.starts_with("/api/")) {
-            let transaction = hit.header("x-payment-transaction").expect("I1: a priced hit without payment").to_owned();
-            assert!(transactions.contains(&transaction.as_str()), "I1: {transaction} moved nothing");
-            delivered.entry(transaction).or_default().push(format!("{} {}", hit.method, hit.target));
+            let payment = match hit.header("x-payment-transaction") {
+                Some(transaction) => {
+                    assert!(transactions.contains(&transaction), "I1: {transaction} moved nothing");
+                    let is_settled_by = |row: &&PaymentRecord| {
+                        row.settlement.as_ref().is_some_and(|settlement| settlement.transaction == transaction)
+                    };
+                    rows.iter().find(is_settled_by)
+                }
+                None => {
+                    assert!(self.plan.settles_after, "I1: a priced hit without payment");
+                    rows.iter().find(|row| hit.header("idempotency-key") == Some(row.record.0.as_str()))
+                }
+            };
+            let id = payment.expect("I1: a hit that no row accounts for").claim.id.0.clone();
+            delivered.entry(id).or_default().push(format!("{} {}", hit.method, hit.target));
         }
         for (transaction, mut requests) in delivered {
             assert!(requests.len() <= DELIVERIES_MAX, "I2: {transaction} was delivered {} times", requests.len());

@@ -1,4 +1,4 @@
-//! A wallet for the tests: transactions that are right, and each of them wrong in one way.
+//! A wallet for the tests, here and with the gateway: transactions that are right, and each of them wrong in one way.
 
 use cosmrs::crypto::secp256k1::SigningKey;
 use cosmrs::proto::Any;
@@ -10,12 +10,12 @@ use cosmrs::proto::cosmos::tx::v1beta1::{AuthInfo, Fee, ModeInfo, SignDoc, Signe
 use cosmrs::proto::prost::Message;
 
 /// A key.
-pub(super) struct Signer {
+pub struct Signer {
     seed: u8,
 }
 
 impl Signer {
-    pub(super) fn new(seed: u8) -> Self {
+    pub fn new(seed: u8) -> Self {
         Self { seed }
     }
 
@@ -23,13 +23,13 @@ impl Signer {
         SigningKey::from_slice(&[self.seed; 32]).unwrap()
     }
 
-    pub(super) fn address(&self) -> String {
+    pub fn address(&self) -> String {
         self.key().public_key().account_id("noble").unwrap().to_string()
     }
 }
 
 /// A payment before it is signed; every part can be spoilt.
-pub(super) struct Payment {
+pub struct Payment {
     pub from: String,
     pub to: String,
     pub amount: u128,
@@ -47,7 +47,7 @@ pub(super) struct Payment {
 }
 
 impl Payment {
-    pub(super) fn new(payer: &Signer, to: &str, account_number: u64, sequence: u64) -> Self {
+    pub fn new(payer: &Signer, to: &str, account_number: u64, sequence: u64) -> Self {
         Self {
             from: payer.address(),
             to: to.to_owned(),
@@ -66,11 +66,11 @@ impl Payment {
         }
     }
 
-    pub(super) fn coins(&self) -> Vec<Coin> {
+    pub fn coins(&self) -> Vec<Coin> {
         vec![Coin { denom: self.denom.clone(), amount: self.amount.to_string() }]
     }
 
-    pub(super) fn body(&self) -> TxBody {
+    pub fn body(&self) -> TxBody {
         let (from_address, to_address) = (self.from.clone(), self.to.clone());
         let send = MsgSend { from_address, to_address, amount: self.coins() };
         TxBody {
@@ -100,7 +100,7 @@ impl Payment {
     }
 
     /// With body bytes of the test's own.
-    pub(super) fn direct_with(&self, body_bytes: Vec<u8>) -> Vec<u8> {
+    pub fn direct_with(&self, body_bytes: Vec<u8>) -> Vec<u8> {
         let auth_info_bytes = self.auth(1).encode_to_vec();
         let document = SignDoc {
             body_bytes: body_bytes.clone(),
@@ -112,12 +112,12 @@ impl Payment {
         TxRaw { body_bytes, auth_info_bytes, signatures }.encode_to_vec()
     }
 
-    pub(super) fn direct(&self) -> Vec<u8> {
+    pub fn direct(&self) -> Vec<u8> {
         self.direct_with(self.body().encode_to_vec())
     }
 
     /// By hand, as a wallet would write it.
-    pub(super) fn amino(&self) -> Vec<u8> {
+    pub fn amino(&self) -> Vec<u8> {
         let memo = serde_json::to_string(&self.memo).unwrap();
         let memo = memo.replace('&', "\\u0026").replace('<', "\\u003c").replace('>', "\\u003e");
         let timeout = match self.timeout_height {

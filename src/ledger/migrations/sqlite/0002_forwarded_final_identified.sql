@@ -83,4 +83,4 @@ CREATE INDEX payments_unfinal ON payments (network, settled_block)
 CREATE INDEX payments_released ON payments (payment_id) WHERE state = 'released';
 -- A client's own name for a purchase: taken as long as it may still be or was paid.
 CREATE UNIQUE INDEX payments_identified ON payments (payer, identifier)
-    WHERE identifier IS NOT NULL AND state NOT IN ('released', 'failed');
+    WHERE identifier IS NOT NULL AND state NOT IN ('released', 'failed', 'reorged');
