@@ -21,6 +21,7 @@ use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
 use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
 use crate::proxy::Parts;
 use crate::route::RouteTable;
+use crate::server::tls;
 use crate::telemetry::Metrics;
 use crate::types::{Clock, DecimalAmount, Network, SystemClock};
 
@@ -109,6 +110,10 @@ impl Blueprint {
             let routes = RouteTable::build(&config.routes);
             let chains = chain::build(config, &clock, &observer);
             let mut mistakes = Vec::new();
+            for error in tls::load(&config.server.tls).err().into_iter().flatten() {
+                let (location, message) = (error.location, format!("server.tls: {}", error.message));
+                mistakes.push(config::Diagnostic { location, message, hint: None });
+            }
             match (routes, chains) {
                 (Ok(routes), Ok(chains)) => {
                     let markets = markets(config, &chains);

@@ -4,7 +4,6 @@
 /// Section and key; the section is the name of its type in `raw`.
 const LATER: &[(&str, &[&str])] = &[
     ("Root", &["telemetry", "facilitator"]),
-    ("Server", &["tls", "trusted_proxies", "limits"]),
     ("Upstream", &["balance", "health_check"]),
     ("Network", &["grpc_url"]),
     ("Route", &["websocket", "max_duration", "strip_prefix", "rewrite"]),

@@ -16,6 +16,7 @@ mod resolve_asset;
 mod resolve_network;
 mod resolve_price;
 mod resolve_route;
+mod resolve_server;
 mod resolve_upstream;
 mod route_key;
 mod schema;
@@ -25,8 +26,9 @@ mod section;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Config, LedgerConfig, LedgerUrl, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver,
-    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, UpstreamConfig,
+    AdminConfig, Config, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers,
+    Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, TlsCertificate,
+    UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

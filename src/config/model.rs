@@ -8,7 +8,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, Network, WaitFor};
+use crate::types::{AccountId, AddressRange, Asset, AtomicAmount, DecimalAmount, Network, WaitFor};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -36,7 +36,17 @@ pub struct Config {
 pub struct ServerConfig {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// The origin of resource URLs shown to payers, without a trailing slash; without it the request's `Host` and `http`.
+    /// Certificates; the first is for clients that name no server, or one that none is for. Without any the listener speaks
+    /// no TLS.
+    pub tls: Vec<TlsCertificate>,
+    /// Proxies in front, which are believed about their clients.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// Whether connections start with a PROXY protocol header, and come from trusted proxies only.
+    pub proxy_protocol: bool,
+    /// What clients may take up.
+    pub limits: LimitsConfig,
+    /// The origin of resource URLs shown to payers, without a trailing slash; without it the request's `Host` and the
+    /// listener's scheme.
     pub public_url: Option<Url>,
     /// Worker threads of the proxy, at least 1.
     pub threads: usize,
@@ -52,6 +62,34 @@ pub struct ServerConfig {
     pub redeliver_for: Duration,
     /// How long SIGTERM lets running requests and settlements end.
     pub drain_timeout: Duration,
+}
+
+/// A certificate and its key: files that were there when the configuration was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsCertificate {
+    /// The chain in PEM, the server's own first.
+    pub cert: PathBuf,
+    /// The private key in PEM.
+    pub key: PathBuf,
+    /// Where it was named, for errors found later.
+    pub location: Location,
+}
+
+/// `[server.limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Connections at one time, at least 1.
+    pub connections: usize,
+    /// Connections from one address at one time, at least 1.
+    pub connections_per_address: usize,
+    /// How long the head of a request may take.
+    pub head_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
+    /// Fewest bytes a second of a request's body; 0 is no limit.
+    pub min_body_rate: u64,
+    /// Fewest bytes a second that a client must take; 0 is no limit.
+    pub min_response_rate: u64,
 }
 
 /// `[admin]`.

@@ -40,7 +40,16 @@ section! {
     struct Server {
         /// The address and port that clients connect to.
         listen: SocketAddr = "0.0.0.0:8402",
-        /// The scheme and host that payers see in the terms; without it the request's own Host and http.
+        /// Certificate and key, or a list of them of which the client's server name chooses; with it the listener speaks TLS
+        /// (HTTP/2 and HTTP/1.1) and nothing else.
+        tls: OneOrMany<Tls>,
+        /// The addresses of proxies in front of this one, which are believed about who the client is.
+        trusted_proxies: List<String>,
+        /// Whether connections from trusted proxies start with a PROXY protocol header (version 1 or 2); others are refused.
+        proxy_protocol: bool = false,
+        /// What one client, and all together, may take up.
+        limits: Limits = {},
+        /// The scheme and host that payers see in the terms; without it the request's own Host and the listener's scheme.
         public_url: String,
         /// Worker threads of the proxy; without it one for each processor.
         threads: u64,
@@ -56,6 +65,34 @@ section! {
         redeliver_for: Duration = "24h",
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
+    }
+}
+
+section! {
+    /// A certificate and its key, both in PEM; read again when the files change.
+    struct Tls {
+        /// The file with the certificate and those between it and its root, relative to this file.
+        cert: String => required,
+        /// The file with the private key, relative to this file; readable by its owner only.
+        key: String => required,
+    }
+}
+
+section! {
+    /// What one client, and all together, may take up.
+    struct Limits {
+        /// Connections from clients at one time; more wait in the system's queue.
+        connections: u64 = 10000,
+        /// Connections from one client address at one time; more are closed. Trusted proxies are not counted.
+        connections_per_address: u64 = 256,
+        /// How long a client may take to send the whole head of a request.
+        head_timeout: Duration = "10s",
+        /// How long a connection may be idle between two requests.
+        idle_timeout: Duration = "75s",
+        /// The fewest bytes a second that a request's body must come with; 0 for no limit.
+        min_body_rate: u64 = 250,
+        /// The fewest bytes a second that a client must take of an answer that waits for it; 0 for no limit.
+        min_response_rate: u64 = 250,
     }
 }
 

@@ -93,7 +93,10 @@ fn full_example() -> String {
 /// A directory with the secret files that the example names, readable by their owner only.
 fn example_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("local.key", "22".repeat(32) + "\n"), ("local.json", "{}".to_owned())] {
+    let files = [("local.key", "22".repeat(32) + "\n"), ("local.json", "{}".to_owned())];
+    // Certificates are only looked for here; that they can be used is found out where TLS is spoken.
+    let certificates = [("shop.pem", String::new()), ("shop.key", String::new())];
+    for (name, text) in files.into_iter().chain(certificates) {
         write_with_mode(&dir.path().join(name), &text, 0o600);
     }
     dir
@@ -209,6 +212,8 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.server.threads = shop.server.threads;
     full.server.public_url = None;
     full.server.quote_key = None;
+    full.server.tls = Vec::new();
+    full.server.trusted_proxies = Vec::new();
     full.admin.token = None;
     full.upstreams[0].set_headers = Vec::new();
     full.upstreams[0].tls = false;

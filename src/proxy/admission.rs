@@ -13,12 +13,12 @@ use super::context::{Context, Outcome};
 use super::fingerprint::RequestIdentity;
 use super::intake::{self, Malformed};
 use super::respond::Answer;
-use super::upstream::{PROBE_AGE_MAX, client_address};
-use super::{Proxy, cors};
+use super::upstream::PROBE_AGE_MAX;
+use super::{Proxy, connection, cors};
 use crate::config::{PaidRoute, RouteAction};
 use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
-use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize, normalize_host};
 use crate::telemetry::Stage;
 
 /// Why a request is not forwarded.
@@ -46,6 +46,7 @@ struct Presented<'a> {
     route: Arc<Route>,
     paid: &'a PaidRoute,
     priced: Arc<PricedRoute>,
+    scheme: &'static str,
     host: Option<String>,
     target: CanonicalTarget<'static>,
     v2: Vec<HeaderValue>,
@@ -55,11 +56,16 @@ struct Presented<'a> {
 impl Proxy {
     /// Decides whether the request is forwarded. On a priced route it is only with a receipt in the context.
     pub(super) async fn admit(&self, session: &mut Session, context: &mut Context) -> Result<(), Stop> {
-        let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
-        // Only HTTP/1 is spoken to clients: a session without a raw head can't be judged.
-        let raw = raw.ok_or(Malformed::Framing)?;
+        if session.is_http2() {
+            intake::check_h2(session.req_header_mut())?;
+        } else {
+            // A session without a raw head can't be judged.
+            let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes()).ok_or(Malformed::Framing)?;
+            intake::check(&raw, session.req_header())?;
+        }
+        self.check_server_name(session)?;
+        let scheme = self.scheme(session);
         let head = session.req_header();
-        intake::check(&raw, head)?;
         if head.method == Method::OPTIONS && head.raw_path() == b"*" {
             return Err(Answer::server_options().into());
         }
@@ -91,12 +97,12 @@ impl Proxy {
                 if v2.is_empty() && v1.is_empty() {
                     let path = target.path().as_str();
                     let query = target.query();
-                    let asked = Asked { route: &route, priced, host, path, query, headers: &head.headers };
+                    let asked = Asked { route: &route, priced, scheme, host, path, query, headers: &head.headers };
                     return Err(self.ask_payment(&asked).into());
                 }
                 let priced = Arc::clone(priced);
                 let (host, target) = (host.map(str::to_owned), target.into_owned());
-                let presented = Presented { route, paid, priced, host, target, v2, v1 };
+                let presented = Presented { route, paid, priced, scheme, host, target, v2, v1 };
                 // Boxed, so that free requests don't carry its state around.
                 let receipt = Box::pin(self.take_payment(session, context, &presented)).await?;
                 context.payment = Some(receipt.record().record.to_string());
@@ -112,6 +118,20 @@ impl Proxy {
             return forward_canonical(session, &target);
         }
         Ok(())
+    }
+
+    /// A client that asked for one server in its TLS handshake gets nothing of another's: its certificate proved only the
+    /// first (RFC 9110 §7.4). Trusted proxies ask for many under one name.
+    fn check_server_name(&self, session: &Session) -> Result<(), Malformed> {
+        let Some(Some(asked)) = connection::of(session).and_then(|connection| connection.tls.as_ref()) else {
+            return Ok(());
+        };
+        let host = session.req_header().headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        let Some(host) = host else { return Ok(()) };
+        if normalize_host(host) == normalize_host(asked) || self.trusted.is_from_proxy(session) {
+            return Ok(());
+        }
+        Err(Malformed::OtherServer)
     }
 
     /// Preflights of known paths are answered here and free. They are the origin's affair where `OPTIONS` itself is free.
@@ -145,7 +165,7 @@ impl Proxy {
         presented: &Presented<'_>,
     ) -> Result<Receipt, Stop> {
         let upstream = context.upstream.clone().ok_or_else(Answer::internal)?;
-        let client = client_address(session.client_addr()).ok_or_else(Answer::internal)?;
+        let client = self.trusted.client(session).ok_or_else(Answer::internal)?;
         if !upstream.is_up(PROBE_AGE_MAX).await {
             return Err(Answer::origin_down().into());
         }
@@ -159,6 +179,11 @@ impl Proxy {
         let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
         let digested = body::digest(session.as_mut()).await.map_err(unread)?;
         context.held_body = digested.held;
+        if session.as_mut().is_body_done()
+            && let Some(connection) = connection::of(session)
+        {
+            connection.enter(connection::Stage::Open);
+        }
         let (fingerprint, redeliverable) = {
             let head = session.req_header();
             let identity = RequestIdentity {
@@ -199,6 +224,7 @@ impl Proxy {
             let asked = Asked {
                 route: &presented.route,
                 priced: &presented.priced,
+                scheme: presented.scheme,
                 host: presented.host.as_deref(),
                 path: presented.target.path().as_str(),
                 query: presented.target.query(),

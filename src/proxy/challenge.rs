@@ -13,6 +13,8 @@ use crate::route::Route;
 pub(super) struct Asked<'a> {
     pub route: &'a Route,
     pub priced: &'a PricedRoute,
+    /// As the client knows the gateway.
+    pub scheme: &'static str,
     pub host: Option<&'a str>,
     /// Canonical.
     pub path: &'a str,
@@ -38,7 +40,7 @@ impl Proxy {
             tracing::error!("The operating system gives no randomness; no offers can be made.");
             return Answer::unavailable();
         };
-        let url = self.resource_url(asked.host, asked.path);
+        let url = self.resource_url(asked.scheme, asked.host, asked.path);
         let expires = self.clock.now().plus(self.offer_ttl);
         let Some(challenge) = asked.priced.challenge(reason, &url, self.gate.quote_key(), nonce, expires) else {
             return Answer::unavailable();

@@ -37,6 +37,9 @@ pub(super) enum Malformed {
     /// `Connection` names fields that a hop must not lose.
     #[error("invalid_connection_header")]
     Connection,
+    /// The host is another than the TLS handshake was for.
+    #[error("misdirected_request")]
+    OtherServer,
     #[error("body_unreadable")]
     Body,
     #[error("body_timeout")]
@@ -49,13 +52,14 @@ impl Malformed {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::OtherServer => StatusCode::MISDIRECTED_REQUEST,
             _ => StatusCode::BAD_REQUEST,
         }
     }
 
     /// Whether what follows on the connection can't be trusted to be a request.
     pub fn closes(self) -> bool {
-        !matches!(self, Self::Path)
+        !matches!(self, Self::Path | Self::OtherServer)
     }
 }
 
@@ -82,6 +86,33 @@ pub(super) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
     check_host(head)?;
     check_connection(&head.headers)?;
     check_upgrade(&head.headers)
+}
+
+/// Checks the head of an HTTP/2 request, and gives it the `Host` that an HTTP/1 request has, so that all that follows need
+/// not know the difference. The h2 crate has refused broken framing and malformed pseudo-headers by now.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(super) fn check_h2(head: &mut RequestHeader) -> Result<(), Malformed> {
+    // As RFC 9113 §6.5.2 counts.
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    if bytes.saturating_add(head.raw_path().len()) > HEAD_BYTES_MAX || head.headers.len() > HEADERS_MAX {
+        return Err(Malformed::HeadTooLarge);
+    }
+    let of_a_connection = [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING];
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH);
+    let is_plain = lengths.iter().all(|value| value.as_bytes().iter().all(u8::is_ascii_digit));
+    if of_a_connection.iter().any(|name| head.headers.contains_key(name)) || lengths.iter().count() > 1 || !is_plain {
+        return Err(Malformed::Framing);
+    }
+    if head.raw_path().contains(&b'#') {
+        return Err(Malformed::TargetForm);
+    }
+    if let Some(authority) = head.uri.authority().map(|authority| authority.as_str().to_owned()) {
+        // Both at once were compared before; `Host` is what origins go by.
+        head.insert_header(header::HOST, authority).map_err(|_error| Malformed::Host)?;
+    }
+    check_host(head)
 }
 
 /// Pingora drops fragments, so that what it shows is not what came: the line itself has to be asked. A literal space is

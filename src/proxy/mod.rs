@@ -6,10 +6,11 @@
 mod admission;
 mod body;
 mod challenge;
+mod client;
+pub mod connection;
 mod context;
 mod cors;
 mod fingerprint;
-pub mod head_deadline;
 mod headers;
 mod intake;
 mod page;
@@ -24,6 +25,7 @@ mod upstream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pingora::proxy::Session;
 use url::Url;
 
 use crate::config::Config;
@@ -32,6 +34,7 @@ use crate::route::{Route, RouteTable};
 use crate::telemetry::Metrics;
 use crate::types::Clock;
 
+use client::Trusted;
 pub use context::Context;
 use upstream::Upstream;
 
@@ -77,8 +80,8 @@ pub struct Proxy {
     metrics: Arc<Metrics>,
     /// The origin of resource URLs, without a trailing slash.
     public_url: Option<String>,
-    /// Its scheme: whoever ends TLS before the gateway is named there.
-    scheme: &'static str,
+    /// The proxies in front of this one.
+    trusted: Trusted,
     /// What stands in for the host of a request that names none.
     listen: String,
     offer_ttl: Duration,
@@ -106,10 +109,7 @@ impl Proxy {
         Ok(Self {
             sites,
             public_url: config.server.public_url.as_ref().map(origin_of),
-            scheme: match &config.server.public_url {
-                Some(url) if url.scheme() == "https" => "https",
-                _ => "http",
-            },
+            trusted: Trusted(config.server.trusted_proxies.clone()),
             listen: config.server.listen.to_string(),
             offer_ttl: config.server.offer_ttl,
             routes: parts.routes,
@@ -124,10 +124,19 @@ impl Proxy {
     }
 
     /// The URL of a resource as payers are told it (threat G6): the host was checked, the path is canonical.
-    fn resource_url(&self, host: Option<&str>, path: &str) -> String {
+    fn resource_url(&self, scheme: &str, host: Option<&str>, path: &str) -> String {
         match &self.public_url {
             Some(origin) => format!("{origin}{path}"),
-            None => format!("http://{}{path}", host.unwrap_or(&self.listen)),
+            None => format!("{scheme}://{}{path}", host.unwrap_or(&self.listen)),
+        }
+    }
+
+    /// `http` or `https`: as clients know the gateway. Whoever ends TLS before it is named in its public URL.
+    fn scheme(&self, session: &Session) -> &'static str {
+        match &self.public_url {
+            Some(origin) if origin.starts_with("https:") => "https",
+            Some(_) => "http",
+            None => self.trusted.scheme(session),
         }
     }
 }

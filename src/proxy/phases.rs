@@ -12,11 +12,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
 use super::admission::Stop;
+use super::connection::{self, Stage as Waiting};
 use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
-use super::upstream::client_address;
-use super::{Proxy, body, cors, head_deadline};
+use super::{Proxy, body, cors};
 use crate::config::RouteAction;
 use crate::telemetry::Stage;
 
@@ -38,8 +38,14 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// Runs first, and only once the whole head is there.
-    async fn early_request_filter(&self, _session: &mut Session, _context: &mut Context) -> Result<()> {
-        head_deadline::head_is_read();
+    async fn early_request_filter(&self, session: &mut Session, _context: &mut Context) -> Result<()> {
+        if let Some(connection) = connection::of(session)
+            && !session.is_http2()
+        {
+            let connection = std::sync::Arc::clone(connection);
+            let has_body = !session.as_mut().is_body_empty();
+            connection.enter(if has_body { Waiting::Body } else { Waiting::Open });
+        }
         Ok(())
     }
 
@@ -105,9 +111,9 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let Some(upstream) = &context.upstream else { return Err(Error::new_in(ErrorType::InternalError)) };
-        let client = client_address(session.client_addr());
+        let client = self.trusted.client(session);
         let host = session.req_header().headers.get(header::HOST);
-        let hop = Hop { client, host, scheme: self.scheme };
+        let hop = Hop { client, host, scheme: self.scheme(session) };
         headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_ref())?;
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
@@ -118,12 +124,15 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         piece: &mut Option<Bytes>,
-        _is_last: bool,
+        is_last: bool,
         context: &mut Context,
     ) -> Result<()> {
         body::put_back(&mut context.held_body, piece);
+        if is_last && let Some(connection) = connection::of(session) {
+            connection.enter(Waiting::Open);
+        }
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Parts;
 use crate::admin::AdminParts;
 use crate::config::{
-    AdminConfig, Config, LedgerConfig, LedgerUrl, Location, LogConfig, LogFormat, PaidRoute, Redeliver, RouteAction,
-    RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
+    AdminConfig, Config, LedgerConfig, LedgerUrl, LimitsConfig, Location, LogConfig, LogFormat, PaidRoute, Redeliver,
+    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
 };
 use crate::ledger::{Ledger, PaymentFilter, PaymentState, SqliteLedger};
 use crate::payment::tests::chain::FakeChain;
@@ -81,6 +81,17 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
     Config {
         file: "gateway.toml".into(),
         server: ServerConfig {
+            tls: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            limits: LimitsConfig {
+                connections: 1000,
+                connections_per_address: 1000,
+                head_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(75),
+                min_body_rate: 250,
+                min_response_rate: 250,
+            },
             listen: any_port,
             public_url: None,
             threads: 1,

@@ -1,7 +1,7 @@
 //! Origins: which server gets the next request, and whether one would answer at all.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -214,12 +214,6 @@ impl Target {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The address of a request's client: the peer's own, since no proxy in front is trusted yet.
-pub(super) fn client_address(peer: Option<&pingora::protocols::l4::socket::SocketAddr>) -> Option<IpAddr> {
-    // An IPv4 client on a dual-stack listener is the same client.
-    peer.and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod harness;
 
 mod crashes;
 mod disk;
+mod edge;
 mod forged;
 mod headers;
 mod lifetime;

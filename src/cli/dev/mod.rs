@@ -95,7 +95,7 @@ impl Shop {
             ports: GatewayPorts::find(args.port)?,
             chain: node.address(),
             origin: origin.address(),
-            _running: (node.start(false), origin.start(false)),
+            _running: (node.start(None), origin.start(None)),
             payer,
         };
         shop.state.write("gateway.toml", &shop.configuration(&gas_payer, seller.address))?;
