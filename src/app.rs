@@ -13,13 +13,13 @@ use tokio::runtime::Handle;
 use crate::admin::AdminParts;
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
-    self, Config, Diagnostics, LedgerUrl, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
+    self, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
 };
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
 use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
 use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
-use crate::proxy::Parts;
+use crate::proxy::{Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
 use crate::telemetry::Metrics;
@@ -113,6 +113,13 @@ impl Blueprint {
             for error in tls::load(&config.server.tls).err().into_iter().flatten() {
                 let (location, message) = (error.location, format!("server.tls: {}", error.message));
                 mistakes.push(config::Diagnostic { location, message, hint: None });
+            }
+            for upstream in &config.upstreams {
+                if let Err(why) = check_files(upstream) {
+                    let location = upstream.tls_client.as_ref().map_or(Location::default(), |client| client.location);
+                    let message = format!("upstreams.{}: {why}", upstream.name);
+                    mistakes.push(config::Diagnostic { location, message, hint: None });
+                }
             }
             match (routes, chains) {
                 (Ok(routes), Ok(chains)) => {

@@ -136,7 +136,16 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
     ("clap", &[("cli", "clap")]),
     ("anyhow", &[("cli", "anyhow")]),
     ("reqwest", &[("chain", "reqwest"), ("cli", "reqwest")]),
-    ("rustls", &[("chain", "rustls"), ("cli", "rustls"), ("server::tls", "rustls"), ("server", "rustls::Error")]),
+    (
+        "rustls",
+        &[
+            ("chain", "rustls"),
+            ("cli", "rustls"),
+            ("server::tls", "rustls"),
+            ("proxy::upstream::tls", "rustls"),
+            ("server", "rustls::Error"),
+        ],
+    ),
     // The gate, the books and the chains know no HTTP.
     (
         "http",

@@ -2,12 +2,7 @@
 //! looks for a typing error.
 
 /// Section and key; the section is the name of its type in `raw`.
-const LATER: &[(&str, &[&str])] = &[
-    ("Root", &["telemetry", "facilitator"]),
-    ("Upstream", &["balance", "health_check"]),
-    ("Network", &["grpc_url"]),
-    ("Route", &["websocket", "max_duration", "strip_prefix", "rewrite"]),
-];
+const LATER: &[(&str, &[&str])] = &[("Root", &["telemetry", "facilitator"]), ("Network", &["grpc_url"])];
 
 /// Networks by name that a later version will know.
 const LATER_NETWORKS: &[&str] = &["solana", "solana-devnet", "noble", "noble-testnet", "cosmoshub"];

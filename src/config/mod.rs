@@ -5,6 +5,7 @@
 
 mod diagnostic;
 mod finality;
+mod forward_path;
 mod later;
 mod leaf;
 mod model;
@@ -26,9 +27,9 @@ mod section;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Config, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers,
-    Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, TlsCertificate,
-    UpstreamConfig,
+    AdminConfig, Balance, Config, ForwardPath, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig,
+    LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig,
+    SettleMode, SignerSource, TlsCertificate, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

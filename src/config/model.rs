@@ -146,6 +146,18 @@ pub struct UpstreamConfig {
     pub tls: bool,
     /// The name for SNI and certificate check; the host of the server if absent.
     pub tls_server_name: Option<String>,
+    /// Certificates in PEM that the origin's must come from.
+    pub tls_ca: Option<PathBuf>,
+    /// What the gateway shows to the origin.
+    pub tls_client: Option<TlsCertificate>,
+    /// Whether to speak HTTP/2.
+    pub http2: bool,
+    /// Which server gets the next request.
+    pub balance: Balance,
+    /// How servers are asked how they are.
+    pub health: Option<HealthCheck>,
+    /// How long the whole answer may take.
+    pub total_timeout: Option<Duration>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
     /// How long the origin may be silent between two reads.
@@ -154,6 +166,32 @@ pub struct UpstreamConfig {
     pub write_timeout: Duration,
     /// Headers set on every request to this origin, for example its own credentials.
     pub set_headers: Vec<(http::HeaderName, Secret)>,
+}
+
+/// Which of an upstream's servers gets the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest requests running.
+    LeastConnections,
+    /// The same one for the same client address, as long as it is well.
+    ConsistentHash,
+}
+
+/// How servers are asked how they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The path, canonical.
+    pub path: String,
+    /// How often.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Answers in a row that make a server well, at least 1.
+    pub passes: u32,
+    /// Failures in a row that make it unwell, at least 1.
+    pub failures: u32,
 }
 
 /// Which EVM payers are taken.
@@ -247,6 +285,22 @@ pub struct RouteConfig {
     pub action: RouteAction,
     /// The upstream's name; none only for [`RouteAction::Deny`].
     pub upstream: Option<String>,
+    /// What becomes of the path on its way to the origin.
+    pub forward: ForwardPath,
+    /// How long a WebSocket may last; none if there may be none.
+    pub websocket: Option<Duration>,
+}
+
+/// What path the origin gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ForwardPath {
+    /// The request's own.
+    #[default]
+    Same,
+    /// Without this at its start, which ends at a `/` and doesn't hold it.
+    Without(String),
+    /// Another one, in which `{name}` stands for what the route's parameter of that name took.
+    Instead(String),
 }
 
 /// When the money moves.

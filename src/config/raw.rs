@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Word};
-use super::model::{LogFormat, Redeliver, SettleMode};
+use super::model::{Balance, LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
@@ -135,12 +135,36 @@ section! {
         tls: bool = false,
         /// The name that the origin's certificate must bear; without it the host of the server.
         tls_server_name: String,
+        /// The file with the certificates, in PEM, that the origin's must come from; without it those of this machine.
+        tls_ca: String,
+        /// The file with the certificate, in PEM, that the gateway shows to the origin.
+        tls_cert: String,
+        /// The file with that certificate's private key; readable by its owner only.
+        tls_key: String,
+        /// Whether to speak HTTP/2 to the origin: over TLS if it offers it, without TLS in any case.
+        http2: bool = false,
+        /// Which server gets the next request: in turn, the one with the fewest requests running, or always the same one for
+        /// a client's address.
+        balance: Balance = "round-robin",
+        /// The path that every server is asked for now and then; one that doesn't answer with 200 to 399 gets no requests.
+        /// Without it a server is as well as its connections.
+        health_check: String,
+        /// How often a server is asked.
+        health_interval: Duration = "5s",
+        /// How long a server may take to answer.
+        health_timeout: Duration = "2s",
+        /// Answers in a row that make a server well again.
+        health_passes: u64 = 2,
+        /// Failures in a row that make a server unwell.
+        health_failures: u64 = 3,
         /// How long a connection may take.
         connect_timeout: Duration = "5s",
         /// How long the origin may be silent.
         read_timeout: Duration = "60s",
         /// How long a write to the origin may take.
         write_timeout: Duration = "60s",
+        /// How long the whole answer may take; without it as long as it goes on.
+        total_timeout: Duration,
         /// Headers set on every request to this origin; secret values from env or file.
         set_headers: Named<TextOrSecret> = {},
     }
@@ -222,6 +246,14 @@ section! {
         pay_to: Named<String> = {},
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
+        /// The start of the path that the origin doesn't get.
+        strip_prefix: String,
+        /// The path that the origin gets instead; {name} stands for what a segment of the route's own path took.
+        rewrite: String,
+        /// Whether a request may become a WebSocket; the price then buys the connection.
+        websocket: bool = false,
+        /// How long a WebSocket may last.
+        max_duration: Duration = "1h",
     }
 }
 
@@ -290,6 +322,14 @@ impl Word for Kind {
 
 impl Word for PayerKind {
     const WORDS: &'static [(&'static str, Self)] = &[("eoa", Self::Eoa), ("contract", Self::Contract)];
+}
+
+impl Word for Balance {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("round-robin", Self::RoundRobin),
+        ("least-connections", Self::LeastConnections),
+        ("consistent-hash", Self::ConsistentHash),
+    ];
 }
 
 impl Word for LogFormat {

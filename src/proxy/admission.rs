@@ -14,8 +14,8 @@ use super::fingerprint::RequestIdentity;
 use super::intake::{self, Malformed};
 use super::respond::Answer;
 use super::upstream::PROBE_AGE_MAX;
-use super::{Proxy, connection, cors};
-use crate::config::{PaidRoute, RouteAction};
+use super::{Proxy, connection, cors, forward};
+use crate::config::{ForwardPath, PaidRoute, RouteAction, RouteConfig};
 use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
 use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize, normalize_host};
@@ -108,14 +108,14 @@ impl Proxy {
                 context.payment = Some(receipt.record().record.to_string());
                 context.receipt = Some(receipt);
                 context.outcome = Outcome::Undelivered;
-                return forward_canonical(session, &presented.target);
+                return forward_canonical(session, config.as_ref(), &presented.target);
             }
             // Price and configuration disagree: closed, whatever the reason.
             (RouteAction::Free, Some(_)) | (RouteAction::Paid(_), None) => return Err(Answer::internal().into()),
         }
-        if target.path_and_query().as_bytes() != head.raw_path() {
+        if target.path_and_query().as_bytes() != head.raw_path() || config.forward != ForwardPath::Same {
             let target = target.into_owned();
-            return forward_canonical(session, &target);
+            return forward_canonical(session, config.as_ref(), &target);
         }
         Ok(())
     }
@@ -236,9 +236,9 @@ impl Proxy {
 }
 
 /// What was matched is what is forwarded. The origin never gets a target that isn't in origin form (threat A6).
-fn forward_canonical(session: &mut Session, target: &CanonicalTarget<'_>) -> Result<(), Stop> {
+fn forward_canonical(session: &mut Session, route: &RouteConfig, target: &CanonicalTarget<'_>) -> Result<(), Stop> {
     let head = session.req_header_mut();
-    let wanted = target.path_and_query();
+    let Some(wanted) = forward::target(route, target) else { return Err(Answer::internal().into()) };
     let is_set = head.set_raw_path(wanted.as_bytes()).is_ok();
     if is_set && head.raw_path() == wanted.as_bytes() && head.raw_path().first() == Some(&b'/') {
         Ok(())

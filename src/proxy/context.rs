@@ -1,12 +1,12 @@
 //! What one request carries from phase to phase. Lives as long as the request, never as long as its connection (threat A18).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderValue;
 
-use super::upstream::Upstream;
+use super::upstream::{Running, Upstream};
 use crate::payment::Receipt;
 use crate::route::Route;
 
@@ -80,6 +80,10 @@ pub struct Context {
     pub(super) outcome: Outcome,
     pub(super) route: Option<Arc<Route>>,
     pub(super) upstream: Option<Arc<Upstream>>,
+    /// The request's share of its server.
+    pub(super) running: Option<Running>,
+    /// Whether it becomes a WebSocket, and for how long at most.
+    pub(super) websocket: Option<Duration>,
     /// Proof of payment. Without it nothing on a priced route is forwarded.
     pub(super) receipt: Option<Receipt>,
     /// The ledger row's id, for the log; outlives the receipt.
@@ -88,7 +92,7 @@ pub struct Context {
     pub(super) cors_origin: Option<HeaderValue>,
     /// Body bytes that were read for the digest and that pingora's own buffer doesn't hold.
     pub(super) held_body: Option<Bytes>,
-    /// When the request went to the origin.
+    /// When the request, or its last try, went to the origin.
     pub(super) forwarded: Option<Instant>,
     /// Connections tried so far.
     pub(super) connects: usize,
@@ -101,6 +105,8 @@ impl Context {
             outcome: Outcome::BadRequest,
             route: None,
             upstream: None,
+            running: None,
+            websocket: None,
             receipt: None,
             payment: None,
             cors_origin: None,

@@ -11,6 +11,7 @@ pub mod connection;
 mod context;
 mod cors;
 mod fingerprint;
+mod forward;
 mod headers;
 mod intake;
 mod page;
@@ -37,6 +38,7 @@ use crate::types::Clock;
 use client::Trusted;
 pub use context::Context;
 use upstream::Upstream;
+pub use upstream::check_files;
 
 /// All that the proxy is made of.
 pub struct Parts {
@@ -60,6 +62,9 @@ pub enum BuildError {
     /// A priced route came without its offers.
     #[error("route `{0}` is priced, but has no offers")]
     NotPriced(String),
+    /// An upstream's files can't be used.
+    #[error("upstream `{0}`: {1}")]
+    Upstream(String, String),
     /// A route's upstream does not exist.
     #[error("route `{0}` has no upstream")]
     NoUpstream(String),
@@ -94,7 +99,8 @@ impl Proxy {
     /// When a route lacks what its action needs: it must never be forwarded for want of a price.
     pub fn new(parts: Parts) -> Result<Self, BuildError> {
         let config = &parts.config;
-        let upstreams = upstream::by_name(&config.upstreams);
+        let upstreams = upstream::by_name(&config.upstreams).map_err(|(name, why)| BuildError::Upstream(name, why))?;
+        upstreams.values().for_each(Upstream::look_after);
         let mut sites = Vec::with_capacity(config.routes.len());
         for (index, route) in config.routes.iter().enumerate() {
             use crate::config::RouteAction::{Deny, Free, Paid};

@@ -16,6 +16,7 @@ use super::connection::{self, Stage as Waiting};
 use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
+use super::upstream::Wanted;
 use super::{Proxy, body, cors};
 use crate::config::RouteAction;
 use crate::telemetry::Stage;
@@ -75,7 +76,7 @@ impl ProxyHttp for Proxy {
     }
 
     /// May run again when a connection fails; no byte has left by then.
-    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         context.connects += 1;
         // The last line of defence for promise 1: a priced route without a receipt goes nowhere.
         let is_free = context.route.as_ref().is_some_and(|route| matches!(route.config().action, RouteAction::Free));
@@ -83,8 +84,14 @@ impl ProxyHttp for Proxy {
             return Err(Error::explain(ErrorType::InternalError, "no receipt for a priced route"));
         }
         let upstream = context.upstream.clone().ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
-        let peer = upstream.peer(context.receipt.is_some()).await;
-        peer.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))
+        let wanted = Wanted {
+            client: self.trusted.client(session),
+            is_paid: context.receipt.is_some(),
+            is_websocket: context.websocket.is_some(),
+        };
+        let (peer, running) = upstream.peer(wanted).await.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
+        context.running = Some(running);
+        Ok(peer)
     }
 
     fn fail_to_connect(
@@ -115,9 +122,9 @@ impl ProxyHttp for Proxy {
         let host = session.req_header().headers.get(header::HOST);
         let hop = Hop { client, host, scheme: self.scheme(session) };
         headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_ref())?;
+        context.forwarded = Some(Instant::now());
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
-            context.forwarded = Some(Instant::now());
         }
         Ok(())
     }
@@ -146,6 +153,15 @@ impl ProxyHttp for Proxy {
         is_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_origins = *error.esource() == pingora::ErrorSource::Upstream;
+        // A connection that was kept for reuse may have been closed for good reasons.
+        if is_origins
+            && !is_reused
+            && session.response_written().is_none()
+            && let (Some(upstream), Some(running)) = (&context.upstream, &context.running)
+        {
+            upstream.ended(running, false);
+        }
         let may_repeat = context.receipt.is_none()
             && context.held_body.is_none()
             && session.req_header().method.is_idempotent()
@@ -165,6 +181,9 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         headers::strip_response(head);
+        if let (Some(upstream), Some(running)) = (&context.upstream, &context.running) {
+            upstream.ended(running, true);
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // No upgrade was asked for, so this would be a tunnel past everything here (threat A12).
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "the origin switched protocols unasked");
@@ -180,6 +199,22 @@ impl ProxyHttp for Proxy {
             cors::expose(head, origin)?;
         }
         Ok(())
+    }
+
+    /// The answer as a whole has its time, however lively its origin is.
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _piece: &mut Option<Bytes>,
+        is_last: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        let limit = context.upstream.as_ref().and_then(|upstream| upstream.config().total_timeout);
+        let is_over = limit.zip(context.forwarded).is_some_and(|(limit, forwarded)| forwarded.elapsed() > limit);
+        if is_over && !is_last {
+            return Err(Error::explain(ErrorType::ReadTimedout, "total_timeout").into_up());
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {

@@ -29,6 +29,12 @@ pub(crate) fn upstream(servers: &[&str]) -> UpstreamConfig {
         servers: servers.iter().map(|server| (*server).to_owned()).collect(),
         tls: false,
         tls_server_name: None,
+        tls_ca: None,
+        tls_client: None,
+        http2: false,
+        balance: crate::config::Balance::RoundRobin,
+        health: None,
+        total_timeout: None,
         connect_timeout: Duration::from_secs(1),
         read_timeout: Duration::from_secs(5),
         write_timeout: Duration::from_secs(5),
@@ -65,6 +71,8 @@ pub(crate) fn paid_route() -> PaidRoute {
 pub(crate) fn route(key: &str, action: RouteAction) -> RouteConfig {
     let (methods, path) = key.split_once(' ').unwrap_or(("", key));
     RouteConfig {
+        forward: crate::config::ForwardPath::Same,
+        websocket: None,
         key: key.to_owned(),
         location: Location::default(),
         methods: methods.split(',').filter(|method| !method.is_empty()).map(|method| method.parse().unwrap()).collect(),

@@ -27,3 +27,4 @@ mod paying;
 mod races;
 mod requests;
 mod tokens;
+mod upstreams;

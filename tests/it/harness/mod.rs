@@ -11,7 +11,7 @@ mod shop;
 pub use chaos::Fault;
 pub use http::{Answer, Call};
 pub use node::{OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
-pub use origin::Serve;
+pub use origin::{Origin, Serve};
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use shop::{PRICE, Plan, Shop, paid};
 
