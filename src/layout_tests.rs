@@ -128,6 +128,8 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
     ("k256", &[("chain::cosmos", "k256"), ("cli", "k256"), ("devnet", "k256")]),
     ("pingora", &[("proxy", "pingora"), ("server", "pingora"), ("admin", "pingora"), ("devnet", "pingora")]),
     ("revm", &[("devnet", "revm")]),
+    // What a reload replaces lives in one place.
+    ("arc_swap", &[("proxy::snapshot", "arc_swap")]),
     ("sqlx", &[("ledger", "sqlx")]),
     ("toml", &[("config", "toml")]),
     ("matchit", &[("route", "matchit")]),

@@ -3,6 +3,7 @@
 //! Knows no chain library and no proxy: it checks all that can be known from the file alone, and reports every mistake at
 //! once with file, line and column.
 
+mod changes;
 mod diagnostic;
 mod finality;
 mod forward_path;
@@ -25,6 +26,7 @@ mod secret;
 mod secret_source;
 mod section;
 
+pub use changes::{changed_networks, restart_only};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
     AdminConfig, Balance, Config, ForwardPath, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig,

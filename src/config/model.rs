@@ -136,7 +136,7 @@ pub enum LogFormat {
 }
 
 /// `[upstreams.NAME]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// The name routes use.
     pub name: String,

@@ -13,6 +13,7 @@ use super::context::{Context, Outcome};
 use super::fingerprint::RequestIdentity;
 use super::intake::{self, Malformed};
 use super::respond::Answer;
+use super::snapshot::Snapshot;
 use super::upstream::PROBE_AGE_MAX;
 use super::{Proxy, connection, cors, forward};
 use crate::config::{ForwardPath, PaidRoute, RouteAction, RouteConfig};
@@ -43,6 +44,7 @@ impl From<Malformed> for Stop {
 
 /// A request to a priced route, free of the session's buffers.
 struct Presented<'a> {
+    snapshot: Arc<Snapshot>,
     route: Arc<Route>,
     paid: &'a PaidRoute,
     priced: Arc<PricedRoute>,
@@ -64,7 +66,9 @@ impl Proxy {
             intake::check(&raw, session.req_header())?;
         }
         self.check_server_name(session)?;
-        let scheme = self.scheme(session);
+        let snapshot = self.current.get().ok_or_else(Answer::internal)?;
+        context.snapshot = Some(Arc::clone(&snapshot));
+        let scheme = snapshot.public_scheme().unwrap_or_else(|| self.trusted.scheme(session));
         let head = session.req_header();
         if head.method == Method::OPTIONS && head.raw_path() == b"*" {
             return Err(Answer::server_options().into());
@@ -75,18 +79,21 @@ impl Proxy {
             return Err(Answer::method_not_allowed(&COMMON_METHODS).into());
         }
         if let Some(asked) = cors::preflight_for(&head.method, &head.headers) {
-            self.answer_preflight(head.headers.get(header::ORIGIN), host, &target, &asked)?;
+            answer_preflight(&snapshot, head.headers.get(header::ORIGIN), host, &target, &asked)?;
         }
-        let route = match self.routes.find(host, &target, &head.method) {
+        let route = match snapshot.routes.find(host, &target, &head.method) {
             RouteMatch::Route(route) => route,
             RouteMatch::NotFound => return Err(Answer::not_found().into()),
             RouteMatch::MethodNotAllowed { allow } => return Err(Answer::method_not_allowed(&allow).into()),
             RouteMatch::Ambiguous => return Err(Malformed::Path.into()),
         };
         context.route = Some(Arc::clone(&route));
-        let Some(site) = self.site(&route) else { return Err(Answer::internal().into()) };
+        let Some(site) = snapshot.site(&route) else { return Err(Answer::internal().into()) };
         context.upstream.clone_from(&site.upstream);
         let config = Arc::clone(route.config());
+        if intake::asks_for_websocket(head) {
+            context.websocket = Some(config.websocket.ok_or(Malformed::Upgrade)?);
+        }
         match (&config.action, &site.priced) {
             (RouteAction::Deny, _) => return Err(Answer::not_found().into()),
             (RouteAction::Free, None) => context.outcome = Outcome::Free,
@@ -97,12 +104,22 @@ impl Proxy {
                 if v2.is_empty() && v1.is_empty() {
                     let path = target.path().as_str();
                     let query = target.query();
-                    let asked = Asked { route: &route, priced, scheme, host, path, query, headers: &head.headers };
+                    let asked = Asked {
+                        snapshot: &snapshot,
+                        route: &route,
+                        priced,
+                        scheme,
+                        host,
+                        path,
+                        query,
+                        headers: &head.headers,
+                    };
                     return Err(self.ask_payment(&asked).into());
                 }
                 let priced = Arc::clone(priced);
                 let (host, target) = (host.map(str::to_owned), target.into_owned());
-                let presented = Presented { route, paid, priced, scheme, host, target, v2, v1 };
+                let snapshot = Arc::clone(&snapshot);
+                let presented = Presented { snapshot, route, paid, priced, scheme, host, target, v2, v1 };
                 // Boxed, so that free requests don't carry its state around.
                 let receipt = Box::pin(self.take_payment(session, context, &presented)).await?;
                 context.payment = Some(receipt.record().record.to_string());
@@ -132,29 +149,6 @@ impl Proxy {
             return Ok(());
         }
         Err(Malformed::OtherServer)
-    }
-
-    /// Preflights of known paths are answered here and free. They are the origin's affair where `OPTIONS` itself is free.
-    fn answer_preflight(
-        &self,
-        origin: Option<&HeaderValue>,
-        host: Option<&str>,
-        target: &CanonicalTarget<'_>,
-        asked: &Method,
-    ) -> Result<(), Answer> {
-        let (Some(origin), false) = (origin, intake::is_never_allowed(asked)) else { return Ok(()) };
-        if let RouteMatch::Route(route) = self.routes.find(host, target, &Method::OPTIONS)
-            && !matches!(route.config().action, RouteAction::Paid(_))
-        {
-            return Ok(());
-        }
-        let methods = match self.routes.find(host, target, asked) {
-            RouteMatch::Route(route) if matches!(route.config().action, RouteAction::Deny) => return Ok(()),
-            RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
-            RouteMatch::Route(_) => vec![asked.clone()],
-            RouteMatch::MethodNotAllowed { allow } => allow,
-        };
-        Err(Answer::preflight(origin, &methods))
     }
 
     /// Takes the payment: from here on, what is refused costs nothing until the gate says that the money moved.
@@ -212,6 +206,12 @@ impl Proxy {
             // Dropping the receipt leaves the delivery uncounted: nothing has reached the origin.
             return Err(Stop::ClientGone);
         }
+        // Of a long body nothing was asked for until now.
+        if session.req_header_mut().remove_header(&header::EXPECT).is_some()
+            && session.as_mut().write_continue_response().await.is_err()
+        {
+            return Err(Stop::ClientGone);
+        }
         Ok(*receipt)
     }
 
@@ -222,6 +222,7 @@ impl Proxy {
         }
         Answer::decision(decision, |reason| {
             let asked = Asked {
+                snapshot: &presented.snapshot,
                 route: &presented.route,
                 priced: &presented.priced,
                 scheme: presented.scheme,
@@ -233,6 +234,29 @@ impl Proxy {
             self.terms(&asked, reason, false)
         })
     }
+}
+
+/// Preflights of known paths are answered here and free. They are the origin's affair where `OPTIONS` itself is free.
+fn answer_preflight(
+    snapshot: &Snapshot,
+    origin: Option<&HeaderValue>,
+    host: Option<&str>,
+    target: &CanonicalTarget<'_>,
+    asked: &Method,
+) -> Result<(), Answer> {
+    let (Some(origin), false) = (origin, intake::is_never_allowed(asked)) else { return Ok(()) };
+    if let RouteMatch::Route(route) = snapshot.routes.find(host, target, &Method::OPTIONS)
+        && !matches!(route.config().action, RouteAction::Paid(_))
+    {
+        return Ok(());
+    }
+    let methods = match snapshot.routes.find(host, target, asked) {
+        RouteMatch::Route(route) if matches!(route.config().action, RouteAction::Deny) => return Ok(()),
+        RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
+        RouteMatch::Route(_) => vec![asked.clone()],
+        RouteMatch::MethodNotAllowed { allow } => allow,
+    };
+    Err(Answer::preflight(origin, &methods))
 }
 
 /// What was matched is what is forwarded. The origin never gets a target that isn't in origin form (threat A6).

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use pingora::http::ResponseHeader;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -33,6 +34,8 @@ pub struct Connection {
     pub tls: Option<ServerName>,
     /// [`Stage`] plus [`STAGES`] times the number of changes, so that two requests' stages differ.
     stage: AtomicU64,
+    /// How long [`Stage::Open`] may last; 0 for as long as it likes.
+    open_for_millis: AtomicU64,
 }
 
 /// The server name of a TLS handshake.
@@ -42,7 +45,12 @@ impl Connection {
     /// A connection that was just made; the first head is due.
     #[must_use]
     pub fn new(client: IpAddr, tls: Option<ServerName>) -> Self {
-        Self { client: client.to_canonical(), tls, stage: AtomicU64::new(Stage::Head as u64) }
+        Self {
+            client: client.to_canonical(),
+            tls,
+            stage: AtomicU64::new(Stage::Head as u64),
+            open_for_millis: AtomicU64::new(0),
+        }
     }
 
     /// What the connection waits for, and a number that is another one after every change.
@@ -63,6 +71,19 @@ impl Connection {
         // Only the connection's own task changes it, so nothing can come between.
         let changes = self.stage.load(Ordering::Relaxed) / STAGES;
         self.stage.store(changes.wrapping_add(1).wrapping_mul(STAGES).wrapping_add(stage as u64), Ordering::Relaxed);
+    }
+
+    /// It became something else than HTTP, and ends after this.
+    pub(super) fn end_after(&self, duration: Duration) {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.open_for_millis.store(millis, Ordering::Relaxed);
+        self.enter(Stage::Open);
+    }
+
+    /// How long the connection may go on as it is, if there is an end to it.
+    #[must_use]
+    pub fn open_for(&self) -> Option<Duration> {
+        Some(self.open_for_millis.load(Ordering::Relaxed)).filter(|millis| *millis > 0).map(Duration::from_millis)
     }
 
     /// Pingora's own place for what a listener knows of a connection.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::snapshot::Snapshot;
 use super::upstream::{Running, Upstream};
 use crate::payment::Receipt;
 use crate::route::Route;
@@ -78,6 +79,8 @@ impl Outcome {
 pub struct Context {
     pub(super) started: Instant,
     pub(super) outcome: Outcome,
+    /// What was in force when the request began.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) route: Option<Arc<Route>>,
     pub(super) upstream: Option<Arc<Upstream>>,
     /// The request's share of its server.
@@ -103,6 +106,7 @@ impl Context {
         Self {
             started: Instant::now(),
             outcome: Outcome::BadRequest,
+            snapshot: None,
             route: None,
             upstream: None,
             running: None,

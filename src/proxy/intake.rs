@@ -85,7 +85,7 @@ pub(super) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
     check_framing(raw, head)?;
     check_host(head)?;
     check_connection(&head.headers)?;
-    check_upgrade(&head.headers)
+    check_upgrade(head)
 }
 
 /// Checks the head of an HTTP/2 request, and gives it the `Host` that an HTTP/1 request has, so that all that follows need
@@ -216,10 +216,31 @@ fn check_connection(fields: &HeaderMap) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Upgrades are refused (contract §3), but for `h2c`, which common clients offer with every request and which is dropped.
-fn check_upgrade(fields: &HeaderMap) -> Result<(), Malformed> {
+/// Upgrades are refused (contract §3), but for `h2c`, which common clients offer with every request and which is dropped,
+/// and for a WebSocket's, which the route may allow.
+fn check_upgrade(head: &RequestHeader) -> Result<(), Malformed> {
     let is_h2c = |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c");
-    if fields.get_all(header::UPGRADE).iter().all(is_h2c) { Ok(()) } else { Err(Malformed::Upgrade) }
+    if head.headers.get_all(header::UPGRADE).iter().all(is_h2c) || asks_for_websocket(head) {
+        Ok(())
+    } else {
+        Err(Malformed::Upgrade)
+    }
+}
+
+/// Whether a request is the opening handshake of a WebSocket (RFC 6455 §4.1), without a body that could be mistaken for
+/// what follows it.
+pub(super) fn asks_for_websocket(head: &RequestHeader) -> bool {
+    let mut upgrades = head.headers.get_all(header::UPGRADE).iter();
+    let (Some(upgrade), None) = (upgrades.next(), upgrades.next()) else { return false };
+    let connections = head.headers.get_all(header::CONNECTION).iter();
+    let mut tokens = connections.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT];
+    upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        && head.method == Method::GET
+        && head.version == Version::HTTP_11
+        && head.headers.contains_key(header::SEC_WEBSOCKET_KEY)
+        && !framed.iter().any(|name| head.headers.contains_key(name))
 }
 
 /// Methods that no route can have (threat A9).
@@ -316,6 +337,16 @@ mod tests {
         assert_eq!(checked(&[("Host", "h"), ("Upgrade", "websocket")]), Err(Malformed::Upgrade));
         assert_eq!(checked(&[("Host", "h"), ("Upgrade", "h2c, foo")]), Err(Malformed::Upgrade));
         assert_eq!(checked(&[("Host", "h"), ("Upgrade", "h2c")]), Ok(()));
+        let whole = [("Host", "h"), ("Upgrade", "WebSocket"), ("Connection", "a, Upgrade"), ("Sec-WebSocket-Key", "x")];
+        assert_eq!(checked(&whole), Ok(()));
+        for missing in 1..whole.len() {
+            let fields: Vec<_> =
+                whole.iter().enumerate().filter(|(index, _)| *index != missing).map(|(_, field)| *field).collect();
+            assert_eq!(checked(&fields).is_ok(), missing == 1);
+        }
+        for more in [("Content-Length", "0"), ("Upgrade", "websocket"), ("Expect", "100-continue")] {
+            assert_eq!(checked(&[&whole[..], &[more]].concat()), Err(Malformed::Upgrade), "{more:?}");
+        }
     }
 
     #[test]

@@ -55,8 +55,10 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         match self.admit(session, context).await {
             Ok(()) => {
-                // `h2c` was offered and isn't taken up.
-                session.req_header_mut().remove_header(&header::UPGRADE);
+                if context.websocket.is_none() {
+                    // `h2c` was offered and isn't taken up.
+                    session.req_header_mut().remove_header(&header::UPGRADE);
+                }
                 Ok(false)
             }
             Err(Stop::Answer(answer)) => {
@@ -120,7 +122,9 @@ impl ProxyHttp for Proxy {
         let Some(upstream) = &context.upstream else { return Err(Error::new_in(ErrorType::InternalError)) };
         let client = self.trusted.client(session);
         let host = session.req_header().headers.get(header::HOST);
-        let hop = Hop { client, host, scheme: self.scheme(session) };
+        let public = context.snapshot.as_ref().and_then(|snapshot| snapshot.public_scheme());
+        let scheme = public.unwrap_or_else(|| self.trusted.scheme(session));
+        let hop = Hop { client, host, scheme };
         headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_ref())?;
         context.forwarded = Some(Instant::now());
         if let Some(receipt) = &mut context.receipt {
@@ -176,13 +180,22 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
         headers::strip_response(head);
         if let (Some(upstream), Some(running)) = (&context.upstream, &context.running) {
             upstream.ended(running, true);
+        }
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(duration)) = (head.status, context.websocket) {
+            // Without a connection to end there would be no end to it.
+            let connection = connection::of(session).ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
+            connection.end_after(duration);
+            if let Some(receipt) = &context.receipt {
+                headers::mark_paid(head, receipt)?;
+            }
+            return Ok(());
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // No upgrade was asked for, so this would be a tunnel past everything here (threat A12).
@@ -219,7 +232,8 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
         let paid = context.receipt.as_ref().map(|receipt| (receipt.response(), receipt.is_good_for_another()));
-        let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let is_websocket = has_switched(session);
+        let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational()) || is_websocket;
         let answer = Answer::failure(error, paid.as_ref().map(|(outcome, is_good)| (outcome, *is_good)))
             .filter(|_answer| !is_begun);
         let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
@@ -230,7 +244,9 @@ impl ProxyHttp for Proxy {
             (None, false) => Outcome::OriginError,
         };
         let (route, payment) = (route_name(context), context.payment.as_deref());
-        if payment.is_none() && *error.esource() == pingora::ErrorSource::Downstream {
+        if is_websocket {
+            tracing::debug!(%error, route, payment, "A WebSocket ended.");
+        } else if payment.is_none() && *error.esource() == pingora::ErrorSource::Downstream {
             // Clients come and go; a flood of them must not fill the log.
             tracing::debug!(%error, route, "A client went away.");
         } else {
@@ -250,7 +266,8 @@ impl ProxyHttp for Proxy {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
         if let Some(receipt) = context.receipt.take() {
             // No error means that the last byte was written and flushed; a cut-off origin or client is one.
-            let is_served = error.is_none() && (200..500).contains(&status);
+            // A WebSocket is what was paid for, however it ends.
+            let is_served = error.is_none() && (200..500).contains(&status) || has_switched(session);
             if let Some(forwarded) = context.forwarded {
                 self.metrics.stage(Stage::Deliver, forwarded.elapsed());
             }
@@ -290,6 +307,11 @@ impl ProxyHttp for Proxy {
     fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
         true
     }
+}
+
+/// Whether the client was told that its connection is a WebSocket now.
+fn has_switched(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| head.status == StatusCode::SWITCHING_PROTOCOLS)
 }
 
 /// A bounded label: the route's key, or a dash for what no route took.

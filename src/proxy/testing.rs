@@ -179,6 +179,7 @@ impl TestGate {
             gate: self.gate.clone(),
             clock: Arc::new(SystemClock),
             metrics: self.metrics.clone(),
+            current: Arc::default(),
         }
     }
 
@@ -186,7 +187,8 @@ impl TestGate {
         AdminParts {
             config: config.admin.clone(),
             schemes: vec![self.chain.clone()],
-            has_priced_routes: true,
+            has_priced_routes: Arc::new(true.into()),
+            reloader: None,
             ledger: self.ledger.clone(),
             metrics: self.metrics.clone(),
         }

@@ -51,7 +51,10 @@ impl<S: IO> Guarded<S> {
             Stage::Idle => self.deadline.poll(number, self.limits.idle_timeout, context).map(Ok),
             Stage::Head => self.deadline.poll(number, self.limits.head_timeout, context).map(|()| too_slow()),
             Stage::Body => self.reading.poll_overdue(context).map(|()| too_slow()),
-            Stage::Open => Poll::Pending,
+            Stage::Open => match self.connection.open_for() {
+                Some(limit) => self.deadline.poll(number, limit, context).map(|()| too_slow()),
+                None => Poll::Pending,
+            },
         }
     }
 

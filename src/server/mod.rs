@@ -181,6 +181,14 @@ pub fn termination() -> std::io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
+/// SIGHUPs, each of which asks for the configuration to be read again; from now on none of them ends the process.
+///
+/// # Errors
+/// When the process may not listen for signals.
+pub fn hangups() -> std::io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+}
+
 /// Pingora panics over a certificate store that it can't read, so it is read here first.
 fn check_certificates() -> Result<(), ServeError> {
     let mut store = RootCertStore::empty();

@@ -25,6 +25,8 @@ mod origins;
 mod payers;
 mod paying;
 mod races;
+mod reload;
 mod requests;
 mod tokens;
 mod upstreams;
+mod websockets;

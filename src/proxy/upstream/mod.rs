@@ -5,7 +5,6 @@ mod health;
 mod target;
 mod tls;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -55,13 +54,30 @@ pub(super) struct Wanted {
     pub is_websocket: bool,
 }
 
-/// All upstreams by name.
+/// All upstreams. One that is configured as before goes on as it is; files may have changed, so one that reads any is built
+/// anew.
 ///
 /// # Errors
 /// The first whose files can't be used, and what is wrong with them.
-pub(super) fn by_name(configs: &[UpstreamConfig]) -> Result<HashMap<&str, Arc<Upstream>>, (String, String)> {
-    let build = |config: &UpstreamConfig| Upstream::new(config.clone()).map_err(|error| (config.name.clone(), error));
-    configs.iter().map(|config| Ok((config.name.as_str(), Arc::new(build(config)?)))).collect()
+pub(super) fn all(
+    configs: &[UpstreamConfig],
+    before: &[Arc<Upstream>],
+) -> Result<Vec<Arc<Upstream>>, (String, String)> {
+    let mut upstreams = Vec::with_capacity(configs.len());
+    for config in configs {
+        let reads_files = config.tls_ca.is_some() || config.tls_client.is_some();
+        let same = before.iter().find(|known| !reads_files && known.config == *config);
+        upstreams.push(match same {
+            Some(same) => Arc::clone(same),
+            None => {
+                let new = Upstream::new(config.clone()).map_err(|error| (config.name.clone(), error))?;
+                let new = Arc::new(new);
+                new.look_after();
+                new
+            }
+        });
+    }
+    Ok(upstreams)
 }
 
 /// What is wrong with the files that an upstream's TLS needs.
