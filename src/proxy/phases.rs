@@ -24,6 +24,9 @@ use crate::telemetry::Stage;
 /// How long a client may leave a write waiting.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a WebSocket must last to be worth its price, if nothing is said on it.
+const WEBSOCKET_MIN: Duration = Duration::from_secs(1);
+
 /// Most connections tried for one request.
 const CONNECTS_MAX: usize = 4;
 
@@ -266,8 +269,7 @@ impl ProxyHttp for Proxy {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
         if let Some(receipt) = context.receipt.take() {
             // No error means that the last byte was written and flushed; a cut-off origin or client is one.
-            // A WebSocket is what was paid for, however it ends.
-            let is_served = error.is_none() && (200..500).contains(&status) || has_switched(session);
+            let is_served = error.is_none() && (200..500).contains(&status) || was_websocket(session, context);
             if let Some(forwarded) = context.forwarded {
                 self.metrics.stage(Stage::Deliver, forwarded.elapsed());
             }
@@ -312,6 +314,12 @@ impl ProxyHttp for Proxy {
 /// Whether the client was told that its connection is a WebSocket now.
 fn has_switched(session: &Session) -> bool {
     session.response_written().is_some_and(|head| head.status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether a WebSocket was of use to anybody: one that ended at once, without a byte in either direction, was not.
+fn was_websocket(session: &Session, context: &Context) -> bool {
+    let has_lasted = context.forwarded.is_some_and(|forwarded| forwarded.elapsed() >= WEBSOCKET_MIN);
+    has_switched(session) && (has_lasted || session.body_bytes_read() > 0 || session.body_bytes_sent() > 0)
 }
 
 /// A bounded label: the route's key, or a dash for what no route took.

@@ -4,6 +4,7 @@ mod balance;
 mod health;
 mod target;
 mod tls;
+mod upgrade;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -128,7 +129,10 @@ impl Upstream {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let target = balance::choose(self.config.balance, &targets, wanted.client, turn, self.now())?;
         let mut peer = self.peer_to(target, wanted.is_websocket);
-        if wanted.is_paid {
+        if wanted.is_websocket {
+            peer.options.custom_l4 = Some(Arc::new(upgrade::Patiently));
+        }
+        if wanted.is_paid || wanted.is_websocket {
             peer.group_key = self.paid.fetch_add(1, Ordering::Relaxed).max(1);
             peer.options.idle_timeout = Some(PAID_IDLE);
         }
