@@ -36,6 +36,7 @@ const INTERNAL: &[(&str, &[&str])] = &[
             "ledger::PaymentId",
             "ledger::PaymentRecord",
             "ledger::RecordId",
+            "ledger::SettledBlock",
             "ledger::Settlement",
         ],
     ),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::runtime::Handle;
 
 use crate::admin::{AdminParts, Reload};
@@ -21,7 +21,7 @@ use crate::config::{
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
 use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
-use crate::protocol::{EXACT, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
+use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
 use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
@@ -34,9 +34,6 @@ const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often gauges are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
-
-/// Decimals of an EVM chain's native currency.
-const NATIVE_DECIMALS: u8 = 18;
 
 /// The ledger's name for the key that seals quotes.
 const QUOTE_KEY_NAME: &str = "quote_key";
@@ -290,7 +287,7 @@ fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<M
             let market = Market {
                 scheme: find(network)? as Arc<dyn Scheme>,
                 wait_for: network.wait_for,
-                confirmations: network.confirmations,
+                confirmations: network.confirmations(),
                 pay_to_exclusive: network.pay_to_exclusive,
                 settle_timeout: network.settle_timeout,
             };
@@ -331,8 +328,8 @@ fn price_route(
         .offers
         .iter()
         .filter_map(|offer| {
-            let terms = terms(offer, paid.max_timeout);
             let market = markets.get(&offer.network).map(Arc::clone)?;
+            let terms = terms(offer, paid.max_timeout, market.scheme.as_ref());
             Some(PricedOffer { offer: Offer::new(&route.key, terms), market, wait_for: offer.wait_for })
         })
         .collect();
@@ -340,15 +337,15 @@ fn price_route(
         description: paid.description.clone(),
         mime_type: paid.mime_type.clone(),
         output_schema: paid.output_schema.clone(),
+        identifier: paid.payment_identifier,
     };
-    PricedRoute::new(route.key.clone(), offers, resource).map(Arc::new).map(Some)
+    PricedRoute::new(route.key.clone(), offers, resource, paid.vitwit).map(Arc::new).map(Some)
 }
 
-fn terms(offer: &RouteOffer, max_timeout: Duration) -> PaymentRequirements {
-    let mut extra = Map::new();
-    if let Some(domain) = &offer.asset.eip712 {
-        extra.insert("name".to_owned(), Value::from(domain.name.as_str()));
-        extra.insert("version".to_owned(), Value::from(domain.version.as_str()));
+fn terms(offer: &RouteOffer, max_timeout: Duration, scheme: &dyn Scheme) -> PaymentRequirements {
+    let mut extra = scheme.terms_extra(&offer.asset.id);
+    if let Some(memo) = &offer.memo {
+        extra.insert(MEMO_KEY.to_owned(), Value::from(memo.as_str()));
     }
     PaymentRequirements {
         scheme: EXACT.to_owned(),
@@ -372,7 +369,7 @@ async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
             for (index, signer) in chain.signer_balances().into_iter().enumerate() {
                 if let Some(balance) = signer.balance {
                     // Labels stay free of addresses (threat G2).
-                    let units = DecimalAmount::from_atomic(balance, NATIVE_DECIMALS).to_string();
+                    let units = DecimalAmount::from_atomic(balance, chain.native_decimals()).to_string();
                     metrics.signer_balance(network, &index.to_string(), units.parse().unwrap_or(f64::NAN));
                 }
             }
@@ -410,6 +407,7 @@ mod tests {
             valid_until: UnixMillis::from_secs(4_000_000_000),
             signer: Some(signer.clone()),
             claimed_at: SystemClock.now(),
+            identifier: None,
         }
     }
 

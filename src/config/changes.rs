@@ -1,6 +1,9 @@
 //! What a running gateway can't take up from a changed configuration: listeners, the books, and how networks are spoken to.
 
-use super::model::{Config, NetworkConfig, ServerConfig, SignerSource, TlsCertificate};
+use super::model::{
+    ChainConfig, Config, CosmosConfig, EvmConfig, NetworkConfig, ServerConfig, SignerSource, SolanaConfig,
+    TlsCertificate,
+};
 use crate::types::Network;
 
 /// The keys that differ and that only a restart changes (contract §4).
@@ -67,36 +70,56 @@ pub fn changed_networks(old: &Config, new: &Config) -> (Vec<Network>, Vec<Networ
 }
 
 fn is_same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
+    // A key that is added must be compared here, unless only routes go by it.
     let NetworkConfig {
         network,
         name: _,
-        rpc_urls,
-        signers,
-        pay_to,
+        chain,
+        // Routes hold their own.
+        pay_to: _,
         pay_to_exclusive,
-        payers,
         max_window,
-        confirmations,
         assets,
         wait_for,
-        max_fee,
         settle_timeout,
         location: _,
     } = one;
-    // Both decide only what routes offer, and what they offer is taken up.
-    let _of_the_routes = pay_to;
     *network == other.network
-        && *rpc_urls == other.rpc_urls
-        && signers.len() == other.signers.len()
-        && signers.iter().zip(&other.signers).all(|(one, other)| is_same_signer(one, other))
+        && is_same_chain(chain, &other.chain)
         && *pay_to_exclusive == other.pay_to_exclusive
-        && *payers == other.payers
         && *max_window == other.max_window
-        && *confirmations == other.confirmations
         && *assets == other.assets
         && *wait_for == other.wait_for
-        && *max_fee == other.max_fee
         && *settle_timeout == other.settle_timeout
+}
+
+fn is_same_chain(one: &ChainConfig, other: &ChainConfig) -> bool {
+    match (one, other) {
+        (ChainConfig::Evm(one), ChainConfig::Evm(other)) => {
+            let EvmConfig { rpc_urls, signers, payers, confirmations, max_fee } = one;
+            *rpc_urls == other.rpc_urls
+                && are_same_signers(signers, &other.signers)
+                && *payers == other.payers
+                && *confirmations == other.confirmations
+                && *max_fee == other.max_fee
+        }
+        (ChainConfig::Solana(one), ChainConfig::Solana(other)) => {
+            let SolanaConfig { rpc_urls, signers, max_fee, genesis_hash } = one;
+            *rpc_urls == other.rpc_urls
+                && are_same_signers(signers, &other.signers)
+                && *max_fee == other.max_fee
+                && *genesis_hash == other.genesis_hash
+        }
+        (ChainConfig::Cosmos(one), ChainConfig::Cosmos(other)) => {
+            let CosmosConfig { grpc_urls, bech32_prefix } = one;
+            *grpc_urls == other.grpc_urls && *bech32_prefix == other.bech32_prefix
+        }
+        (ChainConfig::Evm(_) | ChainConfig::Solana(_) | ChainConfig::Cosmos(_), _) => false,
+    }
+}
+
+fn are_same_signers(one: &[SignerSource], other: &[SignerSource]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same_signer(one, other))
 }
 
 fn is_same_signer(one: &SignerSource, other: &SignerSource) -> bool {
@@ -145,7 +168,8 @@ mod tests {
             assert_eq!(changed_networks(&old, &config("", network, route)), (vec![Network::evm(84532)], vec![]));
         }
         let mut keyed = config("", url, route);
-        keyed.networks[0].signers =
+        let ChainConfig::Evm(evm) = &mut keyed.networks[0].chain else { panic!("not EVM") };
+        evm.signers =
             vec![SignerSource::Key { key: crate::config::Secret::new("33".repeat(32)), location: Default::default() }];
         assert_eq!(changed_networks(&old, &keyed).0.len(), 1);
         keyed.networks.clear();

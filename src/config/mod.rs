@@ -15,6 +15,8 @@ mod raw;
 mod reader;
 mod resolve;
 mod resolve_asset;
+mod resolve_chain;
+mod resolve_identity;
 mod resolve_network;
 mod resolve_price;
 mod resolve_route;
@@ -29,9 +31,9 @@ mod section;
 pub use changes::{changed_networks, restart_only};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Balance, Config, ForwardPath, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig,
-    LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig,
-    SettleMode, SignerSource, TlsCertificate, UpstreamConfig,
+    AdminConfig, Balance, ChainConfig, Config, CosmosConfig, EvmConfig, ForwardPath, HealthCheck, LedgerConfig,
+    LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver, RouteAction,
+    RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, SolanaConfig, TlsCertificate, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, AddressRange, Asset, AtomicAmount, DecimalAmount, Network, WaitFor};
+use crate::types::{AccountId, AddressRange, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, WaitFor};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -206,7 +206,8 @@ pub struct Payers {
 /// Where a gas payer's key comes from; already read from its environment variable or file.
 #[derive(Debug, Clone)]
 pub enum SignerSource {
-    /// The key itself: 32 bytes in hex with or without `0x` (EVM).
+    /// The key itself: 32 bytes in hex with or without `0x` (EVM), or a key pair of 64 bytes in base58 or as the JSON array
+    /// that solana-keygen writes (Solana).
     Key {
         /// The key.
         key: Secret,
@@ -231,30 +232,82 @@ pub struct NetworkConfig {
     pub network: Network,
     /// The name as typed.
     pub name: String,
-    /// Endpoints, best first; secret, since they often hold an access token.
-    pub rpc_urls: Vec<Secret>,
-    /// Gas payers, one lane each; at least one.
-    pub signers: Vec<SignerSource>,
+    /// What only its family of chains has.
+    pub chain: ChainConfig,
     /// Where the money goes, in the chain's canonical text.
     pub pay_to: AccountId,
     /// Whether only this ledger earns at `pay_to`.
     pub pay_to_exclusive: bool,
-    /// Which payers are taken.
-    pub payers: Payers,
     /// Longest validity of a payment that is accepted.
     pub max_window: Duration,
-    /// Blocks that count as confirmed, at least 1: 1 is the block that holds the transaction.
-    pub confirmations: u64,
     /// Assets that may be paid in; the first is the default.
     pub assets: Vec<Asset>,
     /// When a settlement counts as done, unless the route says otherwise.
     pub wait_for: WaitFor,
-    /// Most the gateway pays for one settlement, in wei.
-    pub max_fee: AtomicAmount,
     /// How long a request waits for its settlement.
     pub settle_timeout: Duration,
     /// Where the table starts, for errors found later.
     pub location: Location,
+}
+
+impl NetworkConfig {
+    /// Blocks that count as confirmed, at least 1: 1 is the block that holds the transaction.
+    #[must_use]
+    pub fn confirmations(&self) -> u64 {
+        match &self.chain {
+            ChainConfig::Evm(evm) => evm.confirmations,
+            ChainConfig::Solana(_) | ChainConfig::Cosmos(_) => 1,
+        }
+    }
+}
+
+/// What only one family of chains has in its configuration.
+#[derive(Debug, Clone)]
+pub enum ChainConfig {
+    /// `eip155`.
+    Evm(EvmConfig),
+    /// `solana`.
+    Solana(SolanaConfig),
+    /// `cosmos`.
+    Cosmos(CosmosConfig),
+}
+
+/// An EVM network.
+#[derive(Debug, Clone)]
+pub struct EvmConfig {
+    /// JSON-RPC endpoints, best first; secret, since they often hold an access token.
+    pub rpc_urls: Vec<Secret>,
+    /// Gas payers, one lane each; at least one.
+    pub signers: Vec<SignerSource>,
+    /// Which payers are taken.
+    pub payers: Payers,
+    /// Blocks that count as confirmed, at least 1.
+    pub confirmations: u64,
+    /// Most the gateway pays for one settlement, in wei.
+    pub max_fee: AtomicAmount,
+}
+
+/// A Solana network.
+#[derive(Debug, Clone)]
+pub struct SolanaConfig {
+    /// JSON-RPC endpoints, best first; secret, since they often hold an access token.
+    pub rpc_urls: Vec<Secret>,
+    /// Fee payers; at least one.
+    pub signers: Vec<SignerSource>,
+    /// Most the gateway pays for one settlement, in lamports.
+    pub max_fee: AtomicAmount,
+    /// The hash of the chain's first block in base58, where it isn't the one that the network's name stands for: a local
+    /// chain in its place.
+    pub genesis_hash: Option<String>,
+}
+
+/// A Cosmos network. Its chain id is the network's reference.
+#[derive(Debug, Clone)]
+pub struct CosmosConfig {
+    /// gRPC endpoints as URLs, best first; secret, since they often hold an access token.
+    pub grpc_urls: Vec<Secret>,
+    /// What addresses start with, before the 1.
+    pub bech32_prefix: String,
 }
 
 /// What a route does with a request.
@@ -308,6 +361,8 @@ pub enum ForwardPath {
 pub enum SettleMode {
     /// Before the request goes to the origin.
     Before,
+    /// Once the origin has answered below 400; its answer is held until then.
+    After,
 }
 
 /// Which requests may be presented again after an origin failure.
@@ -338,6 +393,10 @@ pub struct PaidRoute {
     pub settle: SettleMode,
     /// Which requests may be presented again.
     pub redeliver: Redeliver,
+    /// Whether the 402 also carries the vitwit dialect's `X-Payment-Requirements`.
+    pub vitwit: bool,
+    /// Whether purchases may or must be named.
+    pub payment_identifier: IdentifierRule,
 }
 
 /// What a route asks on one network in one asset.
@@ -353,4 +412,6 @@ pub struct RouteOffer {
     pub pay_to: AccountId,
     /// When it counts as paid.
     pub wait_for: WaitFor,
+    /// What the payer must write into the payment's memo, if anything; never on EVM, which has none.
+    pub memo: Option<String>,
 }

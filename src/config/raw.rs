@@ -12,7 +12,7 @@ use super::model::{Balance, LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
-use crate::types::WaitFor;
+use crate::types::{IdentifierRule, WaitFor};
 
 section! {
     /// The configuration of a Tollhouse gateway.
@@ -63,6 +63,8 @@ section! {
         max_deliveries: u64 = 2,
         /// How long after settlement a payment may be presented again for an answer that failed.
         redeliver_for: Duration = "24h",
+        /// Whose words the 402 speaks: x402 always, vitwit for that dialect's X-Payment-Requirements as well.
+        dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
     }
@@ -175,31 +177,38 @@ section! {
     struct Network {
         /// The chain's family; only for a network that isn't known by name.
         kind: Lenient<Kind>,
-        /// The EVM chain id; only for a network that isn't known by name.
-        chain_id: Lenient<u64>,
-        /// The JSON-RPC endpoint, or a list of which the first healthy one wins.
-        rpc_url: OneOrMany<TextOrSecret> => required,
-        /// The account that pays gas and holds no revenue; a list gives parallel lanes.
-        signer: OneOrMany<Signer> => required,
+        /// The chain id: a number (EVM) or a text such as "mychain-1" (Cosmos); only for a network that isn't known by name.
+        chain_id: Lenient<ChainId>,
+        /// The hash of the chain's first block (Solana): for a network of your own, or a local chain in a known one's place.
+        genesis_hash: Lenient<String>,
+        /// What addresses start with, before the 1 (Cosmos); only for a network that isn't known by name.
+        bech32_prefix: Lenient<String>,
+        /// EVM and Solana: the JSON-RPC endpoint, or a list of which the first healthy one wins.
+        rpc_url: Lenient<OneOrMany<TextOrSecret>>,
+        /// Cosmos: the gRPC endpoint as an http or https URL, or a list of which the first healthy one wins.
+        grpc_url: Lenient<OneOrMany<TextOrSecret>>,
+        /// EVM and Solana: the account that pays fees and holds no revenue; a list gives parallel lanes.
+        signer: Lenient<OneOrMany<Signer>>,
         /// The address where the money goes; never a signer's.
         pay_to: String => required,
         /// Whether only this ledger earns at pay_to; only then is a payment credited that somebody else submitted.
         pay_to_exclusive: bool = false,
-        /// Which payers are taken: eoa (plain accounts) and contract (EIP-1271 wallets and EIP-7702 accounts).
-        payers: List<PayerKind> = ["eoa", "contract"],
+        /// EVM: which payers are taken: eoa (plain accounts) and contract (EIP-1271 wallets and EIP-7702 accounts). Without it
+        /// both.
+        payers: List<PayerKind>,
         /// The longest validity of a payment that is accepted.
         max_window: Duration = "24h",
-        /// Blocks that count as confirmed; 1 is the block that holds the transaction.
-        confirmations: u64 = 1,
+        /// EVM: blocks that count as confirmed. Without it 1, the block that holds the transaction.
+        confirmations: u64,
         /// The symbol of the asset that prices in dollars are asked in; without it USDC, or the only one.
         asset: String,
         /// Assets of your own, by symbol; a known network brings its USDC.
         assets: Named<Asset> = {},
         /// When a settlement counts as done.
         wait_for: WaitFor = "confirmed",
-        /// The most the gateway pays for one settlement, in the chain's native unit (ether); above it the network is not
-        /// offered.
-        max_fee: String = "0.001",
+        /// The most the gateway pays for one settlement, in the chain's native unit. Without it 0.001 ether (EVM) or 0.0001
+        /// SOL (Solana). EVM: above it the network is not offered.
+        max_fee: String,
         /// How long a request waits for its settlement before it is answered "pending".
         settle_timeout: Duration = "30s",
     }
@@ -208,14 +217,17 @@ section! {
 section! {
     /// A token.
     struct Asset {
-        /// The contract's address.
+        /// The contract (EVM), mint (Solana) or denom (Cosmos).
         address: String => required,
         /// Digits after the point of one whole token.
         decimals: u64 => required,
-        /// The token's EIP-712 domain name.
-        name: String => required,
-        /// The token's EIP-712 domain version.
-        version: String => required,
+        /// EVM: the token's EIP-712 domain name.
+        name: Lenient<String>,
+        /// EVM: the token's EIP-712 domain version.
+        version: Lenient<String>,
+        /// Solana: Token-2022 extensions of the mint that are allowed although they could cheat, for example
+        /// "transferFeeConfig".
+        allow_extensions: List<String>,
         /// Whether it is a USD stablecoin, so that prices in dollars may be asked in it.
         usd: bool = false,
     }
@@ -238,12 +250,17 @@ section! {
         output_schema: JsonObject,
         /// How long a payer may take, in whole seconds.
         max_timeout: Duration = "60s",
-        /// When the money moves: before the request goes to the origin.
+        /// When the money moves: "before" the request goes to the origin, or "after" the origin has answered below 400, before
+        /// its answer is let out; not on Cosmos, where a payer can spend the money elsewhere meanwhile.
         settle: SettleMode = "before",
         /// When a settlement counts as done; without it as the network says.
         wait_for: WaitFor,
+        /// What a payer must write into the payment's memo (Solana, Cosmos), so that it names this route on the chain.
+        memo: String,
         /// For routes that earn for somebody else: an address for each network's name.
         pay_to: Named<String> = {},
+        /// Whose words the 402 speaks, as in [server]; without it as there.
+        dialects: List<Dialect>,
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
         /// The start of the path that the origin doesn't get.
@@ -254,6 +271,9 @@ section! {
         websocket: bool = false,
         /// How long a WebSocket may last.
         max_duration: Duration = "1h",
+        /// Whether v2 clients may ("optional") or must ("required") name a purchase, so that paying twice for one name is
+        /// refused: x402's payment-identifier extension. v1 clients can't.
+        payment_identifier: IdentifierRule = "off",
     }
 }
 
@@ -299,11 +319,46 @@ impl FromToml for RouteValue {
     }
 }
 
+/// A chain id as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ChainId {
+    /// EVM.
+    Number(u64),
+    /// Cosmos.
+    Text(String),
+}
+
+impl FromToml for ChainId {
+    fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        match node.get_ref() {
+            DeValue::String(text) => Some(Self::Text(text.to_string())),
+            _ => u64::from_toml(node, reader).map(Self::Number),
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "anyOf": [u64::schema(), { "type": "string" }] })
+    }
+}
+
 /// A chain family as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// `"evm"`.
     Evm,
+    /// `"solana"`.
+    Solana,
+    /// `"cosmos"`.
+    Cosmos,
+}
+
+/// A dialect as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// `"x402"`.
+    X402,
+    /// `"vitwit"`.
+    Vitwit,
 }
 
 /// A kind of payer as typed.
@@ -316,8 +371,12 @@ pub(super) enum PayerKind {
 }
 
 impl Word for Kind {
-    const WORDS: &'static [(&'static str, Self)] = &[("evm", Self::Evm)];
-    const LATER: &'static [&'static str] = &["solana", "cosmos"];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("evm", Self::Evm), ("solana", Self::Solana), ("cosmos", Self::Cosmos)];
+}
+
+impl Word for Dialect {
+    const WORDS: &'static [(&'static str, Self)] = &[("x402", Self::X402), ("vitwit", Self::Vitwit)];
 }
 
 impl Word for PayerKind {
@@ -341,8 +400,12 @@ impl Word for WaitFor {
 }
 
 impl Word for SettleMode {
-    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before)];
-    const LATER: &'static [&'static str] = &["after"];
+    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before), ("after", Self::After)];
+}
+
+impl Word for IdentifierRule {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
 }
 
 impl Word for Redeliver {

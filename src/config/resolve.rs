@@ -18,6 +18,8 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
     }
     let listeners: Vec<SocketAddr> =
         [&raw_server.listen, &raw_admin.listen].into_iter().flatten().map(|at| at.value).collect();
+    let speaks_vitwit =
+        raw_server.dialects.as_ref().is_some_and(|typed| resolve_route::speaks_vitwit("server", typed, report));
     let server = resolve_server::server(raw_server, secrets, report);
     let admin = admin(raw_admin, secrets, report);
     let ledger = ledger(raw.ledger?.value, secrets.dir, report);
@@ -30,7 +32,12 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
         if raw_routes.value.0.is_empty() {
             report.error(raw_routes.location, "[routes] is empty: every request would be answered 404");
         }
-        let scope = resolve_route::Scope { upstreams: &upstreams, networks: &networks, max_price: server.max_price };
+        let scope = resolve_route::Scope {
+            upstreams: &upstreams,
+            networks: &networks,
+            max_price: server.max_price,
+            vitwit: speaks_vitwit,
+        };
         routes = raw_routes.value.0.iter().filter_map(|route| scope.route(route, report)).collect();
     }
     let typed = (upstreams.len(), networks.len(), typed_routes);

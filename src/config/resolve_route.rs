@@ -5,16 +5,18 @@ use std::time::Duration;
 use super::diagnostic::Location;
 use super::forward_path::forward_path;
 use super::leaf::{Entry, List, Named};
-use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer};
-use super::raw::{Route, RouteValue};
+use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer, SettleMode};
+use super::raw::{Dialect, Route, RouteValue};
 use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
-use super::resolve_network::{NamedNetwork, account, check_finality, refuse_token_as_payee};
+use super::resolve_network::{NamedNetwork, account, check_finality, is_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
 use super::route_key::RouteKey;
-use crate::types::{AccountId, DecimalAmount, KNOWN_NETWORKS, Network, Price};
+use crate::types::{AccountId, ChainKind, DecimalAmount, KNOWN_NETWORKS, Network, Price};
 
 const DESCRIPTION_CHARACTERS_MAX: usize = 500;
+/// protocol §4; Cosmos chains' usual `max_memo_characters` is the same.
+const MEMO_BYTES_MAX: usize = 256;
 
 /// What routes refer to.
 pub(super) struct Scope<'a> {
@@ -24,6 +26,8 @@ pub(super) struct Scope<'a> {
     pub networks: &'a [NamedNetwork],
     /// The highest price, in dollars.
     pub max_price: DecimalAmount,
+    /// Whether routes that don't say so speak the vitwit dialect.
+    pub vitwit: bool,
 }
 
 impl<'a> Scope<'a> {
@@ -64,6 +68,12 @@ impl<'a> Scope<'a> {
         let RouteKey { methods, host, path } = parts?;
         let forward = table.map(|table| forward_path(&name_of(key), &path, table, report)).unwrap_or_default();
         let is_websocket = table.and_then(|table| table.websocket.as_ref()).is_some_and(|websocket| websocket.value);
+        if let Some(settle) = table.and_then(|table| table.settle.as_ref()).filter(|_| is_websocket)
+            && settle.value == SettleMode::After
+        {
+            let message = format!("{}.settle: \"after\" is not possible with websocket = true", name_of(key));
+            report.error_with_hint(settle.location, message, "a WebSocket has no answer that could wait for its money");
+        }
         let max_duration = table.and_then(|table| table.max_duration.as_ref()).map(|duration| duration.value);
         let websocket = if is_websocket { Some(max_duration?) } else { None };
         let upstream = if is_denied { None } else { Some(upstream?) };
@@ -132,6 +142,8 @@ impl<'a> Scope<'a> {
         check_timeout(key, &max_timeout, &offered, report);
         let payees = self.payees(key, table.pay_to.as_ref(), &offered, report);
         let texts_are_legal = texts_are_legal(key, table, report);
+        let may_settle_then = may_settle_then(key, table, &offered, report);
+        let memo = memo(key, table.memo.as_ref(), &offered, report);
         let offers: Vec<RouteOffer> = offered
             .iter()
             .filter_map(|network| {
@@ -146,12 +158,13 @@ impl<'a> Scope<'a> {
                     amount,
                     pay_to: own.or_else(|| network.pay_to.clone())?,
                     wait_for: table.wait_for.as_ref().map_or(network.wait_for, |at| at.value),
+                    memo: memo.clone().filter(|_| network.has_memo()),
                 })
             })
             .collect();
         refuse_differing_units(&name_of(key), ask, &offers, report)?;
         // A network that can't be offered is a mistake that was reported; a route without it is not what was asked for.
-        if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal {
+        if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal || !may_settle_then {
             return None;
         }
         Some(RouteAction::Paid(PaidRoute {
@@ -162,6 +175,11 @@ impl<'a> Scope<'a> {
             max_timeout: max_timeout.value,
             settle: table.settle.clone()?.value,
             redeliver: table.redeliver.clone()?.value,
+            vitwit: match &table.dialects {
+                Some(typed) => speaks_vitwit(&name_of(key), typed, report),
+                None => self.vitwit,
+            },
+            payment_identifier: table.payment_identifier.clone()?.value,
         }))
     }
 
@@ -242,8 +260,10 @@ impl<'a> Scope<'a> {
                 continue;
             }
             let Some(text) = value else { continue };
-            if let Some(account) = account(&key, text, report) {
-                refuse_token_as_payee(&key, &account, &network.assets, text.location, report);
+            let Some(chain) = &network.network else { continue };
+            if let Some(account) = account(&key, chain, network.bech32_prefix.as_deref(), text, report)
+                && is_payee(&key, &account, &network.assets, text.location, report)
+            {
                 payees.push((network.name.clone(), account));
             }
         }
@@ -262,6 +282,8 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
     let given = [
         place("networks", table.networks.as_ref().map(|at| at.location)),
         place("output_schema", table.output_schema.as_ref().map(|at| at.location)),
+        place("memo", table.memo.as_ref().map(|at| at.location)),
+        place("dialects", table.dialects.as_ref().map(|at| at.location)),
         place("wait_for", table.wait_for.as_ref().map(|at| at.location)),
         place("pay_to", table.pay_to.as_ref().filter(|at| !at.value.0.is_empty()).map(|at| at.location)),
         place("description", table.description.as_ref().filter(|at| !at.value.is_empty()).map(|at| at.location)),
@@ -272,6 +294,36 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
         report.error_with_hint(location, message, "remove it, or ask a price");
     }
     Some(action)
+}
+
+/// What payers must write into the payment's memo, where a chain has one.
+fn memo(key: &str, memo: Option<&At<String>>, offered: &[&NamedNetwork], report: &mut Report) -> Option<String> {
+    let At { value, location } = memo?;
+    let key = name_of(key);
+    if !(1..=MEMO_BYTES_MAX).contains(&value.len()) {
+        let message = format!("{key}.memo: expected 1 to {MEMO_BYTES_MAX} bytes, got {}", value.len());
+        report.error(*location, message);
+        return None;
+    }
+    // Networks that couldn't be read stay, so that the route isn't blamed.
+    if offered.iter().all(|network| network.network.is_some() && !network.has_memo()) {
+        let message = format!("{key}.memo: no network that the route is offered on has memos");
+        report.error_with_hint(*location, message, "Solana and Cosmos networks have; remove it");
+    }
+    Some(value.clone())
+}
+
+/// Whether a list of dialects names vitwit's; x402 itself is always spoken, so it must stand there.
+pub(super) fn speaks_vitwit(section: &str, typed: &At<List<Dialect>>, report: &mut Report) -> bool {
+    let count = |dialect| typed.value.0.iter().filter(|named| named.value == dialect).count();
+    let (x402, vitwit) = (count(Dialect::X402), count(Dialect::Vitwit));
+    if x402 == 0 {
+        let message = format!("{section}.dialects: \"x402\" is missing, and is always spoken");
+        report.error_with_hint(typed.location, message, "write [\"x402\", \"vitwit\"]");
+    } else if x402 > 1 || vitwit > 1 {
+        report.error(typed.location, format!("{section}.dialects: the same dialect is listed twice"));
+    }
+    vitwit > 0
 }
 
 /// The same number of atomic units is another price where the asset has other decimals.
@@ -302,6 +354,19 @@ fn check_timeout(key: &str, timeout: &At<Duration>, offered: &[&NamedNetwork], r
         );
         report.error(timeout.location, message);
     }
+}
+
+/// A Cosmos payer can spend the sequence of its own transaction elsewhere while the origin works (protocol §5.4).
+fn may_settle_then(key: &str, table: &Route, offered: &[&NamedNetwork], report: &mut Report) -> bool {
+    let Some(settle) = table.settle.as_ref().filter(|settle| settle.value == SettleMode::After) else { return true };
+    let is_cosmos =
+        |network: &&&NamedNetwork| network.network.as_ref().is_some_and(|network| network.kind() == ChainKind::Cosmos);
+    let Some(cosmos) = offered.iter().find(is_cosmos) else { return true };
+    let message =
+        format!("{}.settle: \"after\" is not possible on {}, a Cosmos network", name_of(key), toml_key(&cosmos.name));
+    let hint = "a payer there can spend the money elsewhere while the origin works: leave the network out of networks, or use \"before\"";
+    report.error_with_hint(settle.location, message, hint.to_owned());
+    false
 }
 
 fn texts_are_legal(key: &str, table: &Route, report: &mut Report) -> bool {

@@ -16,6 +16,7 @@ use super::model::SignerSource;
 use super::reader::{At, FromToml, Node, Reader, Report, looks_like_key, shown};
 use super::secret::Secret;
 use super::section::section;
+use crate::types::ChainKind;
 
 /// Larger than any key, token or password.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
@@ -36,9 +37,10 @@ section! {
 section! {
     /// Where a signer's key comes from: `env`, `file`, or `keystore` with `password`.
     struct SignerTable {
-        /// The environment variable that holds the private key in hexadecimal.
+        /// The environment variable that holds the private key in hexadecimal (EVM) or the key pair in base58 (Solana).
         env: String,
-        /// The file that holds the private key in hexadecimal, relative to this file; readable by its owner only.
+        /// The file that holds the private key in hexadecimal (EVM) or the key pair as solana-keygen wrote it (Solana),
+        /// relative to this file; readable by its owner only.
         file: String,
         /// An encrypted keystore file (Web3 Secret Storage), relative to this file.
         keystore: String,
@@ -170,16 +172,25 @@ impl Secrets<'_> {
     }
 
     /// Reads a signer's key, or its keystore's password.
-    pub fn read_signer(&self, signer: &At<Signer>, report: &mut Report) -> Option<SignerSource> {
+    pub fn read_signer(&self, signer: &At<Signer>, kind: ChainKind, report: &mut Report) -> Option<SignerSource> {
         let location = signer.location;
         match &signer.value {
             Signer::Key(source) => {
                 let key = self.read(source, report)?;
-                if let Err(message) = check_key(key.expose()) {
+                // What a Solana key pair looks like, its own library says.
+                if kind == ChainKind::Evm
+                    && let Err(message) = check_key(key.expose())
+                {
                     report.error(location, message);
                     return None;
                 }
                 Some(SignerSource::Key { key, location })
+            }
+            Signer::Keystore { .. } if kind == ChainKind::Solana => {
+                let hint =
+                    "write { file = … } with what solana-keygen wrote, or { env = … } with the key pair in base58";
+                report.error_with_hint(location, "a Solana signer can't be a Web3 keystore", hint);
+                None
             }
             Signer::Keystore { path, password } => {
                 let password = self.read(&password.value, report);

@@ -116,7 +116,7 @@ fn write_with_mode(path: &Path, text: &str, mode: u32) {
 
 fn example_env(name: &str) -> Option<String> {
     let value = match name {
-        "BASE_SEPOLIA_SIGNER" => "11".repeat(32),
+        "BASE_SEPOLIA_SIGNER" | "SOLANA_SIGNER" => "11".repeat(32),
         "ORIGIN_AUTHORIZATION" => "Bearer x".to_owned(),
         "LOCAL_RPC_URL" => "https://local.example/token".to_owned(),
         "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" => "password".to_owned(),
@@ -140,9 +140,17 @@ fn the_example_is_a_small_shop_and_stays_valid_with_every_key_set() {
     assert_eq!(shop.ledger.url, LedgerUrl::Sqlite(dir.path().join("tollhouse.db")));
 
     let full = parsed(&full_example(), dir.path());
-    assert_eq!((full.upstreams.len(), full.networks.len(), full.routes.len()), (1, 2, 6));
-    assert_eq!(full.networks[1].signers.len(), 2);
-    assert_eq!(full.networks[1].rpc_urls[1].expose(), "https://local.example/token");
+    assert_eq!((full.upstreams.len(), full.networks.len(), full.routes.len()), (1, 4, 6));
+    let ChainConfig::Evm(local) = &full.networks[1].chain else { panic!("not EVM") };
+    assert_eq!(local.signers.len(), 2);
+    assert_eq!(local.rpc_urls[1].expose(), "https://local.example/token");
+    let ChainConfig::Solana(solana) = &full.networks[2].chain else { panic!("not Solana") };
+    assert_eq!(solana.max_fee, crate::types::AtomicAmount::from(100_000));
+    let ChainConfig::Cosmos(cosmos) = &full.networks[3].chain else { panic!("not Cosmos") };
+    assert_eq!(cosmos.bech32_prefix, "noble");
+    let RouteAction::Paid(report) = &full.routes[4].action else { panic!("not priced") };
+    let memos: Vec<_> = report.offers.iter().map(|offer| offer.memo.as_deref()).collect();
+    assert_eq!(memos, [None, Some("report"), Some("report")]);
 }
 
 /// Every `(path of section, key, default)` of the schema; a key of the operator's choice is `*`.

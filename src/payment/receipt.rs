@@ -7,6 +7,15 @@ use crate::protocol::{SettlementResponse, Version};
 
 use super::delivery::Delivery;
 
+/// What an origin is told of the payment that a request came with.
+#[derive(Debug, Clone, Copy)]
+pub struct Sale<'a> {
+    /// The ledger's row.
+    pub record: &'a PaymentRecord,
+    /// The transaction that moved the money; none where it moves only after the origin has answered.
+    pub transaction: Option<&'a str>,
+}
+
 /// Proof that a request is paid for. Only the money path makes one, and forwarding a priced request takes one, so that
 /// unpaid forwarding doesn't compile.
 pub struct Receipt {
@@ -30,6 +39,12 @@ impl Receipt {
     #[must_use]
     pub fn transaction(&self) -> &str {
         self.record.settlement.as_ref().map_or("", |settlement| settlement.transaction.as_str())
+    }
+
+    /// For the origin.
+    #[must_use]
+    pub fn sale(&self) -> Sale<'_> {
+        Sale { record: &self.record, transaction: Some(self.transaction()) }
     }
 
     /// The outcome for the client, in its own version.
@@ -70,5 +85,7 @@ pub(super) fn success_response(record: &PaymentRecord, version: Version) -> Sett
         transaction: record.settlement.as_ref().map(|settlement| settlement.transaction.clone()).unwrap_or_default(),
         network: SettlementResponse::network_for(version, &record.claim.network),
         amount: Some(record.claim.amount.to_string()),
+        vitwit: None,
     }
+    .told_to(version)
 }

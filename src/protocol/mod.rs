@@ -2,17 +2,22 @@
 
 mod challenge;
 mod header;
+mod identifier;
 mod json;
 mod payload;
 mod quote;
 mod reason;
 mod requirements;
 mod response;
+mod vitwit;
 
 pub use challenge::{Challenge, ChallengeError, ChallengeTemplate, Offer, ResourceInfo};
-pub use header::{DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_object, decode_payment, encode_json, names};
+pub use header::{
+    DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_base64, decode_object, decode_payment, encode_json, names,
+};
+pub use identifier::{Identifier, PAYMENT_IDENTIFIER};
 pub use payload::{Accepted, PaymentPayload, Version};
 pub use quote::{QuoteKey, QuoteNonce, QuoteVerdict, quote_digest, terms_digest};
 pub use reason::Reason;
-pub use requirements::{EXACT, PaymentRequirements, QUOTE_KEY};
+pub use requirements::{EXACT, MEMO_KEY, PaymentRequirements, QUOTE_KEY};
 pub use response::SettlementResponse;

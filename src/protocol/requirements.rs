@@ -11,6 +11,9 @@ pub const EXACT: &str = "exact";
 /// The key in `extra` that carries the sealed quote (contract §3).
 pub const QUOTE_KEY: &str = "quote";
 
+/// The key in `extra` that asks for a memo in the payment (protocol §4, §5.1).
+pub const MEMO_KEY: &str = "memo";
+
 /// Terms for one payment (x402 v2 `PaymentRequirements`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,7 +30,8 @@ pub struct PaymentRequirements {
     pub pay_to: AccountId,
     /// How long the payer may take, in seconds.
     pub max_timeout_seconds: u64,
-    /// Scheme's own fields; for EVM the EIP-712 domain's `name` and `version`. Never holds the quote here.
+    /// Scheme's own fields; for EVM the EIP-712 domain's `name` and `version`, for Solana
+    /// `feePayer`, for Solana and Cosmos perhaps `memo`. Never holds the quote here.
     #[serde(default)]
     pub extra: Map<String, Value>,
 }

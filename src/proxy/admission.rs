@@ -16,8 +16,8 @@ use super::respond::Answer;
 use super::snapshot::Snapshot;
 use super::upstream::PROBE_AGE_MAX;
 use super::{Proxy, connection, cors, forward};
-use crate::config::{ForwardPath, PaidRoute, RouteAction, RouteConfig};
-use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
+use crate::config::{ForwardPath, PaidRoute, RouteAction, RouteConfig, SettleMode};
+use crate::payment::{Decision, HeldPayment, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
 use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize, normalize_host};
 use crate::telemetry::Stage;
@@ -40,6 +40,14 @@ impl From<Malformed> for Stop {
     fn from(malformed: Malformed) -> Self {
         Answer::malformed(malformed).into()
     }
+}
+
+/// What a payment gave the right to.
+enum Taken {
+    /// It is paid: forward.
+    Paid(Box<Receipt>),
+    /// It is claimed: forward, and hold the answer.
+    Held(Box<HeldPayment>),
 }
 
 /// A request to a priced route, free of the session's buffers.
@@ -121,10 +129,19 @@ impl Proxy {
                 let snapshot = Arc::clone(&snapshot);
                 let presented = Presented { snapshot, route, paid, priced, scheme, host, target, v2, v1 };
                 // Boxed, so that free requests don't carry its state around.
-                let receipt = Box::pin(self.take_payment(session, context, &presented)).await?;
-                context.payment = Some(receipt.record().record.to_string());
-                context.receipt = Some(receipt);
-                context.outcome = Outcome::Undelivered;
+                match Box::pin(self.take_payment(session, context, &presented)).await? {
+                    Taken::Paid(receipt) => {
+                        context.payment = Some(receipt.record().record.to_string());
+                        context.receipt = Some(*receipt);
+                        context.outcome = Outcome::Undelivered;
+                    }
+                    Taken::Held(held) => {
+                        context.payment = held.record().map(|record| record.record.to_string());
+                        context.held = Some(*held);
+                        context.asked = Some(presented.target.path_and_query().into_owned());
+                        context.outcome = Outcome::Released;
+                    }
+                }
                 return forward_canonical(session, config.as_ref(), &presented.target);
             }
             // Price and configuration disagree: closed, whatever the reason.
@@ -157,7 +174,7 @@ impl Proxy {
         session: &mut Session,
         context: &mut Context,
         presented: &Presented<'_>,
-    ) -> Result<Receipt, Stop> {
+    ) -> Result<Taken, Stop> {
         let upstream = context.upstream.clone().ok_or_else(Answer::internal)?;
         let client = self.trusted.client(session).ok_or_else(Answer::internal)?;
         if !upstream.is_up(PROBE_AGE_MAX).await {
@@ -197,13 +214,17 @@ impl Proxy {
         }
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
         let route = presented.priced.name();
-        let request = PaidRequest { fingerprint, redeliverable, client, route, summary, origin: upstream.as_ref() };
+        let settles_after = presented.paid.settle == SettleMode::After;
+        let origin = upstream.as_ref();
+        let request = PaidRequest { fingerprint, redeliverable, settles_after, client, route, summary, origin };
         let decision = self.gate.admit(payment, request).await;
-        let Decision::Deliver(receipt) = decision else {
-            return Err(self.decided(session, presented, decision).into());
+        let taken = match decision {
+            Decision::Deliver(receipt) => Taken::Paid(receipt),
+            Decision::Forward(held) => Taken::Held(held),
+            decision => return Err(self.decided(session, presented, decision).into()),
         };
         if is_gone(session) {
-            // Dropping the receipt leaves the delivery uncounted: nothing has reached the origin.
+            // Dropping what was taken leaves the delivery uncounted: nothing has reached the origin.
             return Err(Stop::ClientGone);
         }
         // Of a long body nothing was asked for until now.
@@ -212,27 +233,46 @@ impl Proxy {
         {
             return Err(Stop::ClientGone);
         }
-        Ok(*receipt)
+        Ok(taken)
     }
 
     fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {
+        let (path, query) = (presented.target.path().as_str(), presented.target.query());
+        let (route, priced, host) = (&presented.route, &presented.priced, presented.host.as_deref());
+        let headers = &session.req_header().headers;
+        let (snapshot, scheme) = (presented.snapshot.as_ref(), presented.scheme);
+        self.decide(&Asked { snapshot, route, priced, scheme, host, path, query, headers }, decision)
+    }
+
+    /// What a decision says to whoever asked.
+    fn decide(&self, asked: &Asked<'_>, decision: Decision) -> Answer {
         if let Decision::Refused { reason, .. } | Decision::Contradiction(reason) = &decision {
-            tracing::debug!(route = %presented.route.name(), %reason, "Refused a payment.");
+            tracing::debug!(route = %asked.route.name(), %reason, "Refused a payment.");
             self.metrics.refusal(reason.as_str());
         }
-        Answer::decision(decision, |reason| {
-            let asked = Asked {
-                snapshot: &presented.snapshot,
-                route: &presented.route,
-                priced: &presented.priced,
-                scheme: presented.scheme,
-                host: presented.host.as_deref(),
-                path: presented.target.path().as_str(),
-                query: presented.target.query(),
-                headers: &session.req_header().headers,
-            };
-            self.terms(&asked, reason, false)
-        })
+        Answer::decision(decision, |reason| self.terms(asked, reason, false))
+    }
+
+    /// Moves the money for an answer that the origin has given (`settle = "after"`), or says what the client gets instead.
+    /// `asked` is the canonical target as it was asked for, whatever the origin got.
+    pub(super) async fn settle_held(
+        &self,
+        session: &mut Session,
+        (snapshot, route, asked): (&Snapshot, &Arc<Route>, &str),
+        held: HeldPayment,
+    ) -> Result<Receipt, Answer> {
+        let decision = match held.settle().await {
+            Decision::Deliver(receipt) => return Ok(*receipt),
+            decision => decision,
+        };
+        let priced = snapshot.site(route).and_then(|site| site.priced.clone()).ok_or_else(Answer::internal)?;
+        let scheme = snapshot.public_scheme().unwrap_or_else(|| self.trusted.scheme(session));
+        let head = session.req_header();
+        let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        let target = canonicalize(asked.as_bytes()).map_err(|_error| Answer::internal())?;
+        let (path, query, headers) = (target.path().as_str(), target.query(), &head.headers);
+        let asked = Asked { snapshot, route, priced: &priced, scheme, host, path, query, headers };
+        Err(self.decide(&asked, decision))
     }
 }
 
@@ -280,7 +320,7 @@ fn unread(error: BodyError) -> Stop {
 }
 
 /// Whether the client hung up. A payment settled now, or a delivery made, would be spent on nobody.
-fn is_gone(session: &mut Session) -> bool {
+pub(super) fn is_gone(session: &mut Session) -> bool {
     let downstream = session.as_mut();
     downstream.is_body_done() && matches!(downstream.read_body_or_idle(true).now_or_never(), Some(Err(_)))
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::respond::Answer;
 use super::snapshot::Snapshot;
 use super::upstream::{Running, Upstream};
-use crate::payment::Receipt;
+use crate::payment::{HeldPayment, Receipt};
 use crate::route::Route;
 
 /// What became of a request; the `outcome` label of the request metric and of the access log.
@@ -41,6 +42,8 @@ pub(super) enum Outcome {
     Paid,
     /// Paid for; the answer was not delivered.
     Undelivered,
+    /// The origin refused a request whose payment was to be settled after it: nothing was charged.
+    Released,
     /// A free request that the origin did not answer.
     OriginError,
     /// The client went away.
@@ -68,6 +71,7 @@ impl Outcome {
             Self::OriginDown => "origin_unavailable",
             Self::Paid => "paid",
             Self::Undelivered => "undelivered",
+            Self::Released => "released",
             Self::OriginError => "origin_error",
             Self::ClientGone => "client_gone",
             Self::InternalError => "internal_error",
@@ -82,6 +86,8 @@ pub struct Context {
     /// What was in force when the request began.
     pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) route: Option<Arc<Route>>,
+    /// The canonical target as it was asked for, while a payment waits for the answer.
+    pub(super) asked: Option<String>,
     pub(super) upstream: Option<Arc<Upstream>>,
     /// The request's share of its server.
     pub(super) running: Option<Running>,
@@ -89,6 +95,10 @@ pub struct Context {
     pub(super) websocket: Option<Duration>,
     /// Proof of payment. Without it nothing on a priced route is forwarded.
     pub(super) receipt: Option<Receipt>,
+    /// A claimed payment whose answer is held until its money has moved.
+    pub(super) held: Option<HeldPayment>,
+    /// What the client gets instead of the origin's answer.
+    pub(super) refusal: Option<Answer>,
     /// The ledger row's id, for the log; outlives the receipt.
     pub(super) payment: Option<String>,
     /// `Origin`, if a browser asked on a priced route: its page may read the terms and the outcome.
@@ -108,10 +118,13 @@ impl Context {
             outcome: Outcome::BadRequest,
             snapshot: None,
             route: None,
+            asked: None,
             upstream: None,
             running: None,
             websocket: None,
             receipt: None,
+            held: None,
+            refusal: None,
             payment: None,
             cors_origin: None,
             held_body: None,

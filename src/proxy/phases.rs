@@ -11,7 +11,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
-use super::admission::Stop;
+use super::admission::{Stop, is_gone};
 use super::connection::{self, Stage as Waiting};
 use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
@@ -19,6 +19,7 @@ use super::respond::{self, Answer};
 use super::upstream::Wanted;
 use super::{Proxy, body, cors};
 use crate::config::RouteAction;
+use crate::payment::{HeldPayment, Receipt};
 use crate::telemetry::Stage;
 
 /// How long a client may leave a write waiting.
@@ -85,13 +86,13 @@ impl ProxyHttp for Proxy {
         context.connects += 1;
         // The last line of defence for promise 1: a priced route without a receipt goes nowhere.
         let is_free = context.route.as_ref().is_some_and(|route| matches!(route.config().action, RouteAction::Free));
-        if !is_free && context.receipt.is_none() {
+        if !is_free && context.receipt.is_none() && context.held.is_none() {
             return Err(Error::explain(ErrorType::InternalError, "no receipt for a priced route"));
         }
         let upstream = context.upstream.clone().ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
         let wanted = Wanted {
             client: self.trusted.client(session),
-            is_paid: context.receipt.is_some(),
+            is_paid: context.payment.is_some(),
             is_websocket: context.websocket.is_some(),
         };
         let (peer, running) = upstream.peer(wanted).await.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
@@ -128,10 +129,15 @@ impl ProxyHttp for Proxy {
         let public = context.snapshot.as_ref().and_then(|snapshot| snapshot.public_scheme());
         let scheme = public.unwrap_or_else(|| self.trusted.scheme(session));
         let hop = Hop { client, host, scheme };
-        headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_ref())?;
+        let sale = context.receipt.as_ref().map(Receipt::sale);
+        let sale = sale.or_else(|| context.held.as_ref().and_then(HeldPayment::sale));
+        headers::prepare_request(head, upstream.config(), &hop, sale)?;
         context.forwarded = Some(Instant::now());
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
+        }
+        if let Some(held) = &mut context.held {
+            held.forwarding();
         }
         Ok(())
     }
@@ -169,7 +175,7 @@ impl ProxyHttp for Proxy {
         {
             upstream.ended(running, false);
         }
-        let may_repeat = context.receipt.is_none()
+        let may_repeat = context.payment.is_none()
             && context.held_body.is_none()
             && session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated();
@@ -181,6 +187,7 @@ impl ProxyHttp for Proxy {
         error
     }
 
+    /// Runs before anything of the answer is written, so this is where the answer waits for the money (`settle = "after"`).
     async fn response_filter(
         &self,
         session: &mut Session,
@@ -191,7 +198,8 @@ impl ProxyHttp for Proxy {
         if let (Some(upstream), Some(running)) = (&context.upstream, &context.running) {
             upstream.ended(running, true);
         }
-        if let (StatusCode::SWITCHING_PROTOCOLS, Some(duration)) = (head.status, context.websocket) {
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(duration), None) = (head.status, context.websocket, &context.held)
+        {
             // Without a connection to end there would be no end to it.
             let connection = connection::of(session).ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
             connection.end_after(duration);
@@ -207,6 +215,9 @@ impl ProxyHttp for Proxy {
         }
         if head.status.is_informational() {
             return Ok(());
+        }
+        if let Some(held) = context.held.take() {
+            self.release_or_settle(session, head.status, held, context).await?;
         }
         if let Some(receipt) = &context.receipt {
             headers::mark_paid(head, receipt)?;
@@ -234,6 +245,11 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        if let Some(answer) = context.refusal.take() {
+            return self.refuse(session, answer, context).await;
+        }
+        // Dropped, the payment is let go: the client has paid nothing.
+        drop(context.held.take());
         let paid = context.receipt.as_ref().map(|receipt| (receipt.response(), receipt.is_good_for_another()));
         let is_websocket = has_switched(session);
         let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational()) || is_websocket;
@@ -242,6 +258,7 @@ impl ProxyHttp for Proxy {
         let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         context.outcome = match (&answer, paid.is_some()) {
             (_, true) => Outcome::Undelivered,
+            (_, false) if payment_is_held(context) => Outcome::Released,
             (Some(answer), false) => answer.outcome,
             (None, false) if *error.esource() == pingora::ErrorSource::Downstream => Outcome::ClientGone,
             (None, false) => Outcome::OriginError,
@@ -320,6 +337,60 @@ fn has_switched(session: &Session) -> bool {
 fn was_websocket(session: &Session, context: &Context) -> bool {
     let has_lasted = context.forwarded.is_some_and(|forwarded| forwarded.elapsed() >= WEBSOCKET_MIN);
     has_switched(session) && (has_lasted || session.body_bytes_read() > 0 || session.body_bytes_sent() > 0)
+}
+
+impl Proxy {
+    /// What the origin's status means for a payment that waits for it: refused, it is let go; answered, it is settled.
+    async fn release_or_settle(
+        &self,
+        session: &mut Session,
+        status: StatusCode,
+        held: HeldPayment,
+        context: &mut Context,
+    ) -> Result<()> {
+        if status.is_client_error() || status.is_server_error() {
+            drop(held);
+            return Ok(());
+        }
+        let (Some(route), Some(snapshot), Some(asked)) =
+            (context.route.clone(), context.snapshot.clone(), context.asked.take())
+        else {
+            return Err(Error::new_in(ErrorType::InternalError));
+        };
+        if is_gone(session) {
+            drop(held);
+            return Err(Error::new_down(ErrorType::ConnectionClosed));
+        }
+        match Box::pin(self.settle_held(session, (&snapshot, &route, &asked), held)).await {
+            Ok(receipt) => {
+                context.outcome = Outcome::Undelivered;
+                context.forwarded = Some(Instant::now());
+                context.receipt = Some(receipt);
+                Ok(())
+            }
+            Err(answer) => {
+                let status = answer.status.as_u16();
+                context.refusal = Some(answer);
+                Err(Error::explain(ErrorType::HTTPStatus(status), "the payment was not settled after its request"))
+            }
+        }
+    }
+
+    /// Sends what a client gets whose payment was not settled; the origin's answer is dropped.
+    async fn refuse(&self, session: &mut Session, answer: Answer, context: &mut Context) -> FailToProxy {
+        let error_code = answer.status.as_u16();
+        context.outcome = answer.outcome;
+        session.set_keepalive(None);
+        if let Err(error) = respond::send(session, answer, context.cors_origin.as_ref()).await {
+            tracing::debug!(%error, "A client was gone before its answer.");
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+}
+
+/// Whether the request went to the origin before it was settled, and was not settled.
+fn payment_is_held(context: &Context) -> bool {
+    context.outcome == Outcome::Released
 }
 
 /// A bounded label: the route's key, or a dash for what no route took.

@@ -49,6 +49,7 @@ pub(crate) fn paid_route() -> PaidRoute {
         decimals: 6,
         is_usd: true,
         eip712: None,
+        allowed_extensions: Vec::new(),
     };
     PaidRoute {
         offers: vec![RouteOffer {
@@ -57,6 +58,7 @@ pub(crate) fn paid_route() -> PaidRoute {
             amount: "10000".parse().unwrap(),
             pay_to: AccountId::new("0x209693Bc6afc0C5328bA36FaF03C514EF312287C").unwrap(),
             wait_for: WaitFor::Confirmed,
+            memo: None,
         }],
         description: "Weather".into(),
         mime_type: "application/json".into(),
@@ -64,6 +66,8 @@ pub(crate) fn paid_route() -> PaidRoute {
         max_timeout: Duration::from_secs(60),
         settle: SettleMode::Before,
         redeliver: Redeliver::Always,
+        vitwit: false,
+        payment_identifier: crate::types::IdentifierRule::Off,
     }
 }
 
@@ -165,10 +169,12 @@ impl TestGate {
     /// The proxy's parts for a configuration.
     pub(crate) fn parts(&self, config: &Config) -> Parts {
         let priced = config.routes.iter().map(|route| match &route.action {
-            RouteAction::Paid(_) => {
+            RouteAction::Paid(paid) => {
                 let offer = Offer::new(&route.key, serde_json::from_value(terms()).unwrap());
                 let offer = PricedOffer { offer, market: self.market.clone(), wait_for: WaitFor::Confirmed };
-                Some(Arc::new(PricedRoute::new(route.key.clone(), vec![offer], ResourceInfo::default()).unwrap()))
+                Some(Arc::new(
+                    PricedRoute::new(route.key.clone(), vec![offer], ResourceInfo::default(), paid.vitwit).unwrap(),
+                ))
             }
             _ => None,
         });

@@ -93,4 +93,7 @@ pub struct Asset {
     pub is_usd: bool,
     /// EVM only.
     pub eip712: Option<Eip712Domain>,
+    /// Token-2022 extensions of the mint that the operator allows by name although they could cheat (Solana only), for
+    /// example `transferFeeConfig`.
+    pub allowed_extensions: Vec<String>,
 }

@@ -14,7 +14,7 @@ pub struct KnownNetwork {
     pub aliases: &'static [&'static str],
     /// Whether the v1 JavaScript client's enum holds `v1_name`.
     pub v1_safe: bool,
-    /// The default asset's symbol.
+    /// The default asset's symbol. A network without a default asset has an empty one.
     pub symbol: &'static str,
     /// The default asset: contract, mint or denom.
     pub asset: &'static str,
@@ -22,6 +22,8 @@ pub struct KnownNetwork {
     pub decimals: u8,
     /// EIP-712 domain `(name, version)` of the default asset; EVM only.
     pub eip712: Option<(&'static str, &'static str)>,
+    /// The prefix of addresses; Cosmos only.
+    pub bech32_prefix: Option<&'static str>,
 }
 
 impl KnownNetwork {
@@ -48,6 +50,7 @@ const fn usdc(
         asset,
         decimals: 6,
         eip712: Some((domain_name, "2")),
+        bech32_prefix: None,
     }
 }
 
@@ -75,10 +78,34 @@ const fn usdt0(
         asset,
         decimals: 6,
         eip712: Some((domain_name, "1")),
+        bech32_prefix: None,
     }
 }
 
-/// Every EIP-3009 network with a USD stablecoin that today's x402 clients know.
+const fn solana(caip2: &'static str, name: &'static str, v1_safe: bool, mint: &'static str) -> KnownNetwork {
+    KnownNetwork { eip712: None, ..usdc(caip2, name, v1_safe, mint, "") }
+}
+
+const fn cosmos(
+    caip2: &'static str,
+    aliases: &'static [&'static str],
+    prefix: &'static str,
+    denom: &'static str,
+) -> KnownNetwork {
+    KnownNetwork {
+        caip2,
+        v1_name: None,
+        aliases,
+        v1_safe: false,
+        symbol: if denom.is_empty() { "" } else { "USDC" },
+        asset: denom,
+        decimals: 6,
+        eip712: None,
+        bech32_prefix: Some(prefix),
+    }
+}
+
+/// Every network with a USD stablecoin that today's x402 clients know, and the Cosmos chains of protocol §2.5.
 pub const KNOWN_NETWORKS: &[KnownNetwork] = &[
     usdc("eip155:8453", "base", true, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913", "USD Coin"),
     usdc("eip155:84532", "base-sepolia", true, "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "USDC"),
@@ -118,4 +145,80 @@ pub const KNOWN_NETWORKS: &[KnownNetwork] = &[
     usdt0("eip155:988", "stable", "0x779Ded0c9e1022225f8E0630b35a9b54bE713736", "USDT0"),
     usdt0("eip155:2201", "stable-testnet", "0x78Cf24370174180738C5B8E352B6D14c83a6c9A9", "USDT0"),
     usdt0("eip155:14", "flare", "0xe7cd86e13AC4309349F30B3435a9d337750fC82D", "USD₮0"),
+    solana("solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp", "solana", true, "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"),
+    solana(
+        "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1",
+        "solana-devnet",
+        true,
+        "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
+    ),
+    solana(
+        "solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z",
+        "solana-testnet",
+        false,
+        "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
+    ),
+    cosmos("cosmos:noble-1", &["noble", "noble-1"], "noble", "uusdc"),
+    cosmos("cosmos:grand-1", &["noble-testnet", "grand-1"], "noble", "uusdc"),
+    cosmos(
+        "cosmos:osmosis-1",
+        &["osmosis", "osmosis-1"],
+        "osmo",
+        "ibc/498A0751C798A0D9A389AA3691123DADA57DAA4FE165D5C75894505B876BA6E4",
+    ),
+    cosmos(
+        "cosmos:osmo-test-5",
+        &["osmosis-testnet", "osmo-test-5"],
+        "osmo",
+        "ibc/DE6792CF9E521F6AD6E9A4BDF6225C9571A3B74ACC0A529F92BC5122A39D2E58",
+    ),
+    cosmos(
+        "cosmos:cosmoshub-4",
+        &["cosmoshub", "cosmoshub-4"],
+        "cosmos",
+        "ibc/F663521BF1836B00F5F177680F74BFB9A8B5654A694D0D2BC249E03CF2509013",
+    ),
+    cosmos("cosmos:provider", &["cosmoshub-testnet", "provider"], "cosmos", ""),
+    cosmos("cosmos:theta-testnet-001", &["theta-testnet-001"], "cosmos", ""),
+    cosmos(
+        "cosmos:neutron-1",
+        &["neutron", "neutron-1"],
+        "neutron",
+        "ibc/B559A80D62249C8AA07A380E2A2BEA6E5CA9A6F079C912C3A9E9B494105E4F81",
+    ),
+    cosmos("cosmos:pion-1", &["neutron-testnet", "pion-1"], "neutron", ""),
 ];
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+
+    /// ICS-20: a voucher's denom is the hash of its trace.
+    #[test]
+    fn ibc_denoms_are_the_hashes_of_their_traces() {
+        for (caip2, trace) in [
+            ("cosmos:osmosis-1", "transfer/channel-750/uusdc"),
+            ("cosmos:osmo-test-5", "transfer/channel-4280/uusdc"),
+            ("cosmos:cosmoshub-4", "transfer/channel-536/uusdc"),
+            ("cosmos:neutron-1", "transfer/channel-30/uusdc"),
+        ] {
+            let known = KNOWN_NETWORKS.iter().find(|known| known.caip2 == caip2).unwrap();
+            let hash: String = Sha256::digest(trace).iter().map(|byte| format!("{byte:02X}")).collect();
+            assert_eq!(known.asset, format!("ibc/{hash}"), "{caip2}");
+        }
+    }
+
+    #[test]
+    fn no_name_belongs_to_two_networks() {
+        let mut names: Vec<&str> = KNOWN_NETWORKS
+            .iter()
+            .flat_map(|known| known.v1_name.into_iter().chain(known.aliases.iter().copied()).chain([known.caip2]))
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

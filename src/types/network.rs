@@ -20,6 +20,26 @@ pub enum ChainKind {
 }
 
 impl ChainKind {
+    /// The word in the configuration.
+    #[must_use]
+    pub fn family(self) -> &'static str {
+        match self {
+            Self::Evm => "evm",
+            Self::Solana => "solana",
+            Self::Cosmos => "cosmos",
+        }
+    }
+
+    /// What people call such a network, with its article.
+    #[must_use]
+    pub fn a_network(self) -> &'static str {
+        match self {
+            Self::Evm => "an EVM network",
+            Self::Solana => "a Solana network",
+            Self::Cosmos => "a Cosmos network",
+        }
+    }
+
     /// The CAIP-2 namespace.
     #[must_use]
     pub fn namespace(self) -> &'static str {
@@ -156,6 +176,18 @@ pub enum WaitFor {
     Confirmed,
     /// The chain's own finality.
     Finalized,
+}
+
+/// Whether clients may, or must, name their purchases (x402 extension `payment-identifier`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IdentifierRule {
+    /// Names are neither asked for nor read.
+    #[default]
+    Off,
+    /// Who names a purchase is charged for it once.
+    Optional,
+    /// A payment without one is refused.
+    Required,
 }
 
 impl WaitFor {

@@ -11,9 +11,9 @@ use super::Inner;
 use super::abi::Token;
 use super::decode::{address, domain_separator};
 use super::lanes::Lane;
-use super::rpc::RpcError;
+use super::rpc::{RpcError, is_revert};
 use crate::chain::ChainError;
-use crate::config::{Diagnostic, Location, NetworkConfig, SignerSource};
+use crate::config::{Diagnostic, EvmConfig, Location, NetworkConfig, SignerSource};
 use crate::types::{AccountId, Asset, Network};
 
 /// Reads the gas payers' keys.
@@ -21,12 +21,16 @@ use crate::types::{AccountId, Asset, Network};
 /// # Errors
 /// Every key that can't be read, is named twice, or belongs to an account that is also paid (promise 4: revenue never
 /// lands at a key that this process holds).
-pub(super) fn signers(config: &NetworkConfig, also_paid: &[AccountId]) -> Result<Vec<Arc<Lane>>, Vec<Diagnostic>> {
+pub(super) fn signers(
+    config: &NetworkConfig,
+    evm: &EvmConfig,
+    also_paid: &[AccountId],
+) -> Result<Vec<Arc<Lane>>, Vec<Diagnostic>> {
     let mut lanes: Vec<Arc<Lane>> = Vec::new();
     let mut mistakes = Vec::new();
     let paid: Vec<Address> =
         also_paid.iter().chain([&config.pay_to]).filter_map(|account| address(account.as_str())).collect();
-    for source in &config.signers {
+    for source in &evm.signers {
         let location = match source {
             SignerSource::Key { location, .. } | SignerSource::Keystore { location, .. } => *location,
         };
@@ -164,7 +168,7 @@ async fn asset_problems(inner: &Inner, asset: &Asset) -> Result<Vec<String>, Rpc
 fn answer_of(result: Option<Result<Value, RpcError>>) -> Result<Option<Bytes>, RpcError> {
     match result {
         Some(Ok(value)) => Ok(serde_json::from_value(value).ok()),
-        Some(Err(error)) if error.is_revert() => Ok(None),
+        Some(Err(error)) if is_revert(&error) => Ok(None),
         Some(Err(error)) => Err(error),
         None => Ok(None),
     }

@@ -15,9 +15,9 @@ use super::rpc::Rpc;
 use super::watch::Watch;
 use super::*;
 use crate::chain::NoObserver;
-use crate::config::{Location, Secret, SignerSource, WaitFor};
-use crate::ledger::{Attempt, Holder, NewAttempt, NewPayment, PaymentState, RecordId, Settlement};
-use crate::payment::scheme::{SettlementPlan, VerifyError};
+use crate::config::{EvmConfig, Location, Secret, SignerSource, WaitFor};
+use crate::ledger::{Attempt, Holder, LedgerError, NewAttempt, NewPayment, PaymentState, RecordId, Settlement};
+use crate::payment::scheme::{AttemptError, SettlementPlan, VerifyError};
 use crate::types::{AssetId, Eip712Domain, ManualClock, UnixMillis};
 
 const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
@@ -34,24 +34,34 @@ fn config(url: &str) -> NetworkConfig {
     NetworkConfig {
         network: Network::evm(CHAIN),
         name: "base-sepolia".to_owned(),
-        rpc_urls: vec![Secret::new(url.to_owned())],
-        signers: vec![SignerSource::Key { key: Secret::new(GAS_KEY.to_owned()), location: Location::default() }],
+        chain: ChainConfig::Evm(EvmConfig {
+            rpc_urls: vec![Secret::new(url.to_owned())],
+            signers: vec![SignerSource::Key { key: Secret::new(GAS_KEY.to_owned()), location: Location::default() }],
+            payers: Payers { eoa: true, contract: true },
+            confirmations: 1,
+            max_fee: AtomicAmount::from(10_000_000_000_000_000),
+        }),
         pay_to: AccountId::new(PAY_TO).unwrap(),
         pay_to_exclusive: false,
-        payers: Payers { eoa: true, contract: true },
         max_window: Duration::from_secs(86_400),
-        confirmations: 1,
         assets: vec![Asset {
             id: AssetId::new(TOKEN).unwrap(),
             symbol: "USDC".to_owned(),
             decimals: 6,
             is_usd: true,
             eip712: Some(Eip712Domain { name: "USDC".to_owned(), version: "2".to_owned() }),
+            allowed_extensions: Vec::new(),
         }],
         wait_for: WaitFor::Confirmed,
-        max_fee: AtomicAmount::from(10_000_000_000_000_000),
         settle_timeout: Duration::from_secs(30),
         location: Location::default(),
+    }
+}
+
+fn evm(config: &mut NetworkConfig) -> &mut EvmConfig {
+    match &mut config.chain {
+        ChainConfig::Evm(evm) => evm,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -118,6 +128,31 @@ fn signed(authorization: &Authorization) -> Value {
     payload(authorization, &payer().sign_hash_sync(&hash).unwrap().as_bytes())
 }
 
+/// Writes nothing down: further attempts are refused.
+struct NoAttempts;
+
+#[async_trait]
+impl Attempts for NoAttempts {
+    async fn record(&self, _record: &RecordId, _attempt: NewAttempt) -> Result<(), AttemptError> {
+        Err(AttemptError::from(LedgerError::NotWritten("no ledger".to_owned())))
+    }
+}
+
+/// Keeps what it is given, which must not have been sent by then.
+struct Kept {
+    world: Shared,
+    attempts: Mutex<Vec<NewAttempt>>,
+}
+
+#[async_trait]
+impl Attempts for Kept {
+    async fn record(&self, _record: &RecordId, attempt: NewAttempt) -> Result<(), AttemptError> {
+        assert!(!self.world.lock().unwrap().sent.iter().any(|raw| **raw == attempt.raw), "sent before it was recorded");
+        self.attempts.lock().unwrap().push(attempt);
+        Ok(())
+    }
+}
+
 fn reason(error: VerifyError) -> Reason {
     match error {
         VerifyError::Invalid { reason } => reason,
@@ -175,6 +210,7 @@ impl Shop {
                 valid_until: facts.valid_until,
                 signer: None,
                 claimed_at: signed_at,
+                identifier: None,
             },
             state: PaymentState::Signed,
             attempts,
@@ -195,13 +231,13 @@ impl Shop {
     }
 
     async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
-        let settled = tokio::time::timeout(Duration::from_secs(40), self.scheme.settle(record)).await;
+        let settled = tokio::time::timeout(Duration::from_secs(40), self.scheme.settle(record, &NoAttempts)).await;
         settled.expect("settlement did not end")
     }
 
     /// Asserts that a settlement has not ended after a while.
     async fn stays_open(&self, record: &PaymentRecord, wait: Duration) {
-        let settled = tokio::time::timeout(wait, self.scheme.settle(record)).await;
+        let settled = tokio::time::timeout(wait, self.scheme.settle(record, &NoAttempts)).await;
         assert!(settled.is_err(), "ended as {settled:?}");
     }
 }
@@ -304,13 +340,13 @@ async fn contract_payers_are_asked_and_only_their_yes_counts() {
 
 #[tokio::test]
 async fn payers_that_are_not_taken_are_refused() {
-    let no_contracts = shop_with(|config| config.payers.contract = false).await;
+    let no_contracts = shop_with(|config| evm(config).payers.contract = false).await;
     no_contracts.open().await;
     let long = payload(&authorization(1), &[7; 70]);
     let error = no_contracts.decode(&long).prove(&terms()).await.err().unwrap();
     assert_eq!(reason(error), Reason::EvmContractPayer);
     no_contracts.decode(&signed(&authorization(1))).prove(&terms()).await.unwrap();
-    let delegated = shop_with(|config| config.payers.contract = false).await;
+    let delegated = shop_with(|config| evm(config).payers.contract = false).await;
     delegated.open().await;
     delegated.change(|world| {
         world.code.insert(payer().address());
@@ -385,7 +421,7 @@ async fn a_silent_node_is_waited_for_once_by_all_who_ask_for_the_head() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::parse(&format!("http://{}/", silent.local_addr().unwrap())).unwrap();
     let deadline = Duration::from_millis(300);
-    let rpc = Rpc::new(Network::evm(CHAIN), CHAIN, vec![url], deadline, Arc::new(NoObserver)).unwrap();
+    let rpc = Rpc::new(Network::evm(CHAIN), rpc::identity(CHAIN), vec![url], deadline, Arc::new(NoObserver)).unwrap();
     let watch = Watch::default();
     let started = std::time::Instant::now();
     let asked = futures::future::join_all((0..20).map(|_| watch.refresh_head(&rpc, Duration::ZERO))).await;
@@ -395,10 +431,10 @@ async fn a_silent_node_is_waited_for_once_by_all_who_ask_for_the_head() {
 
 #[tokio::test]
 async fn a_settlement_over_max_fee_is_not_signed() {
-    let shop = shop_with(|config| config.max_fee = AtomicAmount::from(1_000_000_000_000)).await;
+    let shop = shop_with(|config| evm(config).max_fee = AtomicAmount::from(1_000_000_000_000)).await;
     shop.open().await;
     assert!(shop.plan(&signed(&authorization(1))).await.is_ok());
-    let dear = shop_with(|config| config.max_fee = AtomicAmount::from(1_000_000_000)).await;
+    let dear = shop_with(|config| evm(config).max_fee = AtomicAmount::from(1_000_000_000)).await;
     Arc::clone(&dear.scheme).start();
     dear.scheme.verify_chain().await.unwrap();
     dear.scheme.open(&[]);
@@ -408,7 +444,7 @@ async fn a_settlement_over_max_fee_is_not_signed() {
 
 #[tokio::test]
 async fn a_payer_whose_settlement_is_too_dear_is_refused_alone() {
-    let shop = shop_with(|config| config.max_fee = AtomicAmount::from(400_000_000_000)).await;
+    let shop = shop_with(|config| evm(config).max_fee = AtomicAmount::from(400_000_000_000)).await;
     shop.open().await;
     shop.change(|world| world.estimate = 290_000);
     assert!(matches!(shop.plan(&signed(&authorization(1))).await, Err(VerifyError::Unavailable { .. })));
@@ -643,6 +679,61 @@ async fn an_expired_settlement_that_is_still_unmined_is_sent_on_so_that_its_lane
 }
 
 #[tokio::test]
+async fn a_settlement_that_the_base_fee_has_outgrown_is_signed_again_recorded_and_then_sent() {
+    let shop = shop().await;
+    shop.change(|world| world.is_automine = false);
+    let record = shop.claimed(1, 0).await;
+    let kept = Arc::new(Kept { world: Arc::clone(&shop.world), attempts: Mutex::default() });
+    let settling = {
+        let (scheme, record, kept) = (Arc::clone(&shop.scheme), record.clone(), Arc::clone(&kept));
+        tokio::spawn(async move { scheme.settle(&record, &*kept).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    shop.change(|world| {
+        assert_eq!(world.sent.len(), 1);
+        world.base_fee *= 10;
+    });
+    for _ in 0..6 {
+        shop.change(World::mine);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let outcome = tokio::time::timeout(Duration::from_secs(20), settling).await.unwrap().unwrap();
+    let SettleOutcome::Paid(settlement) = outcome else { panic!("{outcome:?}") };
+    let attempts = kept.attempts.lock().unwrap().clone();
+    assert_eq!((attempts.len(), &settlement.transaction), (1, &attempts[0].transaction));
+    assert_eq!(attempts[0].account_nonce, record.attempts[0].signed.account_nonce);
+    let fee = |raw: &[u8]| lanes::unsigned(raw).unwrap().max_fee_per_gas;
+    assert!(fee(&attempts[0].raw) >= fee(&record.attempts[0].signed.raw) * 9 / 8);
+    assert_eq!(shop.world.lock().unwrap().state_used.len(), 1);
+}
+
+#[tokio::test]
+async fn a_higher_fee_that_is_not_written_down_is_never_sent() {
+    let shop = shop().await;
+    shop.change(|world| world.is_automine = false);
+    let record = shop.claimed(1, 0).await;
+    let settling = {
+        let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
+        tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    shop.change(|world| world.base_fee *= 10);
+    for _ in 0..6 {
+        shop.change(World::mine);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let raw = record.attempts[0].signed.raw.clone();
+    shop.change(|world| assert!(world.sent.iter().all(|sent| **sent == raw)));
+    assert!(!settling.is_finished());
+    // The fee falls again: what was signed first is mined.
+    shop.change(|world| {
+        world.base_fee /= 10;
+        world.mine();
+    });
+    paid_by(&record, &tokio::time::timeout(Duration::from_secs(20), settling).await.unwrap().unwrap());
+}
+
+#[tokio::test]
 async fn a_receipt_counts_only_at_its_depth_and_only_if_the_chain_keeps_it() {
     let shop = shop().await;
     let mut record = shop.claimed(1, 0).await;
@@ -652,7 +743,7 @@ async fn a_receipt_counts_only_at_its_depth_and_only_if_the_chain_keeps_it() {
     let hash: B256 = record.attempts[0].signed.transaction.parse().unwrap();
     let settling = {
         let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
-        tokio::spawn(async move { scheme.settle(&record).await })
+        tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await })
     };
     tokio::time::sleep(Duration::from_millis(300)).await;
     shop.change(|world| {
@@ -709,7 +800,7 @@ async fn a_node_whose_indexes_are_behind_its_state_never_proves_a_payment_failed
     shop.clock.advance(Duration::from_secs(20));
     let settling = {
         let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
-        tokio::spawn(async move { scheme.settle(&record).await })
+        tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await })
     };
     tokio::time::sleep(Duration::from_secs(24)).await;
     assert!(!settling.is_finished(), "ended as {:?}", settling.await);
@@ -786,8 +877,8 @@ async fn an_endpoint_of_another_chain_or_a_dead_one_is_passed_over() {
     dead.lock().unwrap().is_down = true;
     let urls = [fake::serve(&other).await, fake::serve(&dead).await];
     let shop = shop_with(|config| {
-        let good = config.rpc_urls.clone();
-        config.rpc_urls = urls.into_iter().map(Secret::new).chain(good).collect();
+        let good = evm(config).rpc_urls.clone();
+        evm(config).rpc_urls = urls.into_iter().map(Secret::new).chain(good).collect();
     })
     .await;
     shop.open().await;
@@ -816,7 +907,7 @@ async fn keys_that_are_bad_or_also_paid_are_mistakes_with_a_place() {
     let place = Location { line: 7, column: 3 };
     let mistakes = |key: &str, pay_to: &str| {
         let mut config = config("http://127.0.0.1:1/");
-        config.signers = vec![SignerSource::Key { key: Secret::new(key.to_owned()), location: place }];
+        evm(&mut config).signers = vec![SignerSource::Key { key: Secret::new(key.to_owned()), location: place }];
         config.pay_to = AccountId::new(pay_to).unwrap();
         EvmScheme::connect(&config, &[], Arc::new(ManualClock::new(UnixMillis(0))), Arc::new(NoObserver)).err()
     };

@@ -86,7 +86,7 @@ impl Shop {
             Arc::new(Metrics::new().unwrap()),
             tokio::runtime::Handle::current(),
         );
-        let route = PricedRoute::new(ROUTE.to_owned(), vec![offer], ResourceInfo::default()).unwrap();
+        let route = PricedRoute::new(ROUTE.to_owned(), vec![offer], ResourceInfo::default(), false).unwrap();
         Self { gate, chain, ledger, route, clock, origin: Origin(AtomicBool::new(true)), _folder: folder }
     }
 
@@ -110,6 +110,7 @@ impl Shop {
         let request = PaidRequest {
             fingerprint: [request; 32],
             redeliverable: true,
+            settles_after: false,
             client,
             route: ROUTE,
             summary: "GET /a".to_owned(),
