@@ -44,7 +44,7 @@ const INTERNAL: &[(&str, &[&str])] = &[
     ("service", &["config"]),
     ("admin", &["types", "protocol", "config", "route", "payment", "telemetry", "ledger", "service"]),
     // The deadline of heads is the one thing of HTTP that it shares with the proxy.
-    ("facilitator", &["types", "protocol", "config", "payment", "telemetry", "service", "proxy::head_deadline"]),
+    ("facilitator", &["types", "protocol", "config", "payment", "telemetry", "service", "proxy::connection"]),
     ("server", &["types", "config", "proxy", "admin", "facilitator"]),
     (
         "app",
@@ -142,6 +142,8 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("revm", &[("devnet", "revm")]),
+    // What a reload replaces lives in one place.
+    ("arc_swap", &[("proxy::snapshot", "arc_swap")]),
     ("sqlx", &[("ledger", "sqlx")]),
     ("toml", &[("config", "toml")]),
     ("matchit", &[("route", "matchit")]),
@@ -150,7 +152,16 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
     ("clap", &[("cli", "clap")]),
     ("anyhow", &[("cli", "anyhow")]),
     ("reqwest", &[("chain", "reqwest"), ("cli", "reqwest")]),
-    ("rustls", &[("chain", "rustls"), ("cli", "rustls")]),
+    (
+        "rustls",
+        &[
+            ("chain", "rustls"),
+            ("cli", "rustls"),
+            ("server::tls", "rustls"),
+            ("proxy::upstream::tls", "rustls"),
+            ("server", "rustls::Error"),
+        ],
+    ),
     // The gate, the books and the chains know no HTTP.
     (
         "http",

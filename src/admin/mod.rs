@@ -32,19 +32,32 @@ pub struct AdminParts {
     pub config: AdminConfig,
     /// The networks of business; empty when nothing is priced.
     pub schemes: Vec<Arc<dyn Scheme>>,
-    /// Whether any route is priced.
-    pub has_priced_routes: bool,
+    /// Whether any route is priced, now.
+    pub has_priced_routes: Arc<AtomicBool>,
+    /// Who reads the configuration again.
+    pub reloader: Option<Arc<dyn Reload>>,
     /// The books.
     pub ledger: Arc<dyn Ledger>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
+/// Reads the configuration again.
+#[async_trait]
+pub trait Reload: Send + Sync {
+    /// Takes it up, or keeps the old one.
+    ///
+    /// # Errors
+    /// Why the old one was kept, a line each.
+    async fn reload(&self) -> Result<(), Vec<String>>;
+}
+
 /// The operator's listener.
 pub struct Admin {
     access: Access,
     schemes: Vec<Arc<dyn Scheme>>,
-    has_priced_routes: bool,
+    has_priced_routes: Arc<AtomicBool>,
+    reloader: Option<Arc<dyn Reload>>,
     ledger: Arc<dyn Ledger>,
     metrics: Arc<Metrics>,
     is_serving: AtomicBool,
@@ -59,6 +72,7 @@ impl Admin {
             access: Access::new(parts.config.listen, parts.config.token),
             schemes: parts.schemes,
             has_priced_routes: parts.has_priced_routes,
+            reloader: parts.reloader,
             ledger: parts.ledger,
             metrics: parts.metrics,
             is_serving: AtomicBool::new(false),
@@ -83,11 +97,31 @@ impl Admin {
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         match path {
             "/healthz" | "/readyz" | "/metrics" | "/payments" if !is_read => Answer::method_not_allowed("GET, HEAD"),
+            "/reload" if head.method != Method::POST => Answer::method_not_allowed("POST"),
+            // A page that an operator looks at has no business here.
+            "/reload" if head.headers.contains_key(http::header::ORIGIN) => {
+                Answer::error(StatusCode::FORBIDDEN, "not_for_pages")
+            }
+            "/reload" => self.reload().await,
             "/healthz" => self.health().await,
             "/readyz" => self.readiness().await,
             "/metrics" => self.metrics(),
             "/payments" => books::payments(self.ledger.as_ref(), query).await,
             _ => Answer::error(StatusCode::NOT_FOUND, "not_found"),
+        }
+    }
+
+    /// 200, or 409 with the reasons why the old configuration stays.
+    async fn reload(&self) -> Answer {
+        let Some(reloader) = &self.reloader else {
+            return Answer::error(StatusCode::NOT_FOUND, "not_found");
+        };
+        match reloader.reload().await {
+            Ok(()) => Answer::json(StatusCode::OK, &json!({ "reloaded": true })),
+            Err(reasons) => {
+                let body = json!({ "error": "reload_refused", "reasons": reasons });
+                Answer::json(StatusCode::CONFLICT, &body)
+            }
         }
     }
 
@@ -112,7 +146,8 @@ impl Admin {
             networks.insert(scheme.network().as_str().to_owned(), state);
         }
         let is_serving = self.is_serving.load(Ordering::Acquire);
-        let is_ready = is_serving && (has_open_network || !self.has_priced_routes) && self.probe().await;
+        let is_ready =
+            is_serving && (has_open_network || !self.has_priced_routes.load(Ordering::Relaxed)) && self.probe().await;
         Answer::json(status_code(is_ready), &json!({ "status": status_word(is_ready), "networks": networks }))
     }
 

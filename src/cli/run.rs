@@ -11,7 +11,7 @@ use super::ConfigArgs;
 use crate::app::{App, Blueprint};
 use crate::config::LogFormat;
 use crate::ledger::SqliteLedger;
-use crate::server::{Server, termination};
+use crate::server::{Server, hangups, termination};
 use crate::telemetry;
 
 /// Threads for claims, settlements and chains, apart from those that serve requests.
@@ -90,18 +90,24 @@ async fn serve(
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(&Server) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
+    let hangups = hangups().context("can't listen for signals")?;
     let server = Server::bind(app.parts, app.admin, app.facilitator).await?;
     ready(&server)?;
     let (gate, ledger) = (app.gate, app.ledger);
+    let watching = tokio::spawn(app.reloader.watch(hangups));
     let serving = server.run(stop, |within| async move { gate.drain(within).await });
-    tokio::select! {
+    let code = tokio::select! {
         () = serving => Ok(ExitCode::SUCCESS),
         // A ledger that may not write any more must not be believed either: the next start reads what is really there.
         reason = ledger.halted() => {
             tracing::error!(reason, "The ledger has stopped; so does the gateway.");
             Ok(ExitCode::FAILURE)
         }
-    }
+    };
+    watching.abort();
+    // What it holds of the books is let go of before they are closed.
+    let _aborted = watching.await;
+    code
 }
 
 /// A runtime whose threads bear its name.

@@ -2,12 +2,7 @@
 //! looks for a typing error.
 
 /// Section and key; the section is the name of its type in `raw`.
-const LATER: &[(&str, &[&str])] = &[
-    ("Root", &["telemetry"]),
-    ("Server", &["tls", "trusted_proxies", "limits"]),
-    ("Upstream", &["balance", "health_check"]),
-    ("Route", &["websocket", "max_duration", "strip_prefix", "rewrite"]),
-];
+const LATER: &[(&str, &[&str])] = &[("Root", &["telemetry"])];
 
 /// Whether a later version will know this key.
 pub(super) fn is_for_later(section: &str, key: &str) -> bool {

@@ -3,8 +3,10 @@
 //! Knows no chain library and no proxy: it checks all that can be known from the file alone, and reports every mistake at
 //! once with file, line and column.
 
+mod changes;
 mod diagnostic;
 mod finality;
+mod forward_path;
 mod later;
 mod leaf;
 mod model;
@@ -18,6 +20,7 @@ mod resolve_identity;
 mod resolve_network;
 mod resolve_price;
 mod resolve_route;
+mod resolve_server;
 mod resolve_upstream;
 mod route_key;
 mod schema;
@@ -25,11 +28,13 @@ mod secret;
 mod secret_source;
 mod section;
 
+pub use changes::{changed_networks, restart_only};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig,
-    LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig,
-    SettleMode, SignerSource, SolanaConfig, UpstreamConfig,
+    AdminConfig, Balance, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, ForwardPath, HealthCheck,
+    LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver,
+    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, SolanaConfig, TlsCertificate,
+    UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

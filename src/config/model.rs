@@ -8,7 +8,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, WaitFor};
+use crate::types::{AccountId, AddressRange, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, WaitFor};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -38,7 +38,17 @@ pub struct Config {
 pub struct ServerConfig {
     /// Where clients connect.
     pub listen: SocketAddr,
-    /// The origin of resource URLs shown to payers, without a trailing slash; without it the request's `Host` and `http`.
+    /// Certificates; the first is for clients that name no server, or one that none is for. Without any the listener speaks
+    /// no TLS.
+    pub tls: Vec<TlsCertificate>,
+    /// Proxies in front, which are believed about their clients.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// Whether connections start with a PROXY protocol header, and come from trusted proxies only.
+    pub proxy_protocol: bool,
+    /// What clients may take up.
+    pub limits: LimitsConfig,
+    /// The origin of resource URLs shown to payers, without a trailing slash; without it the request's `Host` and the
+    /// listener's scheme.
     pub public_url: Option<Url>,
     /// Worker threads of the proxy, at least 1.
     pub threads: usize,
@@ -54,6 +64,34 @@ pub struct ServerConfig {
     pub redeliver_for: Duration,
     /// How long SIGTERM lets running requests and settlements end.
     pub drain_timeout: Duration,
+}
+
+/// A certificate and its key: files that were there when the configuration was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsCertificate {
+    /// The chain in PEM, the server's own first.
+    pub cert: PathBuf,
+    /// The private key in PEM.
+    pub key: PathBuf,
+    /// Where it was named, for errors found later.
+    pub location: Location,
+}
+
+/// `[server.limits]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Connections at one time, at least 1.
+    pub connections: usize,
+    /// Connections from one address at one time, at least 1.
+    pub connections_per_address: usize,
+    /// How long the head of a request may take.
+    pub head_timeout: Duration,
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
+    /// Fewest bytes a second of a request's body; 0 is no limit.
+    pub min_body_rate: u64,
+    /// Fewest bytes a second that a client must take; 0 is no limit.
+    pub min_response_rate: u64,
 }
 
 /// `[admin]`.
@@ -109,7 +147,7 @@ pub enum LogFormat {
 }
 
 /// `[upstreams.NAME]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// The name routes use.
     pub name: String,
@@ -119,6 +157,18 @@ pub struct UpstreamConfig {
     pub tls: bool,
     /// The name for SNI and certificate check; the host of the server if absent.
     pub tls_server_name: Option<String>,
+    /// Certificates in PEM that the origin's must come from.
+    pub tls_ca: Option<PathBuf>,
+    /// What the gateway shows to the origin.
+    pub tls_client: Option<TlsCertificate>,
+    /// Whether to speak HTTP/2.
+    pub http2: bool,
+    /// Which server gets the next request.
+    pub balance: Balance,
+    /// How servers are asked how they are.
+    pub health: Option<HealthCheck>,
+    /// How long the whole answer may take.
+    pub total_timeout: Option<Duration>,
     /// How long a connection may take.
     pub connect_timeout: Duration,
     /// How long the origin may be silent between two reads.
@@ -127,6 +177,32 @@ pub struct UpstreamConfig {
     pub write_timeout: Duration,
     /// Headers set on every request to this origin, for example its own credentials.
     pub set_headers: Vec<(http::HeaderName, Secret)>,
+}
+
+/// Which of an upstream's servers gets the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other.
+    RoundRobin,
+    /// The one with the fewest requests running.
+    LeastConnections,
+    /// The same one for the same client address, as long as it is well.
+    ConsistentHash,
+}
+
+/// How servers are asked how they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The path, canonical.
+    pub path: String,
+    /// How often.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Answers in a row that make a server well, at least 1.
+    pub passes: u32,
+    /// Failures in a row that make it unwell, at least 1.
+    pub failures: u32,
 }
 
 /// Which EVM payers are taken.
@@ -273,6 +349,22 @@ pub struct RouteConfig {
     pub action: RouteAction,
     /// The upstream's name; none only for [`RouteAction::Deny`].
     pub upstream: Option<String>,
+    /// What becomes of the path on its way to the origin.
+    pub forward: ForwardPath,
+    /// How long a WebSocket may last; none if there may be none.
+    pub websocket: Option<Duration>,
+}
+
+/// What path the origin gets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ForwardPath {
+    /// The request's own.
+    #[default]
+    Same,
+    /// Without this at its start, which ends at a `/` and doesn't hold it.
+    Without(String),
+    /// Another one, in which `{name}` stands for what the route's parameter of that name took.
+    Instead(String),
 }
 
 /// When the money moves.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Word};
-use super::model::{LogFormat, Redeliver, SettleMode};
+use super::model::{Balance, LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
@@ -42,7 +42,16 @@ section! {
     struct Server {
         /// The address and port that clients connect to.
         listen: SocketAddr = "0.0.0.0:8402",
-        /// The scheme and host that payers see in the terms; without it the request's own Host and http.
+        /// Certificate and key, or a list of them of which the client's server name chooses; with it the listener speaks TLS
+        /// (HTTP/2 and HTTP/1.1) and nothing else.
+        tls: OneOrMany<Tls>,
+        /// The addresses of proxies in front of this one, which are believed about who the client is.
+        trusted_proxies: List<String>,
+        /// Whether connections from trusted proxies start with a PROXY protocol header (version 1 or 2); others are refused.
+        proxy_protocol: bool = false,
+        /// What one client, and all together, may take up.
+        limits: Limits = {},
+        /// The scheme and host that payers see in the terms; without it the request's own Host and the listener's scheme.
         public_url: String,
         /// Worker threads of the proxy; without it one for each processor.
         threads: u64,
@@ -60,6 +69,34 @@ section! {
         dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
+    }
+}
+
+section! {
+    /// A certificate and its key, both in PEM; read again when the files change.
+    struct Tls {
+        /// The file with the certificate and those between it and its root, relative to this file.
+        cert: String => required,
+        /// The file with the private key, relative to this file; readable by its owner only.
+        key: String => required,
+    }
+}
+
+section! {
+    /// What one client, and all together, may take up.
+    struct Limits {
+        /// Connections from clients at one time; more wait in the system's queue.
+        connections: u64 = 10000,
+        /// Connections from one client address at one time; more are closed. Trusted proxies are not counted.
+        connections_per_address: u64 = 256,
+        /// How long a client may take to send the whole head of a request.
+        head_timeout: Duration = "10s",
+        /// How long a connection may be idle between two requests.
+        idle_timeout: Duration = "75s",
+        /// The fewest bytes a second that a request's body must come with; 0 for no limit.
+        min_body_rate: u64 = 250,
+        /// The fewest bytes a second that a client must take of an answer that waits for it; 0 for no limit.
+        min_response_rate: u64 = 250,
     }
 }
 
@@ -112,12 +149,36 @@ section! {
         tls: bool = false,
         /// The name that the origin's certificate must bear; without it the host of the server.
         tls_server_name: String,
+        /// The file with the certificates, in PEM, that the origin's must come from; without it those of this machine.
+        tls_ca: String,
+        /// The file with the certificate, in PEM, that the gateway shows to the origin.
+        tls_cert: String,
+        /// The file with that certificate's private key; readable by its owner only.
+        tls_key: String,
+        /// Whether to speak HTTP/2 to the origin: over TLS if it offers it, without TLS in any case.
+        http2: bool = false,
+        /// Which server gets the next request: in turn, the one with the fewest requests running, or always the same one for
+        /// a client's address.
+        balance: Balance = "round-robin",
+        /// The path that every server is asked for now and then; one that doesn't answer with 200 to 399 gets no requests.
+        /// Without it a server is as well as its connections.
+        health_check: String,
+        /// How often a server is asked.
+        health_interval: Duration = "5s",
+        /// How long a server may take to answer.
+        health_timeout: Duration = "2s",
+        /// Answers in a row that make a server well again.
+        health_passes: u64 = 2,
+        /// Failures in a row that make a server unwell.
+        health_failures: u64 = 3,
         /// How long a connection may take.
         connect_timeout: Duration = "5s",
         /// How long the origin may be silent.
         read_timeout: Duration = "60s",
         /// How long a write to the origin may take.
         write_timeout: Duration = "60s",
+        /// How long the whole answer may take; without it as long as it goes on.
+        total_timeout: Duration,
         /// Headers set on every request to this origin; secret values from env or file.
         set_headers: Named<TextOrSecret> = {},
     }
@@ -214,6 +275,14 @@ section! {
         dialects: List<Dialect>,
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
+        /// The start of the path that the origin doesn't get.
+        strip_prefix: String,
+        /// The path that the origin gets instead; {name} stands for what a segment of the route's own path took.
+        rewrite: String,
+        /// Whether a request may become a WebSocket; the price then buys the connection.
+        websocket: bool = false,
+        /// How long a WebSocket may last.
+        max_duration: Duration = "1h",
         /// Whether v2 clients may ("optional") or must ("required") name a purchase, so that paying twice for one name is
         /// refused: x402's payment-identifier extension. v1 clients can't.
         payment_identifier: IdentifierRule = "off",
@@ -324,6 +393,14 @@ impl Word for Dialect {
 
 impl Word for PayerKind {
     const WORDS: &'static [(&'static str, Self)] = &[("eoa", Self::Eoa), ("contract", Self::Contract)];
+}
+
+impl Word for Balance {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("round-robin", Self::RoundRobin),
+        ("least-connections", Self::LeastConnections),
+        ("consistent-hash", Self::ConsistentHash),
+    ];
 }
 
 impl Word for LogFormat {

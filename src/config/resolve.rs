@@ -2,24 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::thread::available_parallelism;
-
-use url::Url;
 
 use super::diagnostic::Location;
-use super::model::{
-    AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig, RouteConfig, ServerConfig,
-};
-use super::raw::{Admin, Facilitator, Ledger, Log, Root, Server};
+use super::model::{AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig, RouteConfig};
+use super::raw::{Admin, Facilitator, Ledger, Log, Root};
 use super::reader::{At, Report, did_you_mean, shown};
 use super::secret::Secret;
 use super::secret_source::{SecretSource, Secrets};
-use super::{resolve_network, resolve_route, resolve_upstream};
-use crate::types::{AtomicAmount, DecimalAmount};
-
-const THREADS_MAX: u64 = 1024;
-const DELIVERIES_MAX: u64 = 100;
-const QUOTE_KEY_BYTES_MIN: usize = 32;
+use super::{resolve_network, resolve_route, resolve_server, resolve_upstream};
 
 /// The configuration as far as it is valid; what isn't has been reported.
 pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut Report) -> Option<Config> {
@@ -30,7 +20,7 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
     let listeners = distinct_listeners(typed_listeners, report);
     let speaks_vitwit =
         raw_server.dialects.as_ref().is_some_and(|typed| resolve_route::speaks_vitwit("server", typed, report));
-    let server = server(raw_server, secrets, report);
+    let server = resolve_server::server(raw_server, secrets, report);
     let admin = admin(raw_admin, secrets, report);
     let facilitator = facilitator(raw_facilitator, secrets, report);
     let ledger = ledger(raw.ledger?.value, secrets.dir, report);
@@ -93,37 +83,6 @@ fn distinct_listeners(typed: [(&'static str, &Option<At<SocketAddr>>); 3], repor
     known.into_iter().map(|(_, listen)| listen.value).collect()
 }
 
-fn server(raw: Server, secrets: &Secrets<'_>, report: &mut Report) -> Option<ServerConfig> {
-    let public_url = raw.public_url.and_then(|url| public_url(&url, report));
-    let threads = match raw.threads {
-        Some(threads) => bounded("server.threads", &threads, 1..=THREADS_MAX, report).unwrap_or(1),
-        None => available_parallelism().map_or(1, |threads| u64::try_from(threads.get()).unwrap_or(1)),
-    };
-    let quote_key = raw.quote_key.and_then(|source| {
-        let key = secrets.read(&source.value, report)?;
-        let length = key.expose().len();
-        if length < QUOTE_KEY_BYTES_MIN {
-            let message = format!("server.quote_key: expected {QUOTE_KEY_BYTES_MIN} bytes or more, got {length}");
-            report.error_with_hint(source.location, message, "openssl rand -hex 32 makes one");
-            return None;
-        }
-        Some(key)
-    });
-    let max_deliveries = raw.max_deliveries?;
-    let max_deliveries = bounded("server.max_deliveries", &max_deliveries, 1..=DELIVERIES_MAX, report).unwrap_or(1);
-    Some(ServerConfig {
-        listen: raw.listen?.value,
-        public_url,
-        threads: usize::try_from(threads).ok()?,
-        quote_key,
-        offer_ttl: raw.offer_ttl?.value,
-        max_price: max_price(&raw.max_price?, report),
-        max_deliveries: u32::try_from(max_deliveries).ok()?,
-        redeliver_for: raw.redeliver_for?.value,
-        drain_timeout: raw.drain_timeout?.value,
-    })
-}
-
 /// The number if it lies in the range.
 pub(super) fn bounded(
     key: &str,
@@ -137,37 +96,6 @@ pub(super) fn bounded(
     let message = format!("{key}: expected {} to {}, got {}", range.start(), range.end(), number.value);
     report.error(number.location, message);
     None
-}
-
-fn public_url(text: &At<String>, report: &mut Report) -> Option<Url> {
-    let origin_only = |url: &Url| {
-        url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none()
-    };
-    match Url::parse(&text.value) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() && origin_only(&url) => Some(url),
-        _ => {
-            let message = "server.public_url: expected scheme and host only, such as \"https://shop.example\"";
-            report.error(text.location, format!("{message}, got {}", shown(&text.value)));
-            None
-        }
-    }
-}
-
-/// The bound; one that can't be read is reported and gives way to one that no price exceeds, so that routes are not blamed.
-fn max_price(text: &At<String>, report: &mut Report) -> DecimalAmount {
-    let parsed = text.value.strip_prefix('$').and_then(|dollars| dollars.parse::<DecimalAmount>().ok());
-    match parsed {
-        Some(amount) if !amount.is_zero() => amount,
-        _ => {
-            let message = format!("server.max_price: expected dollars such as \"$100\", got {}", shown(&text.value));
-            report.error(text.location, message);
-            DecimalAmount::from_atomic(AtomicAmount::from(u64::MAX), 0)
-        }
-    }
 }
 
 fn admin(raw: Admin, secrets: &Secrets<'_>, report: &mut Report) -> Option<AdminConfig> {

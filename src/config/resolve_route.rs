@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::diagnostic::Location;
+use super::forward_path::forward_path;
 use super::leaf::{Entry, List, Named};
 use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer, SettleMode};
 use super::raw::{Dialect, Route, RouteValue};
@@ -65,8 +66,28 @@ impl<'a> Scope<'a> {
             }
         };
         let RouteKey { methods, host, path } = parts?;
+        let forward = table.map(|table| forward_path(&name_of(key), &path, table, report)).unwrap_or_default();
+        let is_websocket = table.and_then(|table| table.websocket.as_ref()).is_some_and(|websocket| websocket.value);
+        if let Some(settle) = table.and_then(|table| table.settle.as_ref()).filter(|_| is_websocket)
+            && settle.value == SettleMode::After
+        {
+            let message = format!("{}.settle: \"after\" is not possible with websocket = true", name_of(key));
+            report.error_with_hint(settle.location, message, "a WebSocket has no answer that could wait for its money");
+        }
+        let max_duration = table.and_then(|table| table.max_duration.as_ref()).map(|duration| duration.value);
+        let websocket = if is_websocket { Some(max_duration?) } else { None };
         let upstream = if is_denied { None } else { Some(upstream?) };
-        Some(RouteConfig { key: key.clone(), location: *location, methods, host, path, action: action?, upstream })
+        Some(RouteConfig {
+            key: key.clone(),
+            location: *location,
+            methods,
+            host,
+            path,
+            action: action?,
+            upstream,
+            forward,
+            websocket,
+        })
     }
 
     fn upstream(

@@ -1,15 +1,21 @@
 //! From typed to validated: `[upstreams]`.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+use super::forward_path::is_path;
 use super::leaf::{Entry, Named};
-use super::model::UpstreamConfig;
+use super::model::{HealthCheck, TlsCertificate, UpstreamConfig};
 use super::raw::Upstream;
 use super::reader::{At, Report, check_name, shown, toml_key};
+use super::resolve::bounded;
 use super::secret::Secret;
 use super::secret_source::{Secrets, TextOrSecret};
+
+/// Answers or failures in a row beyond which nobody would wait.
+const IN_A_ROW_MAX: u64 = 1000;
 
 /// An upstream's name and, if it is valid, the rest.
 #[derive(Debug)]
@@ -54,6 +60,19 @@ fn upstream(name: &str, raw: Upstream, secrets: &Secrets<'_>, report: &mut Repor
         }
         Some(server_name.value)
     });
+    let tls_files = [&raw.tls_ca, &raw.tls_cert, &raw.tls_key];
+    for (file, key) in tls_files.into_iter().zip(["tls_ca", "tls_cert", "tls_key"]) {
+        if let (Some(file), false) = (file, tls) {
+            let message = format!("upstreams.{name}.{key} means nothing without TLS");
+            report.error_with_hint(file.location, message, "add tls = true");
+        }
+    }
+    let tls_ca = raw.tls_ca.and_then(|file| secrets.existing_file(&file, report));
+    let tls_client = client_certificate(name, raw.tls_cert, raw.tls_key, secrets, report);
+    let health = raw.health_check.and_then(|path| {
+        let timing = (raw.health_interval?.value, raw.health_timeout?.value);
+        health_check(name, &path, timing, (&raw.health_passes?, &raw.health_failures?), report)
+    });
     let set_headers = set_headers(name, raw.set_headers?.value, secrets, report);
     let servers = servers(name, raw.servers?.value.0, report);
     Some(UpstreamConfig {
@@ -61,11 +80,59 @@ fn upstream(name: &str, raw: Upstream, secrets: &Secrets<'_>, report: &mut Repor
         servers: servers?,
         tls,
         tls_server_name,
+        tls_ca,
+        tls_client,
+        http2: raw.http2?.value,
+        balance: raw.balance?.value,
+        health,
+        total_timeout: raw.total_timeout.map(|timeout| timeout.value),
         connect_timeout: raw.connect_timeout?.value,
         read_timeout: raw.read_timeout?.value,
         write_timeout: raw.write_timeout?.value,
         set_headers: set_headers?,
     })
+}
+
+fn client_certificate(
+    name: &str,
+    cert: Option<At<String>>,
+    key: Option<At<String>>,
+    secrets: &Secrets<'_>,
+    report: &mut Report,
+) -> Option<TlsCertificate> {
+    match (cert, key) {
+        (None, None) => None,
+        (Some(cert), Some(key)) => {
+            let file = secrets.existing_file(&cert, report);
+            let key = secrets.existing_private_file(&key, report);
+            Some(TlsCertificate { cert: file?, key: key?, location: cert.location })
+        }
+        (Some(one), None) | (None, Some(one)) => {
+            report.error(one.location, format!("upstreams.{name}: tls_cert and tls_key belong together"));
+            None
+        }
+    }
+}
+
+fn health_check(
+    name: &str,
+    path: &At<String>,
+    (interval, timeout): (Duration, Duration),
+    (passes, failures): (&At<u64>, &At<u64>),
+    report: &mut Report,
+) -> Option<HealthCheck> {
+    let key = format!("upstreams.{name}");
+    if !is_path(&path.value) || path.value.contains(['{', '}']) {
+        let message = format!("{key}.health_check: expected a path such as \"/health\", got {}", shown(&path.value));
+        report.error(path.location, message);
+        return None;
+    }
+    let mut count = |key: &str, number: &At<u64>| {
+        bounded(key, number, 1..=IN_A_ROW_MAX, report).and_then(|number| u32::try_from(number).ok())
+    };
+    let passes = count(&format!("{key}.health_passes"), passes);
+    let failures = count(&format!("{key}.health_failures"), failures);
+    Some(HealthCheck { path: path.value.clone(), interval, timeout, passes: passes?, failures: failures? })
 }
 
 fn refuse_own_listener(name: &str, server: &At<String>, listeners: &[SocketAddr], report: &mut Report) {

@@ -238,22 +238,32 @@ impl Secrets<'_> {
         Some(without_line_end(&text))
     }
 
-    /// The file, if it is there and only its owner can read it.
-    fn existing_private_file(&self, path: &At<String>, report: &mut Report) -> Option<PathBuf> {
+    /// The file, if it is there.
+    pub fn existing_file(&self, path: &At<String>, report: &mut Report) -> Option<PathBuf> {
+        self.found(path, report).map(|(file, _metadata)| file)
+    }
+
+    fn found(&self, path: &At<String>, report: &mut Report) -> Option<(PathBuf, fs::Metadata)> {
         let At { value, location } = path;
         let file = self.dir.join(value);
-        let metadata = match fs::metadata(&file) {
-            Ok(metadata) if metadata.is_file() => metadata,
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.is_file() => Some((file, metadata)),
             Ok(_) => {
                 report.error(*location, format!("{} is not a file", shown(value)));
-                return None;
+                None
             }
             Err(error) => {
                 let hint = "paths are relative to the configuration file";
                 report.error_with_hint(*location, format!("can't read the file {}: {error}", shown(value)), hint);
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    /// The file, if it is there and only its owner can read it.
+    pub fn existing_private_file(&self, path: &At<String>, report: &mut Report) -> Option<PathBuf> {
+        let At { value, location } = path;
+        let (file, metadata) = self.found(path, report)?;
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             let message =

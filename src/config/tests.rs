@@ -93,7 +93,16 @@ fn full_example() -> String {
 /// A directory with the secret files that the example names, readable by their owner only.
 fn example_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for (name, text) in [("local.key", "22".repeat(32) + "\n"), ("local.json", "{}".to_owned())] {
+    let files = [("local.key", "22".repeat(32) + "\n"), ("local.json", "{}".to_owned())];
+    // Certificates are only looked for here; that they can be used is found out where TLS is spoken.
+    let certificates = [
+        ("shop.pem", String::new()),
+        ("shop.key", String::new()),
+        ("origin-ca.pem", String::new()),
+        ("gateway.pem", String::new()),
+        ("gateway.key", String::new()),
+    ];
+    for (name, text) in files.into_iter().chain(certificates) {
         write_with_mode(&dir.path().join(name), &text, 0o600);
     }
     dir
@@ -131,7 +140,7 @@ fn the_example_is_a_small_shop_and_stays_valid_with_every_key_set() {
     assert_eq!(shop.ledger.url, LedgerUrl::Sqlite(dir.path().join("tollhouse.db")));
 
     let full = parsed(&full_example(), dir.path());
-    assert_eq!((full.upstreams.len(), full.networks.len(), full.routes.len()), (1, 4, 5));
+    assert_eq!((full.upstreams.len(), full.networks.len(), full.routes.len()), (1, 4, 6));
     let ChainConfig::Evm(local) = &full.networks[1].chain else { panic!("not EVM") };
     assert_eq!(local.signers.len(), 2);
     assert_eq!(local.rpc_urls[1].expose(), "https://local.example/token");
@@ -217,11 +226,17 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.server.threads = shop.server.threads;
     full.server.public_url = None;
     full.server.quote_key = None;
+    full.server.tls = Vec::new();
+    full.server.trusted_proxies = Vec::new();
     full.admin.token = None;
     full.facilitator = None;
     full.upstreams[0].set_headers = Vec::new();
     full.upstreams[0].tls = false;
     full.upstreams[0].tls_server_name = None;
+    full.upstreams[0].tls_ca = None;
+    full.upstreams[0].tls_client = None;
+    full.upstreams[0].health = None;
+    full.upstreams[0].total_timeout = None;
     full.networks[0].assets.truncate(1);
     let without_places = |text: String| {
         text.lines()

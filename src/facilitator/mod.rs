@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use crate::config::FacilitatorConfig;
 use crate::payment::{Clearing, Verdict};
 use crate::protocol::{FacilitatorRequest, Reason};
-use crate::proxy::head_deadline;
+use crate::proxy::connection::{self, Stage};
 use crate::service::{Access, Answer};
 use crate::telemetry::Metrics;
 use crate::types::{AccountId, ChainKind, Clock};
@@ -239,7 +239,10 @@ async fn read_body(session: &mut ServerSession) -> Result<Vec<u8>, Answer> {
 #[async_trait]
 impl ServeHttp for Facilitator {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        head_deadline::head_is_read();
+        if let Some(connection) = connection::of_digest(session.digest()) {
+            // The body has a deadline of its own.
+            connection.enter(Stage::Open);
+        }
         let started = Instant::now();
         let (answer, route, outcome) = self.answer(session).await;
         self.metrics.request(route, outcome);

@@ -13,12 +13,13 @@ use super::context::{Context, Outcome};
 use super::fingerprint::RequestIdentity;
 use super::intake::{self, Malformed};
 use super::respond::Answer;
-use super::upstream::{PROBE_AGE_MAX, client_address};
-use super::{Proxy, cors};
-use crate::config::{PaidRoute, RouteAction, SettleMode};
+use super::snapshot::Snapshot;
+use super::upstream::PROBE_AGE_MAX;
+use super::{Proxy, connection, cors, forward};
+use crate::config::{ForwardPath, PaidRoute, RouteAction, RouteConfig, SettleMode};
 use crate::payment::{Decision, HeldPayment, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
-use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize};
+use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize, normalize_host};
 use crate::telemetry::Stage;
 
 /// Why a request is not forwarded.
@@ -51,9 +52,11 @@ enum Taken {
 
 /// A request to a priced route, free of the session's buffers.
 struct Presented<'a> {
+    snapshot: Arc<Snapshot>,
     route: Arc<Route>,
     paid: &'a PaidRoute,
     priced: Arc<PricedRoute>,
+    scheme: &'static str,
     host: Option<String>,
     target: CanonicalTarget<'static>,
     v2: Vec<HeaderValue>,
@@ -63,11 +66,18 @@ struct Presented<'a> {
 impl Proxy {
     /// Decides whether the request is forwarded. On a priced route it is only with a receipt in the context.
     pub(super) async fn admit(&self, session: &mut Session, context: &mut Context) -> Result<(), Stop> {
-        let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
-        // Only HTTP/1 is spoken to clients: a session without a raw head can't be judged.
-        let raw = raw.ok_or(Malformed::Framing)?;
+        if session.is_http2() {
+            intake::check_h2(session.req_header_mut())?;
+        } else {
+            // A session without a raw head can't be judged.
+            let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes()).ok_or(Malformed::Framing)?;
+            intake::check(&raw, session.req_header())?;
+        }
+        self.check_server_name(session)?;
+        let snapshot = self.current.get().ok_or_else(Answer::internal)?;
+        context.snapshot = Some(Arc::clone(&snapshot));
+        let scheme = snapshot.public_scheme().unwrap_or_else(|| self.trusted.scheme(session));
         let head = session.req_header();
-        intake::check(&raw, head)?;
         if head.method == Method::OPTIONS && head.raw_path() == b"*" {
             return Err(Answer::server_options().into());
         }
@@ -77,18 +87,21 @@ impl Proxy {
             return Err(Answer::method_not_allowed(&COMMON_METHODS).into());
         }
         if let Some(asked) = cors::preflight_for(&head.method, &head.headers) {
-            self.answer_preflight(head.headers.get(header::ORIGIN), host, &target, &asked)?;
+            answer_preflight(&snapshot, head.headers.get(header::ORIGIN), host, &target, &asked)?;
         }
-        let route = match self.routes.find(host, &target, &head.method) {
+        let route = match snapshot.routes.find(host, &target, &head.method) {
             RouteMatch::Route(route) => route,
             RouteMatch::NotFound => return Err(Answer::not_found().into()),
             RouteMatch::MethodNotAllowed { allow } => return Err(Answer::method_not_allowed(&allow).into()),
             RouteMatch::Ambiguous => return Err(Malformed::Path.into()),
         };
         context.route = Some(Arc::clone(&route));
-        let Some(site) = self.site(&route) else { return Err(Answer::internal().into()) };
+        let Some(site) = snapshot.site(&route) else { return Err(Answer::internal().into()) };
         context.upstream.clone_from(&site.upstream);
         let config = Arc::clone(route.config());
+        if intake::asks_for_websocket(head) {
+            context.websocket = Some(config.websocket.ok_or(Malformed::Upgrade)?);
+        }
         match (&config.action, &site.priced) {
             (RouteAction::Deny, _) => return Err(Answer::not_found().into()),
             (RouteAction::Free, None) => context.outcome = Outcome::Free,
@@ -99,12 +112,22 @@ impl Proxy {
                 if v2.is_empty() && v1.is_empty() {
                     let path = target.path().as_str();
                     let query = target.query();
-                    let asked = Asked { route: &route, priced, host, path, query, headers: &head.headers };
+                    let asked = Asked {
+                        snapshot: &snapshot,
+                        route: &route,
+                        priced,
+                        scheme,
+                        host,
+                        path,
+                        query,
+                        headers: &head.headers,
+                    };
                     return Err(self.ask_payment(&asked).into());
                 }
                 let priced = Arc::clone(priced);
                 let (host, target) = (host.map(str::to_owned), target.into_owned());
-                let presented = Presented { route, paid, priced, host, target, v2, v1 };
+                let snapshot = Arc::clone(&snapshot);
+                let presented = Presented { snapshot, route, paid, priced, scheme, host, target, v2, v1 };
                 // Boxed, so that free requests don't carry its state around.
                 match Box::pin(self.take_payment(session, context, &presented)).await? {
                     Taken::Paid(receipt) => {
@@ -115,42 +138,34 @@ impl Proxy {
                     Taken::Held(held) => {
                         context.payment = held.record().map(|record| record.record.to_string());
                         context.held = Some(*held);
+                        context.asked = Some(presented.target.path_and_query().into_owned());
                         context.outcome = Outcome::Released;
                     }
                 }
-                return forward_canonical(session, &presented.target);
+                return forward_canonical(session, config.as_ref(), &presented.target);
             }
             // Price and configuration disagree: closed, whatever the reason.
             (RouteAction::Free, Some(_)) | (RouteAction::Paid(_), None) => return Err(Answer::internal().into()),
         }
-        if target.path_and_query().as_bytes() != head.raw_path() {
+        if target.path_and_query().as_bytes() != head.raw_path() || config.forward != ForwardPath::Same {
             let target = target.into_owned();
-            return forward_canonical(session, &target);
+            return forward_canonical(session, config.as_ref(), &target);
         }
         Ok(())
     }
 
-    /// Preflights of known paths are answered here and free. They are the origin's affair where `OPTIONS` itself is free.
-    fn answer_preflight(
-        &self,
-        origin: Option<&HeaderValue>,
-        host: Option<&str>,
-        target: &CanonicalTarget<'_>,
-        asked: &Method,
-    ) -> Result<(), Answer> {
-        let (Some(origin), false) = (origin, intake::is_never_allowed(asked)) else { return Ok(()) };
-        if let RouteMatch::Route(route) = self.routes.find(host, target, &Method::OPTIONS)
-            && !matches!(route.config().action, RouteAction::Paid(_))
-        {
+    /// A client that asked for one server in its TLS handshake gets nothing of another's: its certificate proved only the
+    /// first (RFC 9110 §7.4). Trusted proxies ask for many under one name.
+    fn check_server_name(&self, session: &Session) -> Result<(), Malformed> {
+        let Some(Some(asked)) = connection::of(session).and_then(|connection| connection.tls.as_ref()) else {
+            return Ok(());
+        };
+        let host = session.req_header().headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        let Some(host) = host else { return Ok(()) };
+        if normalize_host(host) == normalize_host(asked) || self.trusted.is_from_proxy(session) {
             return Ok(());
         }
-        let methods = match self.routes.find(host, target, asked) {
-            RouteMatch::Route(route) if matches!(route.config().action, RouteAction::Deny) => return Ok(()),
-            RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
-            RouteMatch::Route(_) => vec![asked.clone()],
-            RouteMatch::MethodNotAllowed { allow } => allow,
-        };
-        Err(Answer::preflight(origin, &methods))
+        Err(Malformed::OtherServer)
     }
 
     /// Takes the payment: from here on, what is refused costs nothing until the gate says that the money moved.
@@ -161,7 +176,7 @@ impl Proxy {
         presented: &Presented<'_>,
     ) -> Result<Taken, Stop> {
         let upstream = context.upstream.clone().ok_or_else(Answer::internal)?;
-        let client = client_address(session.client_addr()).ok_or_else(Answer::internal)?;
+        let client = self.trusted.client(session).ok_or_else(Answer::internal)?;
         if !upstream.is_up(PROBE_AGE_MAX).await {
             return Err(Answer::origin_down().into());
         }
@@ -175,6 +190,11 @@ impl Proxy {
         let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
         let digested = body::digest(session.as_mut()).await.map_err(unread)?;
         context.held_body = digested.held;
+        if session.as_mut().is_body_done()
+            && let Some(connection) = connection::of(session)
+        {
+            connection.enter(connection::Stage::Open);
+        }
         let (fingerprint, redeliverable) = {
             let head = session.req_header();
             let identity = RequestIdentity {
@@ -207,6 +227,12 @@ impl Proxy {
             // Dropping what was taken leaves the delivery uncounted: nothing has reached the origin.
             return Err(Stop::ClientGone);
         }
+        // Of a long body nothing was asked for until now.
+        if session.req_header_mut().remove_header(&header::EXPECT).is_some()
+            && session.as_mut().write_continue_response().await.is_err()
+        {
+            return Err(Stop::ClientGone);
+        }
         Ok(taken)
     }
 
@@ -214,7 +240,8 @@ impl Proxy {
         let (path, query) = (presented.target.path().as_str(), presented.target.query());
         let (route, priced, host) = (&presented.route, &presented.priced, presented.host.as_deref());
         let headers = &session.req_header().headers;
-        self.decide(&Asked { route, priced, host, path, query, headers }, decision)
+        let (snapshot, scheme) = (presented.snapshot.as_ref(), presented.scheme);
+        self.decide(&Asked { snapshot, route, priced, scheme, host, path, query, headers }, decision)
     }
 
     /// What a decision says to whoever asked.
@@ -227,29 +254,55 @@ impl Proxy {
     }
 
     /// Moves the money for an answer that the origin has given (`settle = "after"`), or says what the client gets instead.
+    /// `asked` is the canonical target as it was asked for, whatever the origin got.
     pub(super) async fn settle_held(
         &self,
         session: &mut Session,
-        route: &Arc<Route>,
+        (snapshot, route, asked): (&Snapshot, &Arc<Route>, &str),
         held: HeldPayment,
     ) -> Result<Receipt, Answer> {
         let decision = match held.settle().await {
             Decision::Deliver(receipt) => return Ok(*receipt),
             decision => decision,
         };
-        let priced = self.site(route).and_then(|site| site.priced.clone()).ok_or_else(Answer::internal)?;
+        let priced = snapshot.site(route).and_then(|site| site.priced.clone()).ok_or_else(Answer::internal)?;
+        let scheme = snapshot.public_scheme().unwrap_or_else(|| self.trusted.scheme(session));
         let head = session.req_header();
         let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
-        let target = canonicalize(head.raw_path()).map_err(|_error| Answer::internal())?;
+        let target = canonicalize(asked.as_bytes()).map_err(|_error| Answer::internal())?;
         let (path, query, headers) = (target.path().as_str(), target.query(), &head.headers);
-        Err(self.decide(&Asked { route, priced: &priced, host, path, query, headers }, decision))
+        let asked = Asked { snapshot, route, priced: &priced, scheme, host, path, query, headers };
+        Err(self.decide(&asked, decision))
     }
 }
 
+/// Preflights of known paths are answered here and free. They are the origin's affair where `OPTIONS` itself is free.
+fn answer_preflight(
+    snapshot: &Snapshot,
+    origin: Option<&HeaderValue>,
+    host: Option<&str>,
+    target: &CanonicalTarget<'_>,
+    asked: &Method,
+) -> Result<(), Answer> {
+    let (Some(origin), false) = (origin, intake::is_never_allowed(asked)) else { return Ok(()) };
+    if let RouteMatch::Route(route) = snapshot.routes.find(host, target, &Method::OPTIONS)
+        && !matches!(route.config().action, RouteAction::Paid(_))
+    {
+        return Ok(());
+    }
+    let methods = match snapshot.routes.find(host, target, asked) {
+        RouteMatch::Route(route) if matches!(route.config().action, RouteAction::Deny) => return Ok(()),
+        RouteMatch::NotFound | RouteMatch::Ambiguous => return Ok(()),
+        RouteMatch::Route(_) => vec![asked.clone()],
+        RouteMatch::MethodNotAllowed { allow } => allow,
+    };
+    Err(Answer::preflight(origin, &methods))
+}
+
 /// What was matched is what is forwarded. The origin never gets a target that isn't in origin form (threat A6).
-fn forward_canonical(session: &mut Session, target: &CanonicalTarget<'_>) -> Result<(), Stop> {
+fn forward_canonical(session: &mut Session, route: &RouteConfig, target: &CanonicalTarget<'_>) -> Result<(), Stop> {
     let head = session.req_header_mut();
-    let wanted = target.path_and_query();
+    let Some(wanted) = forward::target(route, target) else { return Err(Answer::internal().into()) };
     let is_set = head.set_raw_path(wanted.as_bytes()).is_ok();
     if is_set && head.raw_path() == wanted.as_bytes() && head.raw_path().first() == Some(&b'/') {
         Ok(())

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderValue, header};
 
 use super::respond::Answer;
+use super::snapshot::Snapshot;
 use super::{Proxy, page};
 use crate::config::RouteAction;
 use crate::payment::PricedRoute;
@@ -11,8 +12,12 @@ use crate::route::Route;
 
 /// For whom terms are rendered.
 pub(super) struct Asked<'a> {
+    /// What is in force for the request.
+    pub snapshot: &'a Snapshot,
     pub route: &'a Route,
     pub priced: &'a PricedRoute,
+    /// As the client knows the gateway.
+    pub scheme: &'static str,
     pub host: Option<&'a str>,
     /// Canonical.
     pub path: &'a str,
@@ -38,8 +43,8 @@ impl Proxy {
             tracing::error!("The operating system gives no randomness; no offers can be made.");
             return Answer::unavailable();
         };
-        let url = self.resource_url(asked.host, asked.path);
-        let expires = self.clock.now().plus(self.offer_ttl);
+        let url = asked.snapshot.resource_url(asked.scheme, asked.host, asked.path);
+        let expires = self.clock.now().plus(asked.snapshot.offer_ttl);
         let Some(challenge) = asked.priced.challenge(reason, &url, self.gate.quote_key(), nonce, expires) else {
             return Answer::unavailable();
         };

@@ -1,13 +1,14 @@
 //! What one request carries from phase to phase. Lives as long as the request, never as long as its connection (threat A18).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderValue;
 
 use super::respond::Answer;
-use super::upstream::Upstream;
+use super::snapshot::Snapshot;
+use super::upstream::{Running, Upstream};
 use crate::payment::{HeldPayment, Receipt};
 use crate::route::Route;
 
@@ -82,8 +83,16 @@ impl Outcome {
 pub struct Context {
     pub(super) started: Instant,
     pub(super) outcome: Outcome,
+    /// What was in force when the request began.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
     pub(super) route: Option<Arc<Route>>,
+    /// The canonical target as it was asked for, while a payment waits for the answer.
+    pub(super) asked: Option<String>,
     pub(super) upstream: Option<Arc<Upstream>>,
+    /// The request's share of its server.
+    pub(super) running: Option<Running>,
+    /// Whether it becomes a WebSocket, and for how long at most.
+    pub(super) websocket: Option<Duration>,
     /// Proof of payment. Without it nothing on a priced route is forwarded.
     pub(super) receipt: Option<Receipt>,
     /// A claimed payment whose answer is held until its money has moved.
@@ -96,7 +105,7 @@ pub struct Context {
     pub(super) cors_origin: Option<HeaderValue>,
     /// Body bytes that were read for the digest and that pingora's own buffer doesn't hold.
     pub(super) held_body: Option<Bytes>,
-    /// When the request went to the origin.
+    /// When the request, or its last try, went to the origin.
     pub(super) forwarded: Option<Instant>,
     /// Connections tried so far.
     pub(super) connects: usize,
@@ -107,8 +116,12 @@ impl Context {
         Self {
             started: Instant::now(),
             outcome: Outcome::BadRequest,
+            snapshot: None,
             route: None,
+            asked: None,
             upstream: None,
+            running: None,
+            websocket: None,
             receipt: None,
             held: None,
             refusal: None,

@@ -37,6 +37,9 @@ pub(super) enum Malformed {
     /// `Connection` names fields that a hop must not lose.
     #[error("invalid_connection_header")]
     Connection,
+    /// The host is another than the TLS handshake was for.
+    #[error("misdirected_request")]
+    OtherServer,
     #[error("body_unreadable")]
     Body,
     #[error("body_timeout")]
@@ -49,13 +52,14 @@ impl Malformed {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::OtherServer => StatusCode::MISDIRECTED_REQUEST,
             _ => StatusCode::BAD_REQUEST,
         }
     }
 
     /// Whether what follows on the connection can't be trusted to be a request.
     pub fn closes(self) -> bool {
-        !matches!(self, Self::Path)
+        !matches!(self, Self::Path | Self::OtherServer)
     }
 }
 
@@ -81,7 +85,34 @@ pub(super) fn check(raw: &[u8], head: &RequestHeader) -> Result<(), Malformed> {
     check_framing(raw, head)?;
     check_host(head)?;
     check_connection(&head.headers)?;
-    check_upgrade(&head.headers)
+    check_upgrade(head)
+}
+
+/// Checks the head of an HTTP/2 request, and gives it the `Host` that an HTTP/1 request has, so that all that follows need
+/// not know the difference. The h2 crate has refused broken framing and malformed pseudo-headers by now.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub(super) fn check_h2(head: &mut RequestHeader) -> Result<(), Malformed> {
+    // As RFC 9113 §6.5.2 counts.
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
+    if bytes.saturating_add(head.raw_path().len()) > HEAD_BYTES_MAX || head.headers.len() > HEADERS_MAX {
+        return Err(Malformed::HeadTooLarge);
+    }
+    let of_a_connection = [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING];
+    let lengths = head.headers.get_all(header::CONTENT_LENGTH);
+    let is_plain = lengths.iter().all(|value| value.as_bytes().iter().all(u8::is_ascii_digit));
+    if of_a_connection.iter().any(|name| head.headers.contains_key(name)) || lengths.iter().count() > 1 || !is_plain {
+        return Err(Malformed::Framing);
+    }
+    if head.raw_path().contains(&b'#') {
+        return Err(Malformed::TargetForm);
+    }
+    if let Some(authority) = head.uri.authority().map(|authority| authority.as_str().to_owned()) {
+        // Both at once were compared before; `Host` is what origins go by.
+        head.insert_header(header::HOST, authority).map_err(|_error| Malformed::Host)?;
+    }
+    check_host(head)
 }
 
 /// Pingora drops fragments, so that what it shows is not what came: the line itself has to be asked. A literal space is
@@ -185,10 +216,31 @@ fn check_connection(fields: &HeaderMap) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Upgrades are refused (contract §3), but for `h2c`, which common clients offer with every request and which is dropped.
-fn check_upgrade(fields: &HeaderMap) -> Result<(), Malformed> {
+/// Upgrades are refused (contract §3), but for `h2c`, which common clients offer with every request and which is dropped,
+/// and for a WebSocket's, which the route may allow.
+fn check_upgrade(head: &RequestHeader) -> Result<(), Malformed> {
     let is_h2c = |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"h2c");
-    if fields.get_all(header::UPGRADE).iter().all(is_h2c) { Ok(()) } else { Err(Malformed::Upgrade) }
+    if head.headers.get_all(header::UPGRADE).iter().all(is_h2c) || asks_for_websocket(head) {
+        Ok(())
+    } else {
+        Err(Malformed::Upgrade)
+    }
+}
+
+/// Whether a request is the opening handshake of a WebSocket (RFC 6455 §4.1), without a body that could be mistaken for
+/// what follows it.
+pub(super) fn asks_for_websocket(head: &RequestHeader) -> bool {
+    let mut upgrades = head.headers.get_all(header::UPGRADE).iter();
+    let (Some(upgrade), None) = (upgrades.next(), upgrades.next()) else { return false };
+    let connections = head.headers.get_all(header::CONNECTION).iter();
+    let mut tokens = connections.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT];
+    upgrade.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+        && head.method == Method::GET
+        && head.version == Version::HTTP_11
+        && head.headers.contains_key(header::SEC_WEBSOCKET_KEY)
+        && !framed.iter().any(|name| head.headers.contains_key(name))
 }
 
 /// Methods that no route can have (threat A9).
@@ -285,6 +337,16 @@ mod tests {
         assert_eq!(checked(&[("Host", "h"), ("Upgrade", "websocket")]), Err(Malformed::Upgrade));
         assert_eq!(checked(&[("Host", "h"), ("Upgrade", "h2c, foo")]), Err(Malformed::Upgrade));
         assert_eq!(checked(&[("Host", "h"), ("Upgrade", "h2c")]), Ok(()));
+        let whole = [("Host", "h"), ("Upgrade", "WebSocket"), ("Connection", "a, Upgrade"), ("Sec-WebSocket-Key", "x")];
+        assert_eq!(checked(&whole), Ok(()));
+        for missing in 1..whole.len() {
+            let fields: Vec<_> =
+                whole.iter().enumerate().filter(|(index, _)| *index != missing).map(|(_, field)| *field).collect();
+            assert_eq!(checked(&fields).is_ok(), missing == 1);
+        }
+        for more in [("Content-Length", "0"), ("Upgrade", "websocket"), ("Expect", "100-continue")] {
+            assert_eq!(checked(&[&whole[..], &[more]].concat()), Err(Malformed::Upgrade), "{more:?}");
+        }
     }
 
     #[test]

@@ -6,15 +6,18 @@
 mod admission;
 mod body;
 mod challenge;
+mod client;
+pub mod connection;
 mod context;
 mod cors;
 mod fingerprint;
-pub mod head_deadline;
+mod forward;
 mod headers;
 mod intake;
 mod page;
 mod phases;
 mod respond;
+mod snapshot;
 #[cfg(test)]
 mod socket_tests;
 #[cfg(test)]
@@ -22,18 +25,17 @@ pub(crate) mod testing;
 mod upstream;
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use url::Url;
 
 use crate::config::Config;
 use crate::payment::{Gate, PricedRoute};
-use crate::route::{Route, RouteTable};
+use crate::route::RouteTable;
 use crate::telemetry::Metrics;
 use crate::types::Clock;
 
+use client::Trusted;
 pub use context::Context;
-use upstream::Upstream;
+pub use snapshot::{Current, Snapshot};
+pub use upstream::check_files;
 
 /// All that the proxy is made of.
 pub struct Parts {
@@ -49,6 +51,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Counts requests.
     pub metrics: Arc<Metrics>,
+    /// Where what may change while the gateway runs is kept.
+    pub current: Arc<Current>,
 }
 
 /// Why a proxy can't be built from its parts: a mistake of ours, found before anything listens.
@@ -57,81 +61,33 @@ pub enum BuildError {
     /// A priced route came without its offers.
     #[error("route `{0}` is priced, but has no offers")]
     NotPriced(String),
+    /// An upstream's files can't be used.
+    #[error("upstream `{0}`: {1}")]
+    Upstream(String, String),
     /// A route's upstream does not exist.
     #[error("route `{0}` has no upstream")]
     NoUpstream(String),
 }
 
-/// What there is to a route besides its configuration.
-struct Site {
-    upstream: Option<Arc<Upstream>>,
-    priced: Option<Arc<PricedRoute>>,
-}
-
 /// The proxy.
 pub struct Proxy {
-    routes: RouteTable,
-    sites: Vec<Site>,
+    current: Arc<Current>,
     gate: Arc<Gate>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-    /// The origin of resource URLs, without a trailing slash.
-    public_url: Option<String>,
-    /// Its scheme: whoever ends TLS before the gateway is named there.
-    scheme: &'static str,
-    /// What stands in for the host of a request that names none.
-    listen: String,
-    offer_ttl: Duration,
+    /// The proxies in front of this one.
+    trusted: Trusted,
 }
 
 impl Proxy {
-    /// Puts the parts together.
+    /// Puts the parts together. Must run inside the runtime that will serve.
     ///
     /// # Errors
     /// When a route lacks what its action needs: it must never be forwarded for want of a price.
     pub fn new(parts: Parts) -> Result<Self, BuildError> {
-        let config = &parts.config;
-        let upstreams = upstream::by_name(&config.upstreams);
-        let mut sites = Vec::with_capacity(config.routes.len());
-        for (index, route) in config.routes.iter().enumerate() {
-            use crate::config::RouteAction::{Deny, Free, Paid};
-            let upstream = route.upstream.as_deref().and_then(|name| upstreams.get(name)).map(Arc::clone);
-            let priced = parts.priced.get(index).and_then(Option::as_ref).map(Arc::clone);
-            match &route.action {
-                Paid(_) if priced.is_none() => return Err(BuildError::NotPriced(route.key.clone())),
-                Paid(_) | Free if upstream.is_none() => return Err(BuildError::NoUpstream(route.key.clone())),
-                Paid(_) | Free | Deny => sites.push(Site { upstream, priced }),
-            }
-        }
-        Ok(Self {
-            sites,
-            public_url: config.server.public_url.as_ref().map(origin_of),
-            scheme: match &config.server.public_url {
-                Some(url) if url.scheme() == "https" => "https",
-                _ => "http",
-            },
-            listen: config.server.listen.to_string(),
-            offer_ttl: config.server.offer_ttl,
-            routes: parts.routes,
-            gate: parts.gate,
-            clock: parts.clock,
-            metrics: parts.metrics,
-        })
+        let trusted = Trusted(parts.config.server.trusted_proxies.clone());
+        parts.current.set(Snapshot::new(&parts.config, parts.routes, parts.priced, None)?);
+        let Parts { gate, clock, metrics, current, .. } = parts;
+        Ok(Self { current, gate, clock, metrics, trusted })
     }
-
-    fn site(&self, route: &Route) -> Option<&Site> {
-        self.sites.get(route.index())
-    }
-
-    /// The URL of a resource as payers are told it (threat G6): the host was checked, the path is canonical.
-    fn resource_url(&self, host: Option<&str>, path: &str) -> String {
-        match &self.public_url {
-            Some(origin) => format!("{origin}{path}"),
-            None => format!("http://{}{path}", host.unwrap_or(&self.listen)),
-        }
-    }
-}
-
-fn origin_of(url: &Url) -> String {
-    url.as_str().trim_end_matches('/').to_owned()
 }

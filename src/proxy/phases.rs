@@ -12,17 +12,21 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
 use super::admission::{Stop, is_gone};
+use super::connection::{self, Stage as Waiting};
 use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
-use super::upstream::client_address;
-use super::{Proxy, body, cors, head_deadline};
+use super::upstream::Wanted;
+use super::{Proxy, body, cors};
 use crate::config::RouteAction;
 use crate::payment::{HeldPayment, Receipt};
 use crate::telemetry::Stage;
 
 /// How long a client may leave a write waiting.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a WebSocket must last to be worth its price, if nothing is said on it.
+const WEBSOCKET_MIN: Duration = Duration::from_secs(1);
 
 /// Most connections tried for one request.
 const CONNECTS_MAX: usize = 4;
@@ -39,8 +43,14 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// Runs first, and only once the whole head is there.
-    async fn early_request_filter(&self, _session: &mut Session, _context: &mut Context) -> Result<()> {
-        head_deadline::head_is_read();
+    async fn early_request_filter(&self, session: &mut Session, _context: &mut Context) -> Result<()> {
+        if let Some(connection) = connection::of(session)
+            && !session.is_http2()
+        {
+            let connection = std::sync::Arc::clone(connection);
+            let has_body = !session.as_mut().is_body_empty();
+            connection.enter(if has_body { Waiting::Body } else { Waiting::Open });
+        }
         Ok(())
     }
 
@@ -49,8 +59,10 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         match self.admit(session, context).await {
             Ok(()) => {
-                // `h2c` was offered and isn't taken up.
-                session.req_header_mut().remove_header(&header::UPGRADE);
+                if context.websocket.is_none() {
+                    // `h2c` was offered and isn't taken up.
+                    session.req_header_mut().remove_header(&header::UPGRADE);
+                }
                 Ok(false)
             }
             Err(Stop::Answer(answer)) => {
@@ -70,7 +82,7 @@ impl ProxyHttp for Proxy {
     }
 
     /// May run again when a connection fails; no byte has left by then.
-    async fn upstream_peer(&self, _session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
         context.connects += 1;
         // The last line of defence for promise 1: a priced route without a receipt goes nowhere.
         let is_free = context.route.as_ref().is_some_and(|route| matches!(route.config().action, RouteAction::Free));
@@ -78,8 +90,14 @@ impl ProxyHttp for Proxy {
             return Err(Error::explain(ErrorType::InternalError, "no receipt for a priced route"));
         }
         let upstream = context.upstream.clone().ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
-        let peer = upstream.peer(context.payment.is_some()).await;
-        peer.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))
+        let wanted = Wanted {
+            client: self.trusted.client(session),
+            is_paid: context.payment.is_some(),
+            is_websocket: context.websocket.is_some(),
+        };
+        let (peer, running) = upstream.peer(wanted).await.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
+        context.running = Some(running);
+        Ok(peer)
     }
 
     fn fail_to_connect(
@@ -106,15 +124,17 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         let Some(upstream) = &context.upstream else { return Err(Error::new_in(ErrorType::InternalError)) };
-        let client = client_address(session.client_addr());
+        let client = self.trusted.client(session);
         let host = session.req_header().headers.get(header::HOST);
-        let hop = Hop { client, host, scheme: self.scheme };
+        let public = context.snapshot.as_ref().and_then(|snapshot| snapshot.public_scheme());
+        let scheme = public.unwrap_or_else(|| self.trusted.scheme(session));
+        let hop = Hop { client, host, scheme };
         let sale = context.receipt.as_ref().map(Receipt::sale);
         let sale = sale.or_else(|| context.held.as_ref().and_then(HeldPayment::sale));
         headers::prepare_request(head, upstream.config(), &hop, sale)?;
+        context.forwarded = Some(Instant::now());
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
-            context.forwarded = Some(Instant::now());
         }
         if let Some(held) = &mut context.held {
             held.forwarding();
@@ -124,12 +144,15 @@ impl ProxyHttp for Proxy {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         piece: &mut Option<Bytes>,
-        _is_last: bool,
+        is_last: bool,
         context: &mut Context,
     ) -> Result<()> {
         body::put_back(&mut context.held_body, piece);
+        if is_last && let Some(connection) = connection::of(session) {
+            connection.enter(Waiting::Open);
+        }
         Ok(())
     }
 
@@ -143,6 +166,15 @@ impl ProxyHttp for Proxy {
         is_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_origins = *error.esource() == pingora::ErrorSource::Upstream;
+        // A connection that was kept for reuse may have been closed for good reasons.
+        if is_origins
+            && !is_reused
+            && session.response_written().is_none()
+            && let (Some(upstream), Some(running)) = (&context.upstream, &context.running)
+        {
+            upstream.ended(running, false);
+        }
         let may_repeat = context.payment.is_none()
             && context.held_body.is_none()
             && session.req_header().method.is_idempotent()
@@ -163,6 +195,19 @@ impl ProxyHttp for Proxy {
         context: &mut Context,
     ) -> Result<()> {
         headers::strip_response(head);
+        if let (Some(upstream), Some(running)) = (&context.upstream, &context.running) {
+            upstream.ended(running, true);
+        }
+        if let (StatusCode::SWITCHING_PROTOCOLS, Some(duration), None) = (head.status, context.websocket, &context.held)
+        {
+            // Without a connection to end there would be no end to it.
+            let connection = connection::of(session).ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
+            connection.end_after(duration);
+            if let Some(receipt) = &context.receipt {
+                headers::mark_paid(head, receipt)?;
+            }
+            return Ok(());
+        }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             // No upgrade was asked for, so this would be a tunnel past everything here (threat A12).
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "the origin switched protocols unasked");
@@ -183,6 +228,22 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
+    /// The answer as a whole has its time, however lively its origin is.
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _piece: &mut Option<Bytes>,
+        is_last: bool,
+        context: &mut Context,
+    ) -> Result<Option<Duration>> {
+        let limit = context.upstream.as_ref().and_then(|upstream| upstream.config().total_timeout);
+        let is_over = limit.zip(context.forwarded).is_some_and(|(limit, forwarded)| forwarded.elapsed() > limit);
+        if is_over && !is_last {
+            return Err(Error::explain(ErrorType::ReadTimedout, "total_timeout").into_up());
+        }
+        Ok(None)
+    }
+
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
         if let Some(answer) = context.refusal.take() {
             return self.refuse(session, answer, context).await;
@@ -190,7 +251,8 @@ impl ProxyHttp for Proxy {
         // Dropped, the payment is let go: the client has paid nothing.
         drop(context.held.take());
         let paid = context.receipt.as_ref().map(|receipt| (receipt.response(), receipt.is_good_for_another()));
-        let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
+        let is_websocket = has_switched(session);
+        let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational()) || is_websocket;
         let answer = Answer::failure(error, paid.as_ref().map(|(outcome, is_good)| (outcome, *is_good)))
             .filter(|_answer| !is_begun);
         let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
@@ -202,7 +264,9 @@ impl ProxyHttp for Proxy {
             (None, false) => Outcome::OriginError,
         };
         let (route, payment) = (route_name(context), context.payment.as_deref());
-        if payment.is_none() && *error.esource() == pingora::ErrorSource::Downstream {
+        if is_websocket {
+            tracing::debug!(%error, route, payment, "A WebSocket ended.");
+        } else if payment.is_none() && *error.esource() == pingora::ErrorSource::Downstream {
             // Clients come and go; a flood of them must not fill the log.
             tracing::debug!(%error, route, "A client went away.");
         } else {
@@ -222,7 +286,7 @@ impl ProxyHttp for Proxy {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
         if let Some(receipt) = context.receipt.take() {
             // No error means that the last byte was written and flushed; a cut-off origin or client is one.
-            let is_served = error.is_none() && (200..500).contains(&status);
+            let is_served = error.is_none() && (200..500).contains(&status) || was_websocket(session, context);
             if let Some(forwarded) = context.forwarded {
                 self.metrics.stage(Stage::Deliver, forwarded.elapsed());
             }
@@ -264,6 +328,17 @@ impl ProxyHttp for Proxy {
     }
 }
 
+/// Whether the client was told that its connection is a WebSocket now.
+fn has_switched(session: &Session) -> bool {
+    session.response_written().is_some_and(|head| head.status == StatusCode::SWITCHING_PROTOCOLS)
+}
+
+/// Whether a WebSocket was of use to anybody: one that ended at once, without a byte in either direction, was not.
+fn was_websocket(session: &Session, context: &Context) -> bool {
+    let has_lasted = context.forwarded.is_some_and(|forwarded| forwarded.elapsed() >= WEBSOCKET_MIN);
+    has_switched(session) && (has_lasted || session.body_bytes_read() > 0 || session.body_bytes_sent() > 0)
+}
+
 impl Proxy {
     /// What the origin's status means for a payment that waits for it: refused, it is let go; answered, it is settled.
     async fn release_or_settle(
@@ -277,12 +352,16 @@ impl Proxy {
             drop(held);
             return Ok(());
         }
-        let Some(route) = context.route.clone() else { return Err(Error::new_in(ErrorType::InternalError)) };
+        let (Some(route), Some(snapshot), Some(asked)) =
+            (context.route.clone(), context.snapshot.clone(), context.asked.take())
+        else {
+            return Err(Error::new_in(ErrorType::InternalError));
+        };
         if is_gone(session) {
             drop(held);
             return Err(Error::new_down(ErrorType::ConnectionClosed));
         }
-        match Box::pin(self.settle_held(session, &route, held)).await {
+        match Box::pin(self.settle_held(session, (&snapshot, &route, &asked), held)).await {
             Ok(receipt) => {
                 context.outcome = Outcome::Undelivered;
                 context.forwarded = Some(Instant::now());

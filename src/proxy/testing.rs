@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Parts;
 use crate::admin::AdminParts;
 use crate::config::{
-    AdminConfig, Config, LedgerConfig, LedgerUrl, Location, LogConfig, LogFormat, PaidRoute, Redeliver, RouteAction,
-    RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
+    AdminConfig, Config, LedgerConfig, LedgerUrl, LimitsConfig, Location, LogConfig, LogFormat, PaidRoute, Redeliver,
+    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
 };
 use crate::ledger::{Ledger, PaymentFilter, PaymentState, SqliteLedger};
 use crate::payment::tests::chain::FakeChain;
@@ -29,6 +29,12 @@ pub(crate) fn upstream(servers: &[&str]) -> UpstreamConfig {
         servers: servers.iter().map(|server| (*server).to_owned()).collect(),
         tls: false,
         tls_server_name: None,
+        tls_ca: None,
+        tls_client: None,
+        http2: false,
+        balance: crate::config::Balance::RoundRobin,
+        health: None,
+        total_timeout: None,
         connect_timeout: Duration::from_secs(1),
         read_timeout: Duration::from_secs(5),
         write_timeout: Duration::from_secs(5),
@@ -69,6 +75,8 @@ pub(crate) fn paid_route() -> PaidRoute {
 pub(crate) fn route(key: &str, action: RouteAction) -> RouteConfig {
     let (methods, path) = key.split_once(' ').unwrap_or(("", key));
     RouteConfig {
+        forward: crate::config::ForwardPath::Same,
+        websocket: None,
         key: key.to_owned(),
         location: Location::default(),
         methods: methods.split(',').filter(|method| !method.is_empty()).map(|method| method.parse().unwrap()).collect(),
@@ -85,6 +93,17 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
     Config {
         file: "gateway.toml".into(),
         server: ServerConfig {
+            tls: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            limits: LimitsConfig {
+                connections: 1000,
+                connections_per_address: 1000,
+                head_timeout: Duration::from_secs(10),
+                idle_timeout: Duration::from_secs(75),
+                min_body_rate: 250,
+                min_response_rate: 250,
+            },
             listen: any_port,
             public_url: None,
             threads: 1,
@@ -167,6 +186,7 @@ impl TestGate {
             gate: self.gate.clone(),
             clock: Arc::new(SystemClock),
             metrics: self.metrics.clone(),
+            current: Arc::default(),
         }
     }
 
@@ -174,7 +194,8 @@ impl TestGate {
         AdminParts {
             config: config.admin.clone(),
             schemes: vec![self.chain.clone()],
-            has_priced_routes: true,
+            has_priced_routes: Arc::new(true.into()),
+            reloader: None,
             ledger: self.ledger.clone(),
             metrics: self.metrics.clone(),
         }

@@ -19,4 +19,4 @@ mod table_tests;
 pub use explain::{Explanation, Outcome};
 pub use path::{CanonicalPath, CanonicalTarget, PathError, TARGET_BYTES_MAX, canonicalize};
 pub use scope::COMMON_METHODS;
-pub use table::{Route, RouteMatch, RouteTable};
+pub use table::{Route, RouteMatch, RouteTable, normalize_host};

@@ -190,7 +190,7 @@ fn is_same(one: Option<Choice<'_>>, other: Option<Choice<'_>>) -> bool {
 }
 
 /// Lower case, without port and trailing dot.
-pub(super) fn normalize_host(host: &str) -> Cow<'_, str> {
+pub fn normalize_host(host: &str) -> Cow<'_, str> {
     let end = match host.strip_prefix('[').and_then(|rest| rest.find(']')) {
         Some(bracket) => bracket + 2,
         None => host.find(':').unwrap_or(host.len()),

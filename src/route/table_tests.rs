@@ -31,6 +31,8 @@ pub(super) fn route(key: &str, action: &str, line: u32) -> RouteConfig {
         }),
     };
     RouteConfig {
+        forward: crate::config::ForwardPath::Same,
+        websocket: None,
         key: key.to_owned(),
         location: Location { line, column: 1 },
         methods,

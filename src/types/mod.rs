@@ -3,6 +3,7 @@
 //! Imports nothing of the crate. Everything here is a validated value: what can't be right can't be built.
 
 mod account;
+mod address_range;
 mod clock;
 mod cosmos_address;
 mod evm_address;
@@ -12,6 +13,7 @@ mod network;
 mod solana_address;
 
 pub use account::{AccountId, AccountIdError, Asset, AssetId, Eip712Domain};
+pub use address_range::{AddressRange, AddressRangeError};
 pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
 pub use cosmos_address::{CosmosAddressError, canonical_cosmos_address, is_bech32_prefix};
 pub use evm_address::{EvmAddressError, canonical_evm_address};

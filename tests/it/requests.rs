@@ -203,3 +203,42 @@ async fn what_would_be_refused_anyway_is_refused_before_it_is_paid() {
     assert_eq!(shop.present(&payment.v2()).await.status, 200);
     shop.audit().await;
 }
+
+#[tokio::test]
+async fn a_client_that_waits_for_continue_sends_a_long_body_only_once_it_has_paid() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let shop = Shop::open().await;
+    let (port, body) = (shop.port, vec![b'x'; 200_000]);
+    let head = |payment: &str| {
+        format!(
+            "POST /api/data HTTP/1.1\r\nHost: shop.test\r\nConnection: close\r\nExpect: 100-continue\r\n\
+             Content-Length: {}\r\n{payment}\r\n",
+            body.len()
+        )
+    };
+    let open = |head: String| async move {
+        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket
+    };
+    let unpaid = Answer::read(open(head("")).await).await.unwrap();
+    let payment = shop.payer.pay(&Terms::read(&unpaid));
+    let (name, value) = payment.v2();
+    let sent = shop.rpc.count("eth_sendRawTransaction");
+    shop.rpc.set("eth_sendRawTransaction", crate::harness::Fault::Hold);
+    let mut socket = open(head(&format!("{name}: {value}\r\n"))).await;
+    shop.rpc.wait_for("eth_sendRawTransaction", sent).await;
+    let mut word = [0; 25];
+    let early = tokio::time::timeout(std::time::Duration::from_millis(300), socket.peek(&mut word)).await;
+    assert!(early.is_err(), "it was asked for its body before the money moved");
+    shop.rpc.clear();
+    let mut word = [0; 25];
+    socket.read_exact(&mut word).await.unwrap();
+    assert_eq!(&word, b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket.write_all(&body).await.unwrap();
+    assert_eq!(Answer::read(socket).await.unwrap().status, 200);
+    let hit = shop.origin.hits().pop().unwrap();
+    assert_eq!((hit.body.len(), hit.header("expect")), (body.len(), None));
+    shop.assert_sold_once().await;
+    shop.audit().await;
+}

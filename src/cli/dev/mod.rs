@@ -127,7 +127,7 @@ impl Shop {
             chain: node.address(),
             cosmos,
             origin: origin.address(),
-            _running: (node.start(false), origin.start(false)),
+            _running: (node.start(None), origin.start(None)),
             payer,
         };
         shop.state.write("gateway.toml", &shop.configuration(&gas_payer, &seller))?;

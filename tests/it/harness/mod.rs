@@ -16,7 +16,7 @@ pub use chaos::Fault;
 pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
 pub use http::{Answer, Call, decode_header};
 pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
-pub use origin::Serve;
+pub use origin::{Origin, Serve};
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use shop::{PRICE, Plan, Shop, paid};
 pub use solana::{SolanaNode, TOKEN_2022_MINT};

@@ -1,6 +1,7 @@
 //! An origin that knows nothing of payments and writes down each request that reaches it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub enum Serve {
     NoAnswer,
     /// Nothing, for ever.
     Stall,
+    /// A long body, a byte at a time.
+    Drip,
 }
 
 /// A request that reached the origin.
@@ -47,6 +50,7 @@ impl Hit {
 struct State {
     hits: Mutex<Vec<Hit>>,
     plans: Mutex<VecDeque<Serve>>,
+    is_sick: AtomicBool,
 }
 
 pub struct Origin {
@@ -68,6 +72,11 @@ impl Origin {
     /// The next requests are served like this, one each; later ones are fine.
     pub fn then(&self, plans: impl IntoIterator<Item = Serve>) {
         self.state.plans.lock().unwrap().extend(plans);
+    }
+
+    /// Whether it says so when it is asked for `/health`.
+    pub fn set_sick(&self, is_sick: bool) {
+        self.state.is_sick.store(is_sick, Ordering::Relaxed);
     }
 
     /// All requests so far.
@@ -109,6 +118,12 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
     read_body(&mut reader, &headers, false, &mut body).await?;
     let mut words = start.split(' ').map(str::to_owned);
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    if target == "/health" && state.is_sick.load(Ordering::Relaxed) {
+        return reader
+            .get_mut()
+            .write_all(b"HTTP/1.1 503 Sick\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .await;
+    }
     let answer = json!({"origin": true, "target": target, "body_bytes": body.len()}).to_string();
     state.hits.lock().unwrap().push(Hit { method, target, headers, body });
     let plan = state.plans.lock().unwrap().pop_front().unwrap_or(Serve::Fine);
@@ -122,6 +137,14 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
             (200, answer.as_str())
         }
         Serve::Stall => std::future::pending().await,
+        Serve::Drip => {
+            let mut socket = reader.into_inner();
+            socket.write_all(b"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\n").await?;
+            loop {
+                socket.write_all(b"x").await?;
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
     };
     let head = format!(
         "HTTP/1.1 {status} Some\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",

@@ -154,6 +154,20 @@ impl<N: Chain> Shop<N> {
         self.directory.path().join("tollhouse.db")
     }
 
+    /// Writes the plan's configuration for the gateway that runs.
+    pub fn rewrite_config(&self) {
+        self.write_config();
+    }
+
+    /// The same without any network.
+    pub fn rewrite_config_without_network(&self) {
+        self.write_config();
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let (before, rest) = text.split_once("[networks.base-sepolia]").unwrap();
+        let (_, routes) = rest.split_once("[routes]").unwrap();
+        std::fs::write(self.config(), format!("{before}[routes]{routes}")).unwrap();
+    }
+
     fn write_config(&self) {
         let Plan { server, upstream, routes, log, .. } = &self.plan;
         let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };

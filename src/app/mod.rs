@@ -2,28 +2,33 @@
 //!
 //! The only place that knows every part. Decides nothing itself.
 
+mod reload;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::admin::AdminParts;
+use crate::admin::{AdminParts, Reload};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
-    self, Config, Diagnostics, LedgerUrl, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
+    self, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
 };
 use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
 use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute};
 use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
-use crate::proxy::Parts;
+use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
+use crate::server::tls;
 use crate::telemetry::Metrics;
 use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, DecimalAmount, Network, SystemClock};
+pub use reload::Reloader;
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
@@ -84,6 +89,8 @@ pub struct App {
     pub gate: Arc<Gate>,
     /// The books.
     pub ledger: Arc<SqliteLedger>,
+    /// Who takes up a changed configuration.
+    pub reloader: Arc<Reloader>,
 }
 
 struct Observer(Arc<Metrics>);
@@ -109,6 +116,17 @@ impl Blueprint {
             let routes = RouteTable::build(&config.routes);
             let chains = chain::build(config, &clock, &observer);
             let mut mistakes = Vec::new();
+            for error in tls::load(&config.server.tls).err().into_iter().flatten() {
+                let (location, message) = (error.location, format!("server.tls: {}", error.message));
+                mistakes.push(config::Diagnostic { location, message, hint: None });
+            }
+            for upstream in &config.upstreams {
+                if let Err(why) = check_files(upstream) {
+                    let location = upstream.tls_client.as_ref().map_or(Location::default(), |client| client.location);
+                    let message = format!("upstreams.{}: {why}", upstream.name);
+                    mistakes.push(config::Diagnostic { location, message, hint: None });
+                }
+            }
             match (routes, chains) {
                 (Ok(routes), Ok(chains)) => {
                     let markets = markets(config, &chains);
@@ -180,6 +198,16 @@ impl Blueprint {
             retention: self.config.ledger.retention,
         };
         let payables = payables(&self.config, &self.markets);
+        let current = Arc::<Current>::default();
+        let has_priced_routes = Arc::new(AtomicBool::new(self.priced.iter().any(Option::is_some)));
+        let reloader = Arc::new(Reloader {
+            file: self.config.file.clone(),
+            config: tokio::sync::Mutex::new(Arc::clone(&self.config)),
+            markets: self.markets.clone(),
+            ledger: ledger.clone(),
+            current: Arc::clone(&current),
+            has_priced_routes: Arc::clone(&has_priced_routes),
+        });
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
@@ -195,7 +223,8 @@ impl Blueprint {
         let admin = AdminParts {
             config: self.config.admin.clone(),
             schemes: self.chains.iter().map(|chain| Arc::clone(chain) as Arc<dyn Scheme>).collect(),
-            has_priced_routes: self.priced.iter().any(Option::is_some),
+            has_priced_routes,
+            reloader: Some(Arc::clone(&reloader) as Arc<dyn Reload>),
             ledger: ledger.clone(),
             metrics: Arc::clone(&self.metrics),
         };
@@ -213,18 +242,18 @@ impl Blueprint {
             gate: Arc::clone(&gate),
             clock: self.clock,
             metrics: self.metrics,
+            current,
         };
-        Ok(App { parts, admin, facilitator, gate, ledger })
+        Ok(App { parts, admin, facilitator, gate, ledger, reloader })
     }
 
     /// Nobody would look after an unfinished payment whose network is gone from the configuration.
     async fn refuse_orphans(&self, ledger: &SqliteLedger) -> Result<(), StartError> {
-        let states = vec![PaymentState::Claimed, PaymentState::Signed];
-        let unfinished = ledger.list(&PaymentFilter { states, ..PaymentFilter::default() }).await?;
+        let unfinished = ledger.list(&unfinished()).await?;
         let is_orphan = |row: &&PaymentRecord| !self.markets.contains_key(&row.claim.network);
         let Some(orphan) = unfinished.iter().find(is_orphan) else { return Ok(()) };
         let network = orphan.claim.network.clone();
-        let count = unfinished.iter().filter(|row| row.claim.network == network).count();
+        let count = unfinished_on(ledger, &network).await?;
         Err(StartError::NetworkStillNeeded { network, count })
     }
 
@@ -248,6 +277,16 @@ impl Blueprint {
         };
         QuoteKey::new(text.as_bytes()).ok_or(StartError::QuoteKey("not usable with HMAC"))
     }
+}
+
+/// Payments that only their network can finish.
+fn unfinished() -> PaymentFilter {
+    PaymentFilter { states: vec![PaymentState::Claimed, PaymentState::Signed], ..PaymentFilter::default() }
+}
+
+async fn unfinished_on(ledger: &SqliteLedger, network: &Network) -> Result<usize, LedgerError> {
+    let rows = ledger.list(&unfinished()).await?;
+    Ok(rows.iter().filter(|row| row.claim.network == *network).count())
 }
 
 fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<Market>> {

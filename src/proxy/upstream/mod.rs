@@ -1,23 +1,30 @@
 //! Origins: which server gets the next request, and whether one would answer at all.
 
-use std::collections::HashMap;
+mod balance;
+mod health;
+mod target;
+mod tls;
+mod upgrade;
+
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use pingora::protocols::ALPN;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use tokio::net::{TcpStream, lookup_host};
 
 use crate::config::UpstreamConfig;
 use crate::payment::OriginProbe;
+pub use target::Running;
+use target::Target;
+use tls::OriginTls;
 
 /// How old a sign of life may be before a payment is looked at.
 pub(super) const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
-
-/// How long a server that refused a connection is passed over.
-const DOWN_FOR: Duration = Duration::from_secs(2);
 
 /// How long names keep their addresses.
 const RESOLVED_FOR: Duration = Duration::from_secs(10);
@@ -25,20 +32,10 @@ const RESOLVED_FOR: Duration = Duration::from_secs(10);
 /// Keeps the connection of a paid request out of the pool.
 const PAID_IDLE: Duration = Duration::from_millis(1);
 
-/// One address of one server.
-#[derive(Debug)]
-struct Target {
-    address: SocketAddr,
-    sni: String,
-    /// When it last answered and last failed, in milliseconds since the upstream was made; 0 is never.
-    up_at: AtomicU64,
-    down_at: AtomicU64,
-}
-
 /// An upstream and what is known of its servers.
-#[derive(Debug)]
 pub struct Upstream {
     config: UpstreamConfig,
+    tls: OriginTls,
     started: Instant,
     targets: RwLock<Arc<[Arc<Target>]>>,
     /// When names are to be looked up next, as milliseconds like above; `u64::MAX` if all servers are addresses.
@@ -48,25 +45,72 @@ pub struct Upstream {
     paid: AtomicU64,
 }
 
-/// All upstreams by name.
-pub(super) fn by_name(configs: &[UpstreamConfig]) -> HashMap<&str, Arc<Upstream>> {
-    configs.iter().map(|config| (config.name.as_str(), Arc::new(Upstream::new(config.clone())))).collect()
+/// Who asks, and for what: all that the choice of a server and of a connection to it depends on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {
+    pub client: Option<IpAddr>,
+    /// A paid request gets a connection of its own: on a used one a failure couldn't be told from an origin that had begun
+    /// to work.
+    pub is_paid: bool,
+    pub is_websocket: bool,
+}
+
+/// All upstreams. One that is configured as before goes on as it is; files may have changed, so one that reads any is built
+/// anew.
+///
+/// # Errors
+/// The first whose files can't be used, and what is wrong with them.
+pub(super) fn all(
+    configs: &[UpstreamConfig],
+    before: &[Arc<Upstream>],
+) -> Result<Vec<Arc<Upstream>>, (String, String)> {
+    let mut upstreams = Vec::with_capacity(configs.len());
+    for config in configs {
+        let reads_files = config.tls_ca.is_some() || config.tls_client.is_some();
+        let same = before.iter().find(|known| !reads_files && known.config == *config);
+        upstreams.push(match same {
+            Some(same) => Arc::clone(same),
+            None => {
+                let new = Upstream::new(config.clone()).map_err(|error| (config.name.clone(), error))?;
+                let new = Arc::new(new);
+                new.look_after();
+                new
+            }
+        });
+    }
+    Ok(upstreams)
+}
+
+/// What is wrong with the files that an upstream's TLS needs.
+///
+/// # Errors
+/// That, for people.
+pub fn check_files(config: &UpstreamConfig) -> Result<(), String> {
+    OriginTls::read(config).map(drop)
 }
 
 impl Upstream {
-    pub(super) fn new(config: UpstreamConfig) -> Self {
+    pub(super) fn new(config: UpstreamConfig) -> Result<Self, String> {
         let fixed: Option<Vec<SocketAddr>> = config.servers.iter().map(|server| server.parse().ok()).collect();
         let resolve_at = if fixed.is_some() { u64::MAX } else { 0 };
         let targets = fixed.unwrap_or_default().into_iter().map(|address| {
             Arc::new(Target::new(address, config.tls_server_name.clone().unwrap_or_else(|| address.ip().to_string())))
         });
-        Self {
+        Ok(Self {
             targets: RwLock::new(targets.collect()),
+            tls: OriginTls::read(&config)?,
             config,
             started: Instant::now(),
             resolve_at: AtomicU64::new(resolve_at),
             next: AtomicUsize::new(0),
             paid: AtomicU64::new(1),
+        })
+    }
+
+    /// Has the servers asked how they are, if the configuration says so, until the upstream is dropped.
+    pub(super) fn look_after(self: &Arc<Self>) {
+        if let (Some(check), Ok(runtime)) = (&self.config.health, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(health::look_after(Arc::downgrade(self), check.clone()));
         }
     }
 
@@ -79,38 +123,58 @@ impl Upstream {
         self.known().len()
     }
 
-    /// The next server in turn that isn't known to be down. A paid request gets a connection of its own: on a used one a
-    /// failure couldn't be told from an origin that had begun to work.
-    pub(super) async fn peer(&self, is_paid: bool) -> Option<Box<HttpPeer>> {
+    /// A server for a request, and its share of that server; nothing if all are unwell.
+    pub(super) async fn peer(&self, wanted: Wanted) -> Option<(Box<HttpPeer>, Running)> {
         let targets = self.targets().await;
-        let target = self.choose(&targets)?;
-        let sni = if self.config.tls { target.sni.clone() } else { String::new() };
-        let mut peer = Box::new(HttpPeer::new(target.address, self.config.tls, sni));
-        peer.options.connection_timeout = Some(self.config.connect_timeout);
-        peer.options.total_connection_timeout = Some(self.config.connect_timeout);
-        peer.options.read_timeout = Some(self.config.read_timeout);
-        peer.options.write_timeout = Some(self.config.write_timeout);
-        peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
-        if is_paid {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let target = balance::choose(self.config.balance, &targets, wanted.client, turn, self.now())?;
+        let mut peer = self.peer_to(target, wanted.is_websocket);
+        if wanted.is_websocket {
+            peer.options.custom_l4 = Some(Arc::new(upgrade::Patiently));
+        }
+        if wanted.is_paid || wanted.is_websocket {
             peer.group_key = self.paid.fetch_add(1, Ordering::Relaxed).max(1);
             peer.options.idle_timeout = Some(PAID_IDLE);
         }
-        Some(peer)
+        Some((peer, Running::on(target)))
     }
 
-    fn choose<'a>(&self, targets: &'a [Arc<Target>]) -> Option<&'a Arc<Target>> {
-        let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let first = turn.checked_rem(targets.len())?;
-        let now = self.now();
-        let (before, from) = targets.split_at_checked(first)?;
-        let mut in_turn = from.iter().chain(before);
-        in_turn.find(|target| !target.is_down(now)).or_else(|| targets.get(first))
+    fn peer_to(&self, target: &Target, is_websocket: bool) -> Box<HttpPeer> {
+        let config = &self.config;
+        let sni = if config.tls { target.sni.clone() } else { String::new() };
+        let mut peer = Box::new(HttpPeer::new(target.address, config.tls, sni));
+        let in_all = |timeout: Duration| Some(config.total_timeout.map_or(timeout, |total| total.min(timeout)));
+        peer.options.connection_timeout = in_all(config.connect_timeout);
+        peer.options.total_connection_timeout = in_all(config.connect_timeout);
+        peer.options.read_timeout = in_all(config.read_timeout);
+        peer.options.write_timeout = in_all(config.write_timeout);
+        peer.options.ca.clone_from(&self.tls.ca);
+        peer.client_cert_key.clone_from(&self.tls.client);
+        // A WebSocket begins as HTTP/1.1 (RFC 6455).
+        if config.http2 && !is_websocket {
+            peer.options.alpn = if config.tls { ALPN::H2H1 } else { ALPN::H2 };
+        }
+        peer.options.http_upstream_request_policy = if is_websocket {
+            HttpUpstreamRequestPolicy::standard()
+        } else {
+            HttpUpstreamRequestPolicy::deny_upgrades()
+        };
+        peer
     }
 
     /// A connection to this address failed.
     pub(super) fn failed(&self, address: SocketAddr) {
         if let Some(target) = self.known().iter().find(|target| target.address == address) {
-            target.down_at.store(self.now(), Ordering::Relaxed);
+            target.failed(self.now());
+        }
+    }
+
+    /// The server of a running request answered, or broke off before it did.
+    pub(super) fn ended(&self, running: &Running, has_answered: bool) {
+        if has_answered {
+            running.target().answered(self.now());
+        } else {
+            running.target().failed(self.now());
         }
     }
 
@@ -119,17 +183,17 @@ impl Upstream {
         let age_max = millis(age_max);
         let targets = self.targets().await;
         let now = self.now();
-        if age_max > 0 && targets.iter().any(|target| target.was_up(now, age_max)) {
+        let well = || targets.iter().filter(|target| !target.is_unwell());
+        if age_max > 0 && well().any(|target| target.was_up(now, age_max)) {
             return true;
         }
-        for target in targets.iter() {
+        for target in well() {
             let connecting = tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(target.address));
-            let is_up = matches!(connecting.await, Ok(Ok(_)));
-            let sign = if is_up { &target.up_at } else { &target.down_at };
-            sign.store(self.now(), Ordering::Relaxed);
-            if is_up {
+            if matches!(connecting.await, Ok(Ok(_))) {
+                target.answered(self.now());
                 return true;
             }
+            target.failed(self.now());
         }
         false
     }
@@ -195,31 +259,14 @@ impl OriginProbe for Upstream {
     }
 }
 
-impl Target {
-    fn new(address: SocketAddr, sni: String) -> Self {
-        Self { address, sni, up_at: AtomicU64::new(0), down_at: AtomicU64::new(0) }
-    }
-
-    fn is_down(&self, now: u64) -> bool {
-        let down_at = self.down_at.load(Ordering::Relaxed);
-        let is_recent = down_at > 0 && now.saturating_sub(down_at) < millis(DOWN_FOR);
-        is_recent && down_at >= self.up_at.load(Ordering::Relaxed)
-    }
-
-    fn was_up(&self, now: u64, age_max: u64) -> bool {
-        let up_at = self.up_at.load(Ordering::Relaxed);
-        up_at > 0 && now.saturating_sub(up_at) <= age_max && self.down_at.load(Ordering::Relaxed) < up_at
+impl fmt::Debug for Upstream {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Upstream").field("name", &self.config.name).finish_non_exhaustive()
     }
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The address of a request's client: the peer's own, since no proxy in front is trusted yet.
-pub(super) fn client_address(peer: Option<&pingora::protocols::l4::socket::SocketAddr>) -> Option<IpAddr> {
-    // An IPv4 client on a dual-stack listener is the same client.
-    peer.and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical())
 }
 
 #[cfg(test)]
@@ -229,25 +276,25 @@ mod tests {
 
     #[tokio::test]
     async fn servers_take_turns_and_the_dead_are_passed_over() {
-        let upstream = Upstream::new(upstream(&["127.0.0.1:1", "127.0.0.1:2"]));
+        let upstream = Upstream::new(upstream(&["127.0.0.1:1", "127.0.0.1:2"])).unwrap();
         let mut ports = Vec::new();
         for _ in 0..4 {
-            ports.push(upstream.peer(false).await.unwrap()._address.as_inet().unwrap().port());
+            ports.push(upstream.peer(Wanted::default()).await.unwrap().0._address.as_inet().unwrap().port());
         }
         assert_eq!(ports, [1, 2, 1, 2]);
         upstream.failed("127.0.0.1:1".parse().unwrap());
         for _ in 0..3 {
-            assert_eq!(upstream.peer(false).await.unwrap()._address.as_inet().unwrap().port(), 2);
+            assert_eq!(upstream.peer(Wanted::default()).await.unwrap().0._address.as_inet().unwrap().port(), 2);
         }
         upstream.failed("127.0.0.1:2".parse().unwrap());
-        assert!(upstream.peer(false).await.is_some(), "with all of them down one is tried all the same");
+        assert!(upstream.peer(Wanted::default()).await.is_some(), "with all of them down one is tried all the same");
     }
 
     #[tokio::test]
     async fn a_sign_of_life_is_asked_for_and_then_believed_for_a_while() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let upstream = Upstream::new(upstream(&[&address.to_string()]));
+        let upstream = Upstream::new(upstream(&[&address.to_string()])).unwrap();
         assert!(upstream.is_up(PROBE_AGE_MAX).await);
         drop(listener);
         assert!(upstream.is_up(PROBE_AGE_MAX).await);
@@ -257,17 +304,18 @@ mod tests {
 
     #[tokio::test]
     async fn paid_requests_share_no_connection() {
-        let upstream = Upstream::new(upstream(&["127.0.0.1:1"]));
-        let keys = [upstream.peer(true).await.unwrap().group_key, upstream.peer(true).await.unwrap().group_key];
+        let upstream = Upstream::new(upstream(&["127.0.0.1:1"])).unwrap();
+        let paid = Wanted { is_paid: true, ..Wanted::default() };
+        let keys = [upstream.peer(paid).await.unwrap().0.group_key, upstream.peer(paid).await.unwrap().0.group_key];
         assert_ne!(keys[0], keys[1]);
-        assert!(!keys.contains(&upstream.peer(false).await.unwrap().group_key));
+        assert!(!keys.contains(&upstream.peer(Wanted::default()).await.unwrap().0.group_key));
     }
 
     #[tokio::test]
     async fn names_are_looked_up() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let upstream = Upstream::new(upstream(&[&format!("localhost:{port}")]));
+        let upstream = Upstream::new(upstream(&[&format!("localhost:{port}")])).unwrap();
         assert!(upstream.is_up(Duration::ZERO).await);
     }
 }

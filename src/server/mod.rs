@@ -3,26 +3,31 @@
 //! Pingora's own server sleeps out its grace period on SIGTERM and can't report a port that is taken; here its services run
 //! on listeners of our own, so that an idle gateway stops at once and a busy one as soon as its requests have ended.
 
+mod front;
+mod guard;
+mod proxy_protocol;
+pub mod tls;
+
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pingora::apps::ServerApp;
-
-use pingora::protocols::l4::stream::Stream;
-use pingora::protocols::{GetSocketDigest, SocketDigest, UniqueID};
+use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
 use pingora::tls::{RootCertStore, load_platform_certs_incl_env_into_store};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::{Admin, AdminParts};
+use crate::config::{Location, ServerConfig};
 use crate::facilitator::{Facilitator, FacilitatorParts};
-use crate::proxy::{BuildError, Parts, Proxy, head_deadline};
+use crate::proxy::{BuildError, Parts, Proxy};
+use front::Front;
+use tls::{Certificates, TlsError};
 
 /// How long an accept loop rests when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -30,11 +35,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a connection may take to send its first byte or to end after the drain.
 const ADMIN_DRAIN: Duration = Duration::from_millis(500);
 
-/// How long a client may take to send the head of a connection's first request.
-const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+/// Most bytes of an HTTP/2 request's fields (threat F2), as of an HTTP/1 request's head.
+const H2_FIELDS_BYTES_MAX: u32 = 32 * 1024;
 
-/// The same for a later one, with the minute that pingora leaves a connection idle.
-const NEXT_HEAD_TIMEOUT: Duration = Duration::from_secs(80);
+/// Most requests that one HTTP/2 connection may have open (threat F3).
+const H2_STREAMS_MAX: u32 = 64;
+
+/// What one HTTP/2 request may have in the gateway of an answer that its client doesn't take.
+const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Connections to origins that are kept for reuse.
 const ORIGIN_POOL_SIZE: usize = 1024;
@@ -48,6 +56,12 @@ pub enum ServeError {
     /// The certificates that origins are checked with can't be read.
     #[error("can't read this machine's certificates (SSL_CERT_FILE names others): {0}")]
     Certificates(String),
+    /// TLS can't be set up.
+    #[error("TLS can't be set up")]
+    Tls(#[source] rustls::Error),
+    /// A certificate can't be used.
+    #[error(transparent)]
+    Certificate(#[from] TlsError),
     /// A listener's address can't be had.
     #[error("can't listen on {address}")]
     Listen {
@@ -64,6 +78,9 @@ pub struct Server {
     proxy: Listening<HttpProxy<Proxy>>,
     admin: Listening<Admin>,
     facilitator: Option<Listening<Facilitator>>,
+    front: Front,
+    facilitator_front: Front,
+    certificates: Option<Arc<Certificates>>,
     drain_timeout: Duration,
 }
 
@@ -97,6 +114,8 @@ impl Server {
             None => None,
         };
         check_certificates()?;
+        let certificates = certificates(&config.server)?;
+        let acceptor = certificates.clone().map(tls::acceptor).transpose().map_err(ServeError::Tls)?;
         let conf = ServerConf {
             threads: config.server.threads,
             upstream_keepalive_pool_size: ORIGIN_POOL_SIZE,
@@ -104,10 +123,17 @@ impl Server {
         };
         let mut proxy = HttpProxy::new(Proxy::new(parts)?, Arc::new(conf));
         proxy.handle_init_modules();
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(config.server.limits.idle_timeout);
+        proxy.server_options = Some(options);
+        proxy.h2_options = Some(h2_options());
         Ok(Self {
             proxy: Listening::new("proxy", proxy_listener, config.server.listen, Arc::new(proxy)),
             admin: Listening::new("admin", admin_listener, config.admin.listen, Arc::new(Admin::new(admin))),
             facilitator,
+            front: Front::new(&config.server, acceptor),
+            facilitator_front: Front::plain(&config.server.limits),
+            certificates,
             drain_timeout: config.server.drain_timeout,
         })
     }
@@ -133,13 +159,15 @@ impl Server {
     ) {
         let admin_app = Arc::clone(&self.admin.app);
         tracing::info!(listen = %self.proxy.address, admin = %self.admin.address, "Ready.");
-        let proxy = self.proxy.start(true);
+        let proxy = self.proxy.start(Some(Arc::new(self.front)));
         if let Some(facilitator) = &self.facilitator {
             tracing::info!(listen = %facilitator.address, "The facilitator API is open.");
         }
-        let facilitator = self.facilitator.map(|facilitator| facilitator.start(true));
+        let facilitator_front = Arc::new(self.facilitator_front);
+        let facilitator = self.facilitator.map(|facilitator| facilitator.start(Some(facilitator_front)));
         // Operators are trusted with their own listener.
-        let admin = self.admin.start(false);
+        let admin = self.admin.start(None);
+        let watching = self.certificates.map(|certificates| tokio::spawn(watch_files(certificates)));
         admin_app.set_serving(true);
         stop.await;
         let deadline = Instant::now() + self.drain_timeout;
@@ -158,6 +186,9 @@ impl Server {
             tracing::warn!("Requests were still running at the end of the drain time.");
         }
         admin.stop(Instant::now() + ADMIN_DRAIN).await;
+        if let Some(watching) = watching {
+            watching.abort();
+        }
         tracing::info!("Stopped.");
     }
 }
@@ -178,10 +209,49 @@ pub fn termination() -> std::io::Result<impl Future<Output = ()> + Send> {
     })
 }
 
+/// SIGHUPs, each of which asks for the configuration to be read again; from now on none of them ends the process.
+///
+/// # Errors
+/// When the process may not listen for signals.
+pub fn hangups() -> std::io::Result<tokio::signal::unix::Signal> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
+}
+
 /// Pingora panics over a certificate store that it can't read, so it is read here first.
 fn check_certificates() -> Result<(), ServeError> {
     let mut store = RootCertStore::empty();
     load_platform_certs_incl_env_into_store(&mut store).map_err(|error| ServeError::Certificates(error.to_string()))
+}
+
+fn certificates(config: &ServerConfig) -> Result<Option<Arc<Certificates>>, TlsError> {
+    if config.tls.is_empty() {
+        return Ok(None);
+    }
+    match Certificates::read(config.tls.clone()) {
+        Ok(certificates) => Ok(Some(Arc::new(certificates))),
+        Err(errors) => {
+            let unknown = || TlsError { location: Location::default(), message: "no certificate".to_owned() };
+            Err(errors.into_iter().next().unwrap_or_else(unknown))
+        }
+    }
+}
+
+async fn watch_files(certificates: Arc<Certificates>) {
+    let mut ticks = tokio::time::interval(tls::LOOK_EVERY);
+    loop {
+        ticks.tick().await;
+        let certificates = Arc::clone(&certificates);
+        // Files may be far away; requests don't wait for them.
+        let _ended = tokio::task::spawn_blocking(move || certificates.look_again()).await;
+    }
+}
+
+fn h2_options() -> H2Options {
+    let mut options = default_h2_options();
+    options.max_header_list_size(H2_FIELDS_BYTES_MAX);
+    options.max_concurrent_streams(H2_STREAMS_MAX);
+    options.max_send_buffer_size(H2_SEND_BUFFER_BYTES);
+    options
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -196,7 +266,7 @@ pub(crate) struct Running<A> {
     ended: mpsc::Receiver<()>,
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Listening<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Listening<A> {
     fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: Arc<A>) -> Self {
         let address = listener.local_addr().unwrap_or(asked);
         Self { name, listener, address, app }
@@ -215,45 +285,55 @@ impl<A: ServerApp + Send + Sync + 'static> Listening<A> {
         self.address
     }
 
-    /// Accepts from now on, until what is returned is dropped; with `bounds_heads`, clients that don't get their requests out
-    /// are cut off.
-    pub(crate) fn start(self, bounds_heads: bool) -> Running<A> {
+    /// Accepts from now on, until what is returned is dropped. Without a front everybody is taken in as they come.
+    pub(crate) fn start(self, front: Option<Arc<Front>>) -> Running<A> {
         let (shutdown, watcher) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
         let app = Arc::clone(&self.app);
-        tokio::spawn(accept(self.name, self.listener, self.app, watcher, alive, bounds_heads));
+        tokio::spawn(accept(self.name, self.listener, self.app, watcher, alive, front));
         Running { app, shutdown, ended }
     }
 }
 
-impl<A: ServerApp + Send + Sync + 'static> Running<A> {
+impl<A: HttpServerApp + Send + Sync + 'static> Running<A> {
     /// Stops accepting, closes idle connections, and waits for the others. Whether all ended in time.
     async fn stop(mut self, deadline: Instant) -> bool {
         self.shutdown.send_replace(true);
-        self.app.cleanup().await;
+        self.app.http_cleanup().await;
         tokio::time::timeout_at(deadline, self.ended.recv()).await.is_ok()
     }
 }
 
-async fn accept<A: ServerApp + Send + Sync + 'static>(
+async fn accept<A: HttpServerApp + Send + Sync + 'static>(
     name: &'static str,
     listener: TcpListener,
     app: Arc<A>,
     mut shutdown: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
-    bounds_heads: bool,
+    front: Option<Arc<Front>>,
 ) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let taking = async {
+            // With no room left, clients wait in the system's queue.
+            let room = match &front {
+                Some(front) => Arc::clone(&front.room).acquire_owned().await.ok(),
+                None => None,
+            };
+            (room, listener.accept().await)
+        };
+        let (room, accepted) = tokio::select! {
+            taken = taking => taken,
             _ = shutdown.wait_for(|is_down| *is_down) => return,
         };
         match accepted {
             Ok((socket, peer)) => {
-                let (app, shutdown, alive) = (Arc::clone(&app), shutdown.clone(), alive.clone());
+                let (app, shutdown, alive, front) = (Arc::clone(&app), shutdown.clone(), alive.clone(), front.clone());
                 tokio::spawn(async move {
-                    serve(socket, peer, &app, &shutdown, bounds_heads).await;
-                    drop(alive);
+                    match front {
+                        Some(front) => front.serve(socket, peer, &app, &shutdown).await,
+                        None => drop(app.process_new(Box::new(front::plain(socket, peer)), &shutdown).await),
+                    }
+                    drop((room, alive));
                 });
             }
             Err(error) => {
@@ -261,28 +341,5 @@ async fn accept<A: ServerApp + Send + Sync + 'static>(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-async fn serve<A: ServerApp + Send + Sync + 'static>(
-    socket: TcpStream,
-    peer: SocketAddr,
-    app: &Arc<A>,
-    shutdown: &watch::Receiver<bool>,
-    bounds_heads: bool,
-) {
-    // Only a matter of speed; a socket that is gone already is found out by the first read.
-    let _refused = socket.set_nodelay(true);
-    let mut stream = Stream::from(socket);
-    let digest = SocketDigest::from_raw_fd(stream.id().as_raw_fd());
-    let _first = digest.peer_addr.set(Some(peer.into()));
-    stream.set_socket_digest(digest);
-    let mut reusable: Option<pingora::protocols::Stream> = Some(Box::new(stream));
-    let mut head_timeout = FIRST_HEAD_TIMEOUT;
-    while let Some(stream) = reusable {
-        let serving = app.process_new(stream, shutdown);
-        reusable =
-            if bounds_heads { head_deadline::within(head_timeout, serving).await.flatten() } else { serving.await };
-        head_timeout = NEXT_HEAD_TIMEOUT;
     }
 }

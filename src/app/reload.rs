@@ -1,0 +1,130 @@
+//! Reads the configuration again while the gateway runs, and takes up what can be taken up: routes, prices, origins. In all
+//! else, and when anything is wrong with it, the old one stays, loudly (contract §4).
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tokio::signal::unix::Signal;
+use tokio::sync::Mutex;
+
+use super::{Blueprint, StartError, price, unfinished_on};
+use crate::admin::Reload;
+use crate::config::{Config, changed_networks, restart_only};
+use crate::ledger::SqliteLedger;
+use crate::payment::Market;
+use crate::proxy::{Current, Snapshot};
+use crate::types::Network;
+
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Time, size and number of the file: a change of content changes one of them.
+type Look = Option<(Option<SystemTime>, u64, u64)>;
+
+/// What a reload needs of the running gateway.
+pub struct Reloader {
+    pub(super) file: PathBuf,
+    /// The configuration in force; held while another is read, so that there is one reload at a time.
+    pub(super) config: Mutex<Arc<Config>>,
+    pub(super) markets: HashMap<Network, Arc<Market>>,
+    pub(super) ledger: Arc<SqliteLedger>,
+    pub(super) current: Arc<Current>,
+    pub(super) has_priced_routes: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Reload for Reloader {
+    async fn reload(&self) -> Result<(), Vec<String>> {
+        let outcome = self.try_reload().await;
+        match &outcome {
+            Ok(()) => tracing::info!(file = %self.file.display(), "Took up the configuration anew."),
+            Err(reasons) => {
+                for reason in reasons {
+                    tracing::error!(%reason, "The configuration was not taken up; the old one stays.");
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl Reloader {
+    async fn try_reload(&self) -> Result<(), Vec<String>> {
+        let mut in_force = self.config.lock().await;
+        let file = self.file.clone();
+        // All that `check` does: a new payee may be one of the gas payers, for one. Keystores take their time.
+        let reading = tokio::task::spawn_blocking(move || Blueprint::read(&file, &|name| std::env::var(name).ok()));
+        let read = reading.await.map_err(|error| vec![error.to_string()])?;
+        let Blueprint { config, routes, .. } =
+            read.map_err(|mistakes| mistakes.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+        self.refuse_what_is_for_a_restart(&in_force, &config).await?;
+        let priced = price(&config, &self.markets)
+            .map_err(|list| list.iter().map(|mistake| mistake.message.clone()).collect::<Vec<_>>())?;
+        let has_priced_routes = priced.iter().any(Option::is_some);
+        let before = self.current.get();
+        let snapshot =
+            Snapshot::new(&config, routes, priced, before.as_deref()).map_err(|error| vec![error.to_string()])?;
+        self.current.set(snapshot);
+        self.has_priced_routes.store(has_priced_routes, Ordering::Relaxed);
+        *in_force = config;
+        Ok(())
+    }
+
+    async fn refuse_what_is_for_a_restart(&self, old: &Config, new: &Config) -> Result<(), Vec<String>> {
+        let mut reasons: Vec<String> =
+            restart_only(old, new).into_iter().map(|key| format!("{key} changes only with a restart")).collect();
+        let (changed, gone) = changed_networks(old, new);
+        for network in changed {
+            reasons.push(self.because(&network, "is new, or its endpoints, signers, assets or rules differ").await?);
+        }
+        for network in gone {
+            let count = unfinished_on(&self.ledger, &network).await.map_err(|error| vec![error.to_string()])?;
+            if count > 0 {
+                reasons.push(StartError::NetworkStillNeeded { network, count }.to_string());
+            }
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+
+    async fn because(&self, network: &Network, what: &str) -> Result<String, Vec<String>> {
+        let count = unfinished_on(&self.ledger, network).await.map_err(|error| vec![error.to_string()])?;
+        let needed = if count > 0 { format!("; {count} unfinished payments need it as it was") } else { String::new() };
+        Ok(format!("the network {network} {what}, which takes a restart{needed}"))
+    }
+
+    /// Reloads on every SIGHUP, and when the file has changed and stayed so for a moment. Never ends by itself.
+    pub async fn watch(self: Arc<Self>, mut hangups: Signal) {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut taken = self.look().await;
+        let mut last = taken;
+        loop {
+            let is_asked = tokio::select! {
+                hangup = hangups.recv() => hangup.is_some(),
+                _ = ticks.tick() => false,
+            };
+            let now = self.look().await;
+            // Editors write in several steps: a file that is still being written is left alone.
+            if is_asked || (now != taken && now == last && now.is_some()) {
+                taken = now;
+                let _told = self.reload().await;
+            }
+            last = now;
+        }
+    }
+
+    async fn look(&self) -> Look {
+        let file = self.file.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let metadata = fs::metadata(file).ok()?;
+            Some((metadata.modified().ok(), metadata.len(), metadata.ino()))
+        });
+        looking.await.ok().flatten()
+    }
+}

@@ -1,0 +1,205 @@
+//! From a socket to a connection that requests may come on: who is at its other end, whether there is room for it, TLS.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::listeners::tls::Acceptor;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::{ALPN, GetSocketDigest, IO, SocketDigest, Ssl, UniqueID};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+
+use super::guard::Guarded;
+use super::proxy_protocol;
+use crate::config::{LimitsConfig, ServerConfig};
+use crate::proxy::connection::{Connection, Stage};
+use crate::types::AddressRange;
+
+/// How long a TLS handshake, or a PROXY header, may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How connections from clients are taken in.
+pub(crate) struct Front {
+    tls: Option<Acceptor>,
+    limits: Arc<LimitsConfig>,
+    trusted: Vec<AddressRange>,
+    has_proxy_header: bool,
+    /// Room for connections in all.
+    pub(super) room: Arc<Semaphore>,
+    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Front {
+    pub fn new(config: &ServerConfig, tls: Option<Acceptor>) -> Self {
+        Self {
+            tls,
+            limits: Arc::new(config.limits.clone()),
+            trusted: config.trusted_proxies.clone(),
+            has_proxy_header: config.proxy_protocol,
+            room: Arc::new(Semaphore::new(config.limits.connections.min(Semaphore::MAX_PERMITS))),
+            by_address: Arc::default(),
+        }
+    }
+
+    /// For a listener beside the public one: nobody speaks for others there.
+    pub fn plain(limits: &LimitsConfig) -> Self {
+        Self {
+            tls: None,
+            limits: Arc::new(limits.clone()),
+            trusted: Vec::new(),
+            has_proxy_header: false,
+            room: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            by_address: Arc::default(),
+        }
+    }
+
+    fn is_trusted(&self, address: IpAddr) -> bool {
+        self.trusted.iter().any(|range| range.contains(address))
+    }
+
+    /// Serves a connection to its end.
+    pub async fn serve<A>(
+        &self,
+        mut socket: TcpStream,
+        peer: SocketAddr,
+        app: &Arc<A>,
+        shutdown: &watch::Receiver<bool>,
+    ) where
+        A: HttpServerApp + Send + Sync + 'static,
+    {
+        let Some(client) = in_time(self.client(&mut socket, peer.ip().to_canonical()), shutdown).await.flatten() else {
+            return;
+        };
+        let Some(_place) = self.place(client) else {
+            tracing::debug!(%client, "Closed a connection: its address has too many.");
+            return;
+        };
+        let stream = plain(socket, peer);
+        let Some(acceptor) = &self.tls else {
+            return self.run(stream, Connection::new(client, None), app, shutdown).await;
+        };
+        match in_time(acceptor.tls_handshake(stream), shutdown).await {
+            Some(Ok(stream)) => {
+                let name = stream.get_ssl().and_then(|tls| tls.server_name()).map(Box::from);
+                self.run(stream, Connection::new(client, Some(name)), app, shutdown).await;
+            }
+            Some(Err(error)) => tracing::debug!(%client, %error, "A TLS handshake failed."),
+            None => tracing::debug!(%client, "A TLS handshake was not finished in time."),
+        }
+    }
+
+    /// Who speaks here: the peer, or whom a trusted peer announces. Nobody, if the header that must be there is not.
+    async fn client(&self, socket: &mut TcpStream, peer: IpAddr) -> Option<IpAddr> {
+        if !self.has_proxy_header {
+            return Some(peer);
+        }
+        if !self.is_trusted(peer) {
+            tracing::debug!(%peer, "Closed a connection: it comes from no trusted proxy.");
+            return None;
+        }
+        match proxy_protocol::read(socket).await {
+            Ok(announced) => Some(announced.unwrap_or(peer)),
+            Err(error) => {
+                tracing::debug!(%peer, %error, "Closed a connection without a PROXY header.");
+                None
+            }
+        }
+    }
+
+    /// A place for one more connection from an address, if it has one left. Trusted proxies speak for many.
+    fn place(&self, client: IpAddr) -> Option<Place> {
+        if self.is_trusted(client) {
+            return Some(Place { held: None });
+        }
+        let client = neighbourhood(client);
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(client).or_default();
+        if *count >= self.limits.connections_per_address {
+            return None;
+        }
+        *count += 1;
+        Some(Place { held: Some((client, Arc::clone(&self.by_address))) })
+    }
+
+    async fn run<S, A>(&self, stream: S, connection: Connection, app: &Arc<A>, shutdown: &watch::Receiver<bool>)
+    where
+        S: IO + 'static,
+        A: HttpServerApp + Send + Sync + 'static,
+    {
+        let connection = Arc::new(connection);
+        let Ok(digest) = Arc::clone(&connection).into_digest() else { return };
+        let is_h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
+        let guarded = Guarded::new(stream, Arc::clone(&connection), digest, Arc::clone(&self.limits));
+        if is_h2 {
+            // Many requests at a time: HTTP/2 has limits of its own.
+            connection.enter(Stage::Open);
+            app.process_new(Box::new(guarded), shutdown).await;
+            return;
+        }
+        let mut session = ServerSession::new_http1(Box::new(guarded));
+        session.set_keepalive((!*shutdown.borrow()).then_some(self.limits.idle_timeout.as_secs().max(1)));
+        // Request after request, as pingora does it, but that the connection is told of each.
+        let mut reusable = app.process_new_http(session, shutdown).await;
+        while let Some(reused) = reusable {
+            let (stream, settings) = reused.consume();
+            connection.enter(Stage::Idle);
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            reusable = app.process_new_http(session, shutdown).await;
+        }
+    }
+}
+
+/// What a client counts as: nobody has only one IPv6 address, but whoever has 64 bits of them is one client.
+fn neighbourhood(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => std::net::Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
+/// A connection's share of its address; given back when it is dropped.
+struct Place {
+    held: Option<(IpAddr, Arc<Mutex<HashMap<IpAddr, usize>>>)>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some((client, by_address)) = self.held.take() else { return };
+        let mut by_address = by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&client) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                by_address.remove(&client);
+            }
+        }
+    }
+}
+
+/// What comes before the first request ends in time, or when the gateway stops.
+async fn in_time<T>(step: impl Future<Output = T>, shutdown: &watch::Receiver<bool>) -> Option<T> {
+    let mut shutdown = shutdown.clone();
+    tokio::select! {
+        done = tokio::time::timeout(HANDSHAKE_TIMEOUT, step) => done.ok(),
+        _ = shutdown.wait_for(|is_down| *is_down) => None,
+    }
+}
+
+/// A socket as pingora's stream that knows its peer.
+pub(super) fn plain(socket: TcpStream, peer: SocketAddr) -> Stream {
+    // Only a matter of speed; a socket that is gone already is found out by the first read.
+    let _refused = socket.set_nodelay(true);
+    let mut stream = Stream::from(socket);
+    let digest = SocketDigest::from_raw_fd(stream.id().as_raw_fd());
+    let _first = digest.peer_addr.set(Some(peer.into()));
+    stream.set_socket_digest(digest);
+    stream
+}

@@ -1,0 +1,399 @@
+//! A client's connection under its time limits (threat F1): pingora bounds every single read and write, and neither a head
+//! as a whole nor how slowly a body or an answer may creep.
+
+use std::fmt;
+use std::future::Future;
+use std::io::{Error, ErrorKind, Result};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::{SslDigest, TlsRef};
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::config::LimitsConfig;
+use crate::proxy::connection::{Connection, Stage};
+
+/// How long a client may stay below a rate; only the time counts in which the gateway waits for it.
+const RATE_WINDOW: Duration = Duration::from_secs(20);
+
+/// A connection and its limits.
+pub(super) struct Guarded<S> {
+    inner: S,
+    connection: Arc<Connection>,
+    digest: Arc<ProxyDigest>,
+    limits: Arc<LimitsConfig>,
+    deadline: Deadline,
+    reading: Pace,
+    writing: Pace,
+}
+
+impl<S: IO> Guarded<S> {
+    pub fn new(inner: S, connection: Arc<Connection>, digest: Arc<ProxyDigest>, limits: Arc<LimitsConfig>) -> Self {
+        let reading = Pace::new(limits.min_body_rate);
+        let writing = Pace::new(limits.min_response_rate);
+        Self { inner, connection, digest, limits, deadline: Deadline::default(), reading, writing }
+    }
+
+    /// Nothing is there to be read: whether the client has had its time.
+    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let (stage, number) = self.connection.stage();
+        match stage {
+            // As if the client had closed, which is no error between requests.
+            Stage::Idle => self.deadline.poll(number, self.limits.idle_timeout, context).map(Ok),
+            Stage::Head => self.deadline.poll(number, self.limits.head_timeout, context).map(|()| too_slow()),
+            Stage::Body => self.reading.poll_overdue(context).map(|()| too_slow()),
+            Stage::Open => match self.connection.open_for() {
+                Some(limit) => self.deadline.poll(number, limit, context).map(|()| too_slow()),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    fn has_read(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        match self.connection.stage().0 {
+            Stage::Idle => self.connection.enter(Stage::Head),
+            Stage::Body => self.reading.moved(bytes),
+            Stage::Head | Stage::Open => {}
+        }
+    }
+
+    /// Passes on what a write says, and gives up on a client that takes too little.
+    fn poll_written<T>(&mut self, context: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
+        match written {
+            Poll::Pending => self.writing.poll_overdue(context).map(|()| too_slow()),
+            Poll::Ready(written) => Poll::Ready(written),
+        }
+    }
+}
+
+fn too_slow<T>() -> Result<T> {
+    Err(Error::new(ErrorKind::TimedOut, "the client is too slow"))
+}
+
+/// One point in time for each stage.
+#[derive(Default)]
+struct Deadline {
+    sleep: Option<Pin<Box<Sleep>>>,
+    stage: Option<u64>,
+}
+
+impl Deadline {
+    fn poll(&mut self, stage: u64, after: Duration, context: &mut Context<'_>) -> Poll<()> {
+        if self.stage != Some(stage) {
+            self.stage = Some(stage);
+            set(&mut self.sleep, Instant::now() + after);
+        }
+        poll(&mut self.sleep, context)
+    }
+}
+
+/// How much moved in the time spent waiting for it.
+struct Pace {
+    /// What must move within [`RATE_WINDOW`]; nothing for no limit.
+    bytes_min: Option<u64>,
+    bytes: u64,
+    spent: Duration,
+    waiting_since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn new(bytes_per_second_min: u64) -> Self {
+        let bytes_min = bytes_per_second_min.saturating_mul(RATE_WINDOW.as_secs());
+        let bytes_min = (bytes_min > 0).then_some(bytes_min);
+        Self { bytes_min, bytes: 0, spent: Duration::ZERO, waiting_since: None, sleep: None }
+    }
+
+    fn moved(&mut self, bytes: usize) {
+        let Some(bytes_min) = self.bytes_min else { return };
+        if let Some(since) = self.waiting_since.take() {
+            self.spent = self.spent.saturating_add(since.elapsed());
+        }
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if self.bytes >= bytes_min {
+            (self.bytes, self.spent) = (0, Duration::ZERO);
+        }
+    }
+
+    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.bytes_min.is_none() {
+            return Poll::Pending;
+        }
+        if self.waiting_since.is_none() {
+            let now = Instant::now();
+            self.waiting_since = Some(now);
+            set(&mut self.sleep, now + RATE_WINDOW.saturating_sub(self.spent));
+        }
+        poll(&mut self.sleep, context)
+    }
+}
+
+fn set(sleep: &mut Option<Pin<Box<Sleep>>>, at: Instant) {
+    match sleep {
+        Some(sleep) => sleep.as_mut().reset(at),
+        None => *sleep = Some(Box::pin(sleep_until(at))),
+    }
+}
+
+fn poll(sleep: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<()> {
+    sleep.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(context))
+}
+
+impl<S: IO> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
+        match read {
+            Poll::Pending => self.poll_overdue(context),
+            Poll::Ready(read) => {
+                self.has_read(buffer.filled().len().saturating_sub(before));
+                Poll::Ready(read)
+            }
+        }
+    }
+}
+
+impl<S: IO> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(context, bytes);
+        if let Poll::Ready(Ok(count)) = &written {
+            self.writing.moved(*count);
+        }
+        self.poll_written(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[std::io::IoSlice<'_>],
+    ) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
+        if let Poll::Ready(Ok(count)) = &written {
+            self.writing.moved(*count);
+        }
+        self.poll_written(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        self.poll_written(context, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+        let shut = Pin::new(&mut self.inner).poll_shutdown(context);
+        self.poll_written(context, shut)
+    }
+}
+
+impl<S> fmt::Debug for Guarded<S> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Guarded").field("connection", &self.connection).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl<S: IO> Shutdown for Guarded<S> {
+    async fn shutdown(&mut self) {
+        self.inner.shutdown().await;
+    }
+}
+
+impl<S: IO> UniqueID for Guarded<S> {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl<S: IO> Ssl for Guarded<S> {
+    fn get_ssl(&self) -> Option<&TlsRef> {
+        self.inner.get_ssl()
+    }
+
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl<S: IO> GetTimingDigest for Guarded<S> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        self.inner.get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> Duration {
+        self.inner.get_write_pending_time()
+    }
+}
+
+impl<S: IO> GetProxyDigest for Guarded<S> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+}
+
+impl<S: IO> GetSocketDigest for Guarded<S> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+
+    fn set_socket_digest(&mut self, digest: SocketDigest) {
+        self.inner.set_socket_digest(digest);
+    }
+}
+
+impl<S: IO> Peek for Guarded<S> {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn guarded(capacity: usize) -> (DuplexStream, Guarded<DuplexStream>, Arc<Connection>) {
+        let (client, server) = duplex(capacity);
+        let connection = Arc::new(Connection::new([127, 0, 0, 1].into(), None));
+        let limits = LimitsConfig {
+            connections: 1,
+            connections_per_address: 1,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            min_body_rate: 100,
+            min_response_rate: 100,
+        };
+        let digest = Arc::clone(&connection).into_digest().unwrap();
+        let guarded = Guarded::new(server, Arc::clone(&connection), digest, Arc::new(limits));
+        (client, guarded, connection)
+    }
+
+    /// Sends `bytes` every `every` for ever.
+    fn drip(mut client: DuplexStream, bytes: usize, every: Duration) {
+        tokio::spawn(async move {
+            while client.write_all(&vec![b'x'; bytes]).await.is_ok() {
+                tokio::time::sleep(every).await;
+            }
+        });
+    }
+
+    /// When reading ended, how, and after how many bytes.
+    async fn read_out(mut guarded: Guarded<DuplexStream>, bytes_max: usize) -> (u64, Option<ErrorKind>, usize) {
+        let (started, mut total, mut piece) = (Instant::now(), 0, [0; 1024]);
+        let kind = loop {
+            match guarded.read(&mut piece).await {
+                Ok(0) => break None,
+                Ok(count) => total += count,
+                Err(error) => break Some(error.kind()),
+            }
+            if total >= bytes_max {
+                break None;
+            }
+        };
+        (started.elapsed().as_secs(), kind, total)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_creeps_is_cut_off_at_its_deadline() {
+        let (client, guarded, _connection) = guarded(1024);
+        drip(client, 1, Duration::from_secs(1));
+        let (after, kind, _bytes) = read_out(guarded, usize::MAX).await;
+        assert_eq!((after, kind), (10, Some(ErrorKind::TimedOut)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_closed_and_the_head_of_a_later_request_has_its_own_deadline() {
+        let (client, guarded, connection) = guarded(1024);
+        connection.enter(Stage::Idle);
+        let keep = client;
+        let (after, kind, _bytes) = read_out(guarded, usize::MAX).await;
+        assert_eq!((after, kind), (75, None));
+        drop(keep);
+
+        let (mut client, guarded, connection) = self::guarded(1024);
+        connection.enter(Stage::Idle);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            drip(client, 1, Duration::from_secs(1));
+            client = duplex(1).0;
+            drop(client);
+        });
+        let (after, kind, _bytes) = read_out(guarded, usize::MAX).await;
+        assert_eq!((after, kind), (70, Some(ErrorKind::TimedOut)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_must_keep_its_pace_and_may_pause() {
+        let (client, guarded, connection) = guarded(1024);
+        connection.enter(Stage::Body);
+        drip(client, 10, Duration::from_secs(1));
+        let (after, kind, _bytes) = read_out(guarded, usize::MAX).await;
+        assert_eq!((after, kind), (20, Some(ErrorKind::TimedOut)));
+
+        let (client, guarded, connection) = self::guarded(4096);
+        connection.enter(Stage::Body);
+        drip(client, 2100, Duration::from_secs(15));
+        let (after, kind, bytes) = read_out(guarded, 21_000).await;
+        assert_eq!((after, kind, bytes), (135, None, 21_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_asked_of_a_client_whose_request_is_complete() {
+        let (client, mut guarded, connection) = guarded(1024);
+        connection.enter(Stage::Open);
+        let mut byte = [0; 1];
+        let reading = tokio::time::timeout(Duration::from_secs(100_000), guarded.read(&mut byte));
+        assert!(reading.await.is_err());
+        drop(client);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_take_its_answer_is_cut_off() {
+        let (mut client, mut guarded, _connection) = guarded(64);
+        tokio::spawn(async move {
+            while client.read_u8().await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let started = Instant::now();
+        let error = guarded.write_all(&[0; 100_000]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(started.elapsed().as_secs(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_comes_slowly_is_not_the_client_s_fault() {
+        let (mut client, mut guarded, _connection) = guarded(64);
+        let taking = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            client.read_to_end(&mut taken).await.unwrap();
+            taken.len()
+        });
+        for _ in 0..10 {
+            guarded.write_all(&[0; 100]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        drop(guarded);
+        assert_eq!(taking.await.unwrap(), 1000);
+    }
+}

@@ -1,0 +1,244 @@
+//! TLS towards clients: certificates from files, chosen by the name that a client asks for, read again when they change.
+//!
+//! A certificate that can't be used never takes the place of one that can.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use pingora::listeners::tls::Acceptor;
+use rustls::client::verify_server_name;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::config::{Location, TlsCertificate};
+
+/// How often the files are looked at.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What is spoken inside of TLS, preferred first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// A certificate that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct TlsError {
+    /// Where it was named.
+    pub location: Location,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Certificates in use.
+pub struct Certificates {
+    state: RwLock<State>,
+}
+
+struct State {
+    sources: Vec<TlsCertificate>,
+    /// What the files looked like when they were last read, whether or not they could be used.
+    seen: Vec<Option<Look>>,
+    keys: Arc<[Arc<CertifiedKey>]>,
+}
+
+/// Time, size and number of a file and of its key: a change of content changes one of them.
+type Look = [(Option<SystemTime>, u64, u64); 2];
+
+/// Reads certificates and keys and proves that they belong together.
+///
+/// # Errors
+/// Every one that can't be used.
+pub fn load(sources: &[TlsCertificate]) -> Result<Vec<Arc<CertifiedKey>>, Vec<TlsError>> {
+    let (mut keys, mut errors) = (Vec::new(), Vec::new());
+    for source in sources {
+        match load_one(source) {
+            Ok(key) => keys.push(Arc::new(key)),
+            Err(message) => errors.push(TlsError { location: source.location, message }),
+        }
+    }
+    if errors.is_empty() { Ok(keys) } else { Err(errors) }
+}
+
+fn load_one(source: &TlsCertificate) -> Result<CertifiedKey, String> {
+    let (cert, key) = (source.cert.display(), source.key.display());
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(&source.cert)
+            .and_then(Iterator::collect)
+            .map_err(|error| format!("the certificate {cert} can't be read: {error}"))?;
+    let Some(own) = chain.first() else { return Err(format!("{cert} holds no certificate in PEM")) };
+    ParsedCertificate::try_from(own).map_err(|error| format!("the certificate {cert} can't be used: {error}"))?;
+    let private = PrivateKeyDer::from_pem_file(&source.key)
+        .map_err(|error| format!("{key} holds no private key in PEM that can be read: {error}"))?;
+    CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => format!("the key {key} is not that of the certificate {cert}"),
+        error => format!("the key {key} can't be used: {error}"),
+    })
+}
+
+fn look(source: &TlsCertificate) -> Option<Look> {
+    let one = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.modified().ok(), metadata.len(), metadata.ino()))
+    };
+    Some([one(&source.cert)?, one(&source.key)?])
+}
+
+impl Certificates {
+    /// Reads the files; the first certificate is for clients that name no server or an unknown one.
+    ///
+    /// # Errors
+    /// Every one that can't be used.
+    pub fn read(sources: Vec<TlsCertificate>) -> Result<Self, Vec<TlsError>> {
+        let seen = sources.iter().map(look).collect();
+        let keys = load(&sources)?.into();
+        Ok(Self { state: RwLock::new(State { sources, seen, keys }) })
+    }
+
+    /// Reads the files again if one has changed since. What is in use stays, loudly, if the new ones can't be used.
+    pub fn look_again(&self) {
+        let (sources, seen) = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            (state.sources.clone(), state.seen.clone())
+        };
+        let now: Vec<_> = sources.iter().map(look).collect();
+        if now != seen {
+            self.replace(sources, now);
+        }
+    }
+
+    /// Uses these from now on, unless they can't be used.
+    pub fn set(&self, sources: Vec<TlsCertificate>) {
+        let seen = sources.iter().map(look).collect();
+        self.replace(sources, seen);
+    }
+
+    fn replace(&self, sources: Vec<TlsCertificate>, seen: Vec<Option<Look>>) {
+        let loaded = load(&sources);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.seen = seen;
+        match loaded {
+            Ok(keys) => {
+                state.sources = sources;
+                state.keys = keys.into();
+                tracing::info!(certificates = state.keys.len(), "Took the certificates anew.");
+            }
+            Err(errors) => {
+                for error in errors {
+                    tracing::error!(%error, "A changed certificate can't be used; the old one stays.");
+                }
+            }
+        }
+    }
+
+    fn keys(&self) -> Arc<[Arc<CertifiedKey>]> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner).keys)
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Certificates").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let keys = self.keys();
+        if keys.len() > 1
+            && let Some(name) = hello.server_name().and_then(|name| ServerName::try_from(name).ok())
+            && let Some(named) = keys.iter().find(|key| is_for(key, &name))
+        {
+            return Some(Arc::clone(named));
+        }
+        keys.first().map(Arc::clone)
+    }
+}
+
+fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
+    let parsed = key.cert.first().and_then(|own| ParsedCertificate::try_from(own).ok());
+    parsed.is_some_and(|own| verify_server_name(&own, name).is_ok())
+}
+
+/// What takes TLS connections in with these certificates: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
+pub(super) fn acceptor(certificates: Arc<Certificates>) -> Result<Acceptor, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificates);
+    config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
+    config.ticketer = ring::Ticketer::new()?;
+    Ok(Acceptor::from_server_config(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn fixture(name: &str) -> TlsCertificate {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+        let file = |kind: &str| dir.join(format!("{name}.{kind}.pem"));
+        TlsCertificate { cert: file("cert"), key: file("key"), location: Location::default() }
+    }
+
+    fn der(source: &TlsCertificate) -> CertificateDer<'static> {
+        CertificateDer::from_pem_file(&source.cert).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_is_chosen_by_the_name_it_bears() {
+        let keys = load(&[fixture("shop"), fixture("wild")]).unwrap();
+        let chosen = |name: &str| keys.iter().position(|key| is_for(key, &ServerName::try_from(name).unwrap()));
+        assert_eq!(chosen("shop.test"), Some(0));
+        assert_eq!(chosen("a.wild.test"), Some(1));
+        assert_eq!(chosen("other.test"), None);
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let mixed = TlsCertificate { key: fixture("wild").key, ..fixture("shop") };
+        let nothing = TlsCertificate { cert: PathBuf::from("nowhere"), ..fixture("shop") };
+        let swapped = TlsCertificate { cert: fixture("shop").key, key: fixture("shop").cert, ..fixture("shop") };
+        let errors = load(&[mixed, fixture("shop"), nothing, swapped]).unwrap_err();
+        let texts: Vec<_> = errors.iter().map(|error| error.message.as_str()).collect();
+        assert_eq!(texts.len(), 3, "{texts:?}");
+        assert!(texts[0].contains("is not that of the certificate"), "{texts:?}");
+        assert!(texts[1].contains("nowhere can't be read"), "{texts:?}");
+        assert!(texts[2].contains("holds no certificate"), "{texts:?}");
+    }
+
+    #[test]
+    fn changed_files_are_taken_anew_and_bad_ones_leave_the_old_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = TlsCertificate {
+            cert: folder.path().join("cert.pem"),
+            key: folder.path().join("key.pem"),
+            location: Location::default(),
+        };
+        let put = |from: &TlsCertificate| {
+            fs::copy(&from.key, &own.key).unwrap();
+            fs::copy(&from.cert, &own.cert).unwrap();
+        };
+        put(&fixture("shop"));
+        let certificates = Certificates::read(vec![own.clone()]).unwrap();
+        let used = || certificates.keys()[0].cert[0].clone();
+        assert_eq!(used(), der(&fixture("shop")));
+        fs::write(&own.cert, "half a certificate").unwrap();
+        certificates.look_again();
+        assert_eq!(used(), der(&fixture("shop")));
+        put(&fixture("wild"));
+        certificates.look_again();
+        assert_eq!(used(), der(&fixture("wild")));
+        fs::remove_file(&own.key).unwrap();
+        certificates.look_again();
+        assert_eq!(used(), der(&fixture("wild")));
+    }
+}
