@@ -136,6 +136,7 @@ install_clients() {
   npm_install tests/e2e/node
   npm_install tests/e2e/node-cosmjs
   npm_install tests/e2e/node-x402-axios
+  npm_install tests/e2e/node-x402-express
   npm_install tests/e2e/node-x402-fetch
   venv_install .venv-2 requirements-x402-2.txt
   venv_install .venv-1 requirements-x402-1.txt

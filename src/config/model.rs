@@ -19,6 +19,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The admin listener.
     pub admin: AdminConfig,
+    /// The facilitator API's listener, if there is one.
+    pub facilitator: Option<FacilitatorConfig>,
     /// Where payments are remembered.
     pub ledger: LedgerConfig,
     /// Logging.
@@ -58,6 +60,15 @@ pub struct ServerConfig {
 #[derive(Debug, Clone)]
 pub struct AdminConfig {
     /// Where operators connect.
+    pub listen: SocketAddr,
+    /// The bearer token; required unless `listen` is loopback.
+    pub token: Option<Secret>,
+}
+
+/// `[facilitator]`.
+#[derive(Debug, Clone)]
+pub struct FacilitatorConfig {
+    /// Where resource servers connect.
     pub listen: SocketAddr,
     /// The bearer token; required unless `listen` is loopback.
     pub token: Option<Secret>,

@@ -21,6 +21,8 @@ section! {
         server: Server = {},
         /// The listener for operators: health, metrics, payments.
         admin: Admin = {},
+        /// The listener for resource servers of your own that have their payments verified and settled here; off without listen.
+        facilitator: Facilitator = {},
         /// Where payments are remembered.
         ledger: Ledger = {},
         /// Logging, to stderr.
@@ -67,6 +69,16 @@ section! {
         /// The address and port that operators connect to.
         listen: SocketAddr = "127.0.0.1:8403",
         /// The bearer token that operators show; required unless the listener is loopback.
+        token: SecretSource,
+    }
+}
+
+section! {
+    /// The listener for resource servers of your own that have their payments verified and settled here; off without listen.
+    struct Facilitator {
+        /// The address and port that resource servers connect to.
+        listen: SocketAddr,
+        /// The bearer token that resource servers show; required unless the listener is loopback.
         token: SecretSource,
     }
 }

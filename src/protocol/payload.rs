@@ -83,7 +83,7 @@ impl PaymentPayload {
                 let Some(Value::Object(accepted)) = object.remove("accepted") else {
                     return Err(DecodeError::Field { field: "accepted", expected: "the accepted offer, an object" });
                 };
-                let (accepted, quote) = Accepted::from_object(accepted)?;
+                let (accepted, quote) = Accepted::from_object(accepted, "amount")?;
                 let (scheme, network) = (accepted.scheme.clone(), accepted.network.clone());
                 let payload = unwrapped(payload, &network)?;
                 let identifier = Identifier::of(object.get("extensions"));
@@ -102,8 +102,12 @@ fn unwrapped(payload: Value, network: &Network) -> Result<Value, DecodeError> {
 }
 
 impl Accepted {
-    fn from_object(mut object: Map<String, Value>) -> Result<(Self, Option<String>), DecodeError> {
-        let amount = match object.get("amount") {
+    /// Reads terms whose price stands under `amount_key`: `amount` in v2, `maxAmountRequired` in v1.
+    pub(super) fn from_object(
+        mut object: Map<String, Value>,
+        amount_key: &str,
+    ) -> Result<(Self, Option<String>), DecodeError> {
+        let amount = match object.get(amount_key) {
             Some(Value::String(amount)) => amount.parse().ok(),
             Some(Value::Number(amount)) => amount.as_u64().map(AtomicAmount::from),
             _ => None,
@@ -138,11 +142,16 @@ impl Accepted {
     /// (protocol §2.2). EVM addresses compare without case, others byte for byte (§7).
     #[must_use]
     pub fn matches(&self, offer: &PaymentRequirements) -> bool {
-        self.matches_but_for_price(offer)
+        self.matches_payee(offer)
             && self.amount == offer.amount
             && self.max_timeout_seconds == offer.max_timeout_seconds
-            && same_account(offer.network.kind(), &self.pay_to, offer.pay_to.as_str())
             && is_subset(&offer.extra, &self.extra)
+    }
+
+    /// Whether scheme, network, asset and payee are the offer's.
+    #[must_use]
+    pub fn matches_payee(&self, offer: &PaymentRequirements) -> bool {
+        self.matches_but_for_price(offer) && same_account(offer.network.kind(), &self.pay_to, offer.pay_to.as_str())
     }
 
     /// Whether scheme, network and asset are the offer's.

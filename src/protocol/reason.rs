@@ -35,12 +35,20 @@ reasons! {
     InvalidNetwork = "invalid_network",
     /// What the client accepted is none of the offers.
     NoMatchingRequirements = "no_matching_payment_requirements",
+    /// What a resource server asks of the facilitator is not among what it settles.
+    InvalidRequirements = "invalid_payment_requirements",
     /// The offer's quote has run out and its price no longer holds.
     OfferExpired = "offer_expired",
     /// The payment already bought its answer.
     PaymentAlreadyUsed = "payment_already_used",
     /// The origin worked for this payment as often as it may, and its money never moved.
     AttemptsSpent = "payment_attempts_spent",
+    /// A resource server was told already that this payment moved its money; or the chain ran this transaction before (SVM).
+    DuplicateSettlement = "duplicate_settlement",
+    /// The payment belongs to another request.
+    BoundToOtherRequest = "payment_bound_to_other_request",
+    /// The money moved, and its answer can't be had any more.
+    Owed = "payment_owed",
     /// Two payment headers contradict each other.
     ContradictoryPayments = "contradictory_payment_headers",
     /// The route asks for a payment identifier, and the payment has none.
@@ -51,6 +59,8 @@ reasons! {
     SettlementPending = "settlement_pending",
     /// The authorization ended before the payment landed.
     PaymentExpired = "payment_expired",
+    /// Something broke on our side while verifying.
+    UnexpectedVerifyError = "unexpected_verify_error",
     /// Something broke on our side while settling.
     UnexpectedSettleError = "unexpected_settle_error",
     /// EVM: `extra` lacks the EIP-712 domain.
@@ -137,8 +147,6 @@ reasons! {
     CosmosTransferEventMismatch = "invalid_exact_cosmos_transfer_event_mismatch",
     /// SVM: the payer has too little.
     InsufficientFunds = "insufficient_funds",
-    /// SVM: the chain ran this transaction before.
-    DuplicateSettlement = "duplicate_settlement",
     /// SVM: `extra` names no fee payer.
     SvmMissingFeePayer = "invalid_exact_svm_payload_missing_fee_payer",
     /// SVM: the fee payer that the terms name is none of ours.

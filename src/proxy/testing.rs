@@ -96,6 +96,7 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
             drain_timeout: Duration::from_secs(3),
         },
         admin: AdminConfig { listen: any_port, token: None },
+        facilitator: None,
         ledger: LedgerConfig { url: LedgerUrl::Sqlite("unused".into()), retention: Duration::from_secs(60) },
         log: LogConfig { level: "info".into(), format: LogFormat::Text },
         upstreams: vec![upstream],

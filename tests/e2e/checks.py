@@ -1,6 +1,7 @@
 """What must hold, check by check; `checks` lists them with their names."""
 
 import base64
+import concurrent.futures
 import json
 from functools import partial
 
@@ -176,6 +177,28 @@ def check_client_pays(shop, gateway, client, wallet=None, path=PRICED_PATH, chai
     expect_equal("money earned after a replay", chain.balance(pay_to) - balance, PRICE)
 
 
+def check_resource_server_is_paid_through_the_facilitator(shop, client):
+    """Official middleware with the gateway as its facilitator: served once for one payment, however often it comes."""
+    server = shop.resource_server
+    block, balance, answered = shop.chain.next_block(), shop.chain.balance(PAY_TO), server.answered()
+    expect_equal("status without payment", server.get("/report").status, 402)
+    report = run_client(client, server, {})
+    expect_equal(f"status (body: {report['body'][:500]})", report["status"], 200)
+    expect_equal("body", json.loads(report["body"]), {"express": True})
+    expect_equal("money earned", shop.chain.balance(PAY_TO) - balance, PRICE)
+    [*transfers] = shop.chain.transfers_since(block)
+    expect_equal("transfers", [transfer[:3] for transfer in transfers], [(PAYER.lower(), PAY_TO.lower(), PRICE)])
+    check_receipt(report["paymentResponse"], "v2", PAYER, transfers[0][3])
+
+    header = {report["paymentHeader"]["name"]: report["paymentHeader"]["value"]}
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        again = list(pool.map(lambda _: server.get("/report", header).status, range(10)))
+    expect_equal("statuses of replays", again, [402] * 10)
+    expect_equal("status at the gateway itself", shop.gateway.get(PRICED_PATH, header).status, 402)
+    expect_equal("answers", server.answered() - answered, 1)
+    expect_equal("money earned after replays", shop.chain.balance(PAY_TO) - balance, PRICE)
+
+
 def check_gateway_ends_in_peace(gateway):
     expect_equal("exit code after SIGTERM", gateway.process.terminate(), 0)
     for key in (gateway.signer_key.removeprefix("0x"), FEE_PAYER_KEY):
@@ -209,5 +232,9 @@ def checks(shop):
     for name, client in CLIENTS.items():
         if client.tls:
             yield f"{name} pays once through TLS", partial(check_client_pays, shop, shop.shadow, client)
+    yield (
+        "npm @x402/express 2.27.0 is paid through the facilitator API",
+        lambda: check_resource_server_is_paid_through_the_facilitator(shop, CLIENTS["npm @x402/fetch 2.27.0, v2"]),
+    )
     for gateway in (shop.gateway, shop.shadow):
         yield f"{gateway.name} ends in peace", partial(check_gateway_ends_in_peace, gateway)

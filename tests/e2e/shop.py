@@ -1,4 +1,5 @@
-"""What runs while the checks do: three nodes, origin, two gateways, and a proxy that ends TLS before the second."""
+"""What runs while the checks do: three nodes, origin, two gateways, a proxy that ends TLS before the second, and somebody
+else's resource server whose facilitator is the first."""
 
 import contextlib
 import http.client
@@ -126,6 +127,9 @@ listen = "127.0.0.1:{gateway.port}"
 [admin]
 listen = "127.0.0.1:{gateway.admin_port}"
 
+[facilitator]
+listen = "127.0.0.1:{gateway.facilitator_port}"
+
 [ledger]
 url = "sqlite:{gateway.name}.db"
 
@@ -169,6 +173,7 @@ class Gateway:
         self.signer_key = signer_key
         self.port = free_port()
         self.admin_port = free_port()
+        self.facilitator_port = free_port()
         self.public_url = None
         # A file of certificates that clients must trust to reach public_url.
         self.certificate = None
@@ -187,6 +192,25 @@ class Gateway:
 
     def ready(self):
         return self.get("/healthz", port=self.admin_port).status == 200
+
+
+class ResourceServer:
+    """Another's server behind official middleware: clients pay it, and it has that settled by a gateway."""
+
+    def __init__(self, gateway):
+        self.port = free_port()
+        self.gateway = gateway
+        self.url = f"http://127.0.0.1:{self.port}/report"
+        self.certificate = None
+
+    def get(self, path, headers=None):
+        return self.gateway.get(path, headers, port=self.port)
+
+    def ready(self):
+        return self.get("/answered").status == 200
+
+    def answered(self):
+        return json.loads(self.get("/answered").body)["answered"]
 
 
 class Shop:
@@ -232,6 +256,16 @@ class Shop:
         self.shadow.public_url = f"https://localhost:{tls_proxy.port}"
         self.shadow.certificate = tls_proxy.certificate
         self.start_gateway(self.shadow)
+
+        self.resource_server = ResourceServer(self.gateway)
+        server = self.start(
+            "resource-server",
+            ["node", TESTS / "e2e/clients/express_server.mjs"],
+            PORT=str(self.resource_server.port),
+            FACILITATOR=f"http://127.0.0.1:{self.gateway.facilitator_port}",
+            PAY_TO=PAY_TO,
+        )
+        server.wait_until(self.resource_server.ready)
 
     def start_gateway(self, gateway):
         config = self.directory / f"{gateway.name}.toml"

@@ -19,6 +19,7 @@ mod after;
 mod cosmos;
 mod crashes;
 mod disk;
+mod facilitator;
 mod fees;
 mod forged;
 mod headers;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use solana_signer::Signer;
 use tollhouse::ledger::PaymentState;
 
-use crate::crashes::{Wreck, killed_at};
+use crate::crashes::{Wreck, killed_at, killed_at_every_commit, killed_in_the_send, killed_under_load};
 use crate::harness::{Answer, Chain, Fault, PRICE, Plan, Shop, SolanaNode, TOKEN_2022_MINT, Terms, eventually};
 
 const NETWORK: &str = "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1";
@@ -355,4 +355,24 @@ async fn killed_on_solana_in_the_middle_of_recovery_the_payment_is_settled_by_th
         assert!(!wreck.shop.launch().wait_end().await.success());
     }
     wreck.recover(1).await;
+}
+
+#[tokio::test]
+async fn killed_on_solana_while_the_node_is_asked_to_send_the_payment_is_settled_by_the_next_run() {
+    killed_in_the_send(open().await).await;
+}
+
+#[tokio::test]
+async fn killed_on_solana_before_any_commit_a_payment_is_charged_once_and_answered() {
+    killed_at_every_commit(open().await, "before_commit").await;
+}
+
+#[tokio::test]
+async fn killed_on_solana_after_any_commit_a_payment_is_charged_once_and_answered() {
+    killed_at_every_commit(open().await, "after_commit").await;
+}
+
+#[tokio::test]
+async fn killed_on_solana_under_load_every_payment_is_charged_once_and_answered() {
+    killed_under_load(open().await, &[10, 60, 200, 450]).await;
 }

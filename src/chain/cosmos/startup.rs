@@ -3,6 +3,7 @@
 use cosmrs::proto::cosmos::bank::v1beta1::QuerySupplyOfRequest;
 use cosmrs::proto::cosmos::base::node::v1beta1::ConfigRequest;
 use cosmrs::proto::cosmos::base::tendermint::v1beta1::GetSyncingRequest;
+use cosmrs::proto::cosmos::tx::v1beta1::GetTxRequest;
 
 use super::Inner;
 use super::fees::parse_gas_prices;
@@ -11,12 +12,16 @@ use crate::chain::ChainError;
 use crate::config::{Diagnostic, Location};
 use crate::types::Network;
 
+/// A hash that no transaction has: whether a node keeps an index of transactions, without which no payment is ever found, shows
+/// in what it says of it.
+const NO_TRANSACTION: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 pub(super) fn mistake_at(location: Location, message: impl Into<String>) -> Diagnostic {
     Diagnostic { location, message: message.into(), hint: None }
 }
 
-/// Reads the chain id, which the endpoints do by themselves, whether the node has caught up, its latest block, its gas prices
-/// and whether it knows the coins.
+/// Reads the chain id, which the endpoints do by themselves, whether the node has caught up and looks up transactions, its latest block,
+/// its gas prices and whether it knows the coins.
 pub(super) async fn verify(inner: &Inner) -> Result<(), ChainError> {
     let failed = |error: RpcError| of_rpc(&inner.network, error);
     let unreachable =
@@ -27,6 +32,14 @@ pub(super) async fn verify(inner: &Inner) -> Result<(), ChainError> {
         _ => {}
     }
     inner.head(std::time::Duration::ZERO).await.map_err(failed)?;
+    match inner.rpc.call(GetTxRequest { hash: NO_TRANSACTION.to_owned() }).await {
+        Err(error) if error.is_not_found() => {}
+        Err(RpcError::Node { message, .. }) => {
+            return Err(unreachable(&format!("the node doesn't look up transactions: {message}")));
+        }
+        Err(error) => return Err(failed(error)),
+        Ok(_found) => return Err(unreachable("the node finds transactions that don't exist")),
+    }
     read_gas_prices(inner).await.map_err(failed)?;
     for asset in &inner.assets {
         let query = QuerySupplyOfRequest { denom: asset.id.as_str().to_owned() };

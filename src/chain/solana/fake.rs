@@ -65,6 +65,8 @@ pub(super) struct World {
     /// `getTransaction` tells of these bytes instead.
     pub lies_with: Option<Vec<u8>>,
     pub first_block_time: i64,
+    /// Slots without a block, or of which the node keeps none.
+    pub empty_slots: std::ops::Range<u64>,
     pub accounts: HashMap<String, Value>,
     pub is_down: bool,
     pub landed: HashMap<String, Landed>,
@@ -109,6 +111,7 @@ impl World {
             transactions_missing: 0,
             lies_with: None,
             first_block_time: 0,
+            empty_slots: 0..0,
             accounts,
             is_down: false,
             landed: HashMap::new(),
@@ -201,6 +204,12 @@ impl World {
             "getLatestBlockhash" => json!({"context": context, "value": {"blockhash": "x",
                 "lastValidBlockHeight": self.height + 150}}),
             "getBlockHeight" => json!(self.height - FINAL_AFTER),
+            "getSlot" => json!(self.height - FINAL_AFTER),
+            "getBlocks" => {
+                let last = params[1].as_u64().unwrap().min(self.height - FINAL_AFTER);
+                let slots = params[0].as_u64().unwrap()..=last;
+                json!(slots.filter(|slot| !self.empty_slots.contains(slot)).collect::<Vec<_>>())
+            }
             "getFirstAvailableBlock" => json!(0),
             "getBlockTime" => json!(self.first_block_time),
             "getMultipleAccounts" => {

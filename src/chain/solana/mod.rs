@@ -8,6 +8,7 @@ mod programs;
 mod send;
 mod settle;
 mod simulate;
+mod standing;
 mod startup;
 mod verify;
 mod watch;
@@ -44,8 +45,8 @@ use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
-use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
 
@@ -294,6 +295,10 @@ impl Scheme for SolanaScheme {
 
     async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
         settle::late_settlement(&self.0, record).await.map_err(|error| simulate::unavailable(&error))
+    }
+
+    async fn stand(&self, blocks: &[SettledBlock]) -> Result<Standings, VerifyError> {
+        standing::stand(&self.0, blocks).await.map_err(|error| simulate::unavailable(&error))
     }
 
     /// None: transactions are the payers', and live by their blockhashes. Says whether the chain can be asked.

@@ -14,7 +14,8 @@ use super::programs::TOKEN_2022;
 use super::testing::*;
 use crate::chain::{Chain, ChainError, NoObserver};
 use crate::config::{Location, NetworkConfig, Secret, SignerSource};
-use crate::payment::scheme::{Availability, Scheme, SettleOutcome, VerifyError};
+use crate::ledger::SettledBlock;
+use crate::payment::scheme::{Availability, BlockStanding, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::Reason;
 use crate::types::{AccountId, ManualClock, UnixMillis};
 
@@ -338,6 +339,25 @@ async fn a_failed_payment_that_is_on_chain_after_all_is_credited() {
         world.landed.insert(signature.clone(), fake::Landed { slot: 900, raw, runs: Runs::Pays });
     });
     assert_eq!(shop.scheme.late_settlement(&other).await.unwrap().unwrap().transaction, signature);
+}
+
+#[tokio::test]
+async fn a_block_is_gone_only_if_its_place_in_the_final_chain_is_empty() {
+    let shop = shop().await;
+    let record = shop.claimed("n").await;
+    let block = paid(&shop.settle(&record).await).block;
+    let blocks = [SettledBlock { number: block, hash: String::new() }];
+    let standing = async || shop.scheme.stand(&blocks).await.unwrap().blocks[0];
+    assert_eq!(standing().await, BlockStanding::Unknown, "not final");
+    shop.change(|world| world.height = block + 32 + 50);
+    assert_eq!(standing().await, BlockStanding::Held);
+    assert!(shop.scheme.stand(&blocks).await.unwrap().final_number >= block);
+    shop.change(|world| world.empty_slots = block..block + 1);
+    assert_eq!(standing().await, BlockStanding::Gone);
+    shop.change(|world| world.empty_slots = 0..block + 1);
+    assert_eq!(standing().await, BlockStanding::Unknown, "the node's history begins later");
+    shop.change(|world| world.empty_slots = block..u64::MAX);
+    assert_eq!(standing().await, BlockStanding::Unknown, "the node that lists blocks is behind");
 }
 
 #[tokio::test]

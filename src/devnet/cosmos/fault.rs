@@ -15,6 +15,8 @@ pub enum CallFault {
     Silent,
     /// It says that there is no such thing, as one whose index is behind does.
     NotFound,
+    /// It keeps no index.
+    NoIndex,
     /// It takes its time first.
     Delay(Duration),
 }

@@ -35,6 +35,7 @@ impl CosmosNode {
         match self.faults().next(method) {
             None => {}
             Some(CallFault::Unavailable) => return Err(Status::unavailable("the node is away")),
+            Some(CallFault::NoIndex) => return Err(Status::unknown("transaction indexing is disabled")),
             Some(CallFault::NotFound) => return Err(Status::not_found("not found")),
             Some(CallFault::Delay(time)) => tokio::time::sleep(time).await,
             Some(CallFault::DropAnswer) => {

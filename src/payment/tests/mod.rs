@@ -1,6 +1,7 @@
 //! The money path without sockets: a scripted chain, a real ledger.
 
 pub(crate) mod chain;
+mod clearing;
 mod redelivery;
 mod settling;
 mod verifying;

@@ -37,6 +37,8 @@ pub struct Plan {
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
+    /// Whether the facilitator API listens.
+    pub is_facilitator: bool,
     /// The gas payer's key (EVM).
     pub signer: &'static str,
     /// The key of a second gas payer, if there is one (EVM).
@@ -61,6 +63,7 @@ impl Default for Plan {
             server: String::new(),
             upstream: String::new(),
             routes: routes.to_owned(),
+            is_facilitator: false,
             signer: SIGNER,
             second_signer: None,
             log: "info,tollhouse=debug",
@@ -81,6 +84,7 @@ pub struct Shop<N: Chain = Node> {
     pub payer: N::Payer,
     pub port: u16,
     pub admin_port: u16,
+    pub facilitator_port: u16,
     directory: TempDir,
 }
 
@@ -129,7 +133,7 @@ impl<N: Chain> Shop<N> {
         let rpc = Chaos::start(node.port()).await;
         let origin = Origin::start().await;
         let directory = tempfile::tempdir().unwrap();
-        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, directory }
+        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
     }
 
     /// The running gateway.
@@ -153,9 +157,14 @@ impl<N: Chain> Shop<N> {
     fn write_config(&self) {
         let Plan { server, upstream, routes, log, .. } = &self.plan;
         let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };
+        let facilitator = match self.plan.is_facilitator {
+            true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
+            false => String::new(),
+        };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
+             {facilitator}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              {}\n\
@@ -170,7 +179,7 @@ impl<N: Chain> Shop<N> {
 
     /// Runs the gateway with a configuration of the plan, whatever comes of it.
     pub fn launch(&mut self) -> Gateway {
-        (self.port, self.admin_port) = (free_port(), free_port());
+        (self.port, self.admin_port, self.facilitator_port) = (free_port(), free_port(), free_port());
         self.write_config();
         let mut environment = self.node.environment(&self.plan);
         if !self.plan.failpoints.is_empty() {

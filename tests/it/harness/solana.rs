@@ -34,11 +34,13 @@ const TOKEN_2022: Pubkey = Pubkey::from_str_const("TokenzQdBNbLqP5VEhdkAS6EPFLC1
 const COMPUTE_BUDGET: Pubkey = Pubkey::from_str_const("ComputeBudget111111111111111111111111111111");
 const MEMO: Pubkey = Pubkey::from_str_const("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr");
 
-/// Block time unless a test wants another: a blockhash lives for 150 of them, 30 seconds.
-const SLOT_MILLIS: u64 = 200;
+/// Block time unless a test wants another, as on the public chains: a block hash lives for 150 of them, a minute.
+const SLOT_MILLIS: u64 = 400;
 /// What the fee payer has: 10 SOL.
 const FEE_PAYER_LAMPORTS: u64 = 10_000_000_000;
 const DECIMALS: u8 = 6;
+/// Most transactions that a node lists with one call.
+const HISTORY_MAX: usize = 1000;
 
 /// A node of its own chain.
 pub struct SolanaNode {
@@ -103,6 +105,13 @@ impl SolanaNode {
     pub async fn set_tokens(&self, owner: &Pubkey, mint: &Pubkey, amount: u64) {
         let params = json!([owner.to_string(), mint.to_string(), {"amount": amount}, program_of(mint).to_string()]);
         self.rpc("surfnet_setTokenAccount", params).await;
+    }
+
+    /// Has a payer own this much of each token.
+    pub async fn fund(&self, payer: &SolanaPayer, value: u64) {
+        for mint in [USDC, TOKEN_2022_MINT] {
+            self.set_tokens(&payer.key.pubkey(), &mint, value).await;
+        }
     }
 
     pub async fn lamports(&self, account: &Pubkey) -> u64 {
@@ -172,9 +181,7 @@ impl Chain for SolanaNode {
 
     async fn fund_payer(&self, value: u64) -> SolanaPayer {
         let payer = SolanaPayer { key: Keypair::new() };
-        for mint in [USDC, TOKEN_2022_MINT] {
-            self.set_tokens(&payer.key.pubkey(), &mint, value).await;
-        }
+        self.fund(&payer, value).await;
         payer
     }
 
@@ -190,8 +197,9 @@ impl Chain for SolanaNode {
         let mut moved = Vec::new();
         for mint in [USDC, TOKEN_2022_MINT] {
             let account = token_account(&PAY_TO, &mint, &program_of(&mint));
-            let params = json!([account.to_string(), {"commitment": "confirmed", "limit": 1000}]);
+            let params = json!([account.to_string(), {"commitment": "confirmed", "limit": HISTORY_MAX}]);
             let seen = self.rpc("getSignaturesForAddress", params).await;
+            assert!(seen.as_array().unwrap().len() < HISTORY_MAX, "more than one answer holds");
             for row in seen.as_array().unwrap().iter().rev().filter(|row| row["err"].is_null()) {
                 let transaction = row["signature"].as_str().unwrap().to_owned();
                 if let Some(value) = self.arrived(&transaction, &mint).await {

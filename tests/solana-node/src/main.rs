@@ -14,8 +14,8 @@ use surfpool_sdk::{BlockProductionMode, Pubkey, Surfnet};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Block time unless another is asked for: a blockhash lives for 150 blocks, half a minute.
-const SLOT_MS_DEFAULT: u64 = 200;
+/// Block time unless another is asked for, as on the public chains: a block hash lives for 150 blocks, a minute.
+const SLOT_MS_DEFAULT: u64 = 400;
 
 /// Devnet's USDC: wallets and clients accept no other there.
 const USDC: Pubkey = Pubkey::from_str_const("4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU");

@@ -150,6 +150,19 @@ async fn a_network_is_offered_once_its_chain_is_verified_and_reconciled() {
 }
 
 #[tokio::test]
+async fn a_node_that_looks_up_no_transactions_is_not_used() {
+    let chain = CosmosChain::start(CosmosParams::default()).await.unwrap();
+    chain.faults().set("GetTx", CallFault::NoIndex, 1);
+    let shop = Shop::at(&[chain.grpc_url()]);
+    let error = shop.scheme.verify_chain().await.err().unwrap();
+    assert!(
+        matches!(&error, ChainError::Unreachable { detail, .. } if detail.contains("indexing is disabled")),
+        "{error}"
+    );
+    shop.scheme.verify_chain().await.unwrap();
+}
+
+#[tokio::test]
 async fn another_chain_than_the_configured_one_is_a_mismatch_and_a_dead_endpoint_is_passed_over() {
     let other = CosmosChain::start(CosmosParams { chain_id: "other-1".to_owned(), ..CosmosParams::default() });
     let other = other.await.unwrap();
