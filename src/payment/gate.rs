@@ -295,7 +295,7 @@ impl Gate {
         if let Some(reason) = payment.stale {
             return Step::Done(refused(reason));
         }
-        if let Availability::Unavailable(detail) = payment.market.scheme.availability() {
+        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
             tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
             return Step::Done(Decision::Unavailable);
         }

@@ -108,7 +108,12 @@ impl PricedRoute {
 
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
-            if priced.market.scheme.availability() == Availability::Ready { open | 1 << index } else { open }
+            let terms = &priced.offer.terms;
+            if priced.market.scheme.availability_of(&terms.asset) == Availability::Ready {
+                open | 1 << index
+            } else {
+                open
+            }
         })
     }
 

@@ -170,6 +170,11 @@ pub trait Scheme: Send + Sync {
     /// Whether payments may be taken now. Cheap: no network.
     fn availability(&self) -> Availability;
 
+    /// Whether payments in this asset may be taken now: one that fails its payers leaves the offers alone. Cheap: no network.
+    fn availability_of(&self, _asset: &AssetId) -> Availability {
+        self.availability()
+    }
+
     /// What this scheme adds to the `extra` of an offer in an asset: the EIP-712 domain (EVM), the fee payer (Solana).
     fn terms_extra(&self, asset: &AssetId) -> Map<String, Value>;
 

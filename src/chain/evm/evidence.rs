@@ -2,7 +2,7 @@
 //!
 //! Reads only; what follows for a payment is decided in `settle`.
 
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::{SolCall, SolEvent};
 use serde_json::json;
 
@@ -87,6 +87,15 @@ impl Inner {
             .map_err(|_error| RpcError::Transport("token gave no authorization state".to_owned()))
     }
 
+    /// What an account holds of a token at a block.
+    pub(super) async fn balance_of(&self, token: Address, account: Address, tag: &str) -> Result<U256, RpcError> {
+        let question = Token::balanceOfCall { account }.abi_encode();
+        let call = json!([{"to": token, "input": Bytes::from(question)}, tag]);
+        let answer: Bytes = self.rpc.call("eth_call", call).await?;
+        Token::balanceOfCall::abi_decode_returns(&answer)
+            .map_err(|_error| RpcError::Transport("token gave no balance".to_owned()))
+    }
+
     /// A block by number or tag.
     pub(super) async fn block(&self, tag: &str) -> Result<Block, RpcError> {
         let block: Option<Block> = self.rpc.call("eth_getBlockByNumber", json!([tag, false])).await?;
@@ -150,8 +159,6 @@ pub(super) fn is_only_use(receipt: &Receipt, token: Address, payer: Address) -> 
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::U256;
-
     use super::*;
 
     fn log(address: Address, topics: Vec<B256>, data: Vec<u8>) -> Log {

@@ -3,6 +3,7 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
+mod breaker;
 mod bump;
 mod cache;
 mod decode;
@@ -23,7 +24,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use self::abi::quantity;
+use self::breaker::Breaker;
 use self::cache::{Expiring, RateLimit};
 use self::inflight::Inflight;
 use self::lanes::Lane;
@@ -89,7 +91,7 @@ struct Inner {
     worthless: Expiring<String, ()>,
     look_ups: RateLimit,
     losses: Losses,
-    disabled: Mutex<BTreeSet<Address>>,
+    breaker: Breaker,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
@@ -112,18 +114,6 @@ impl Inner {
         self.runtime.get()?.spawn(lanes::run(Arc::downgrade(self), Arc::clone(&lane)));
         old.insert(account.clone(), Arc::clone(&lane));
         Some(lane)
-    }
-
-    fn disable(&self, token: Address) {
-        if let Ok(mut disabled) = self.disabled.lock() {
-            disabled.insert(token);
-        }
-    }
-
-    /// Why a token is not taken, if it isn't.
-    fn disabled(&self, token: Address) -> Option<String> {
-        let is_disabled = self.disabled.lock().map_or(true, |disabled| disabled.contains(&token));
-        is_disabled.then(|| format!("token {token} did not move what it was told to"))
     }
 
     async fn verify(&self) -> Result<(), ChainError> {
@@ -205,7 +195,7 @@ impl EvmScheme {
             worthless: Expiring::default(),
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
             losses: Losses::default(),
-            disabled: Mutex::default(),
+            breaker: Breaker::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
@@ -232,9 +222,10 @@ impl Scheme for EvmScheme {
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
         }
-        let tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
-        if let Some(text) = tokens.filter_map(|token| inner.disabled(token)).next() {
-            return no(text);
+        let now = Instant::now();
+        let mut tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
+        if !tokens.any(|token| inner.breaker.is_offered(token, now)) {
+            return no("every token failed its payers lately".to_owned());
         }
         if inner.losses.is_closed(Instant::now()) {
             return no("too many settlements failed on chain within the hour".to_owned());
@@ -261,6 +252,14 @@ impl Scheme for EvmScheme {
     fn decode(&self, payload: &Value, terms: &PaymentRequirements) -> Result<Box<dyn IncomingPayment>, Reason> {
         let decoded = decode::decode(self.0.chain_id, payload, terms)?;
         Ok(Box::new(EvmPayment { inner: Arc::clone(&self.0), decoded, proven: OnceLock::new() }))
+    }
+
+    fn availability_of(&self, asset: &AssetId) -> Availability {
+        let token = decode::address(asset.as_str());
+        match token.filter(|token| self.0.breaker.is_offered(*token, Instant::now())) {
+            Some(_) => self.availability(),
+            None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
+        }
     }
 
     async fn settle(&self, record: &PaymentRecord, attempts: &dyn Attempts) -> SettleOutcome {

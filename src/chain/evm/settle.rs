@@ -192,6 +192,7 @@ impl Job {
             SettleOutcome::Paid(settlement) => {
                 if !settlement.is_external {
                     losses.paid(payer, Instant::now());
+                    self.inner.breaker.works(self.token);
                 }
                 self.purse.paid();
             }
@@ -273,8 +274,8 @@ impl Job {
             });
         }
         let payment_id = &self.claim.id;
-        tracing::error!(%payment_id, transaction, token = %self.token, "Token did not move what it was told to; it is not taken any more.");
-        self.inner.disable(self.token);
+        tracing::error!(%payment_id, transaction, token = %self.token, "Token did not move what it was told to.");
+        self.inner.breaker.lied(self.token, Instant::now());
         SettleOutcome::Failed {
             reason: Reason::EvmTransferEventMismatch,
             transaction: Some(transaction),
@@ -289,12 +290,24 @@ impl Job {
         if self.inner.is_authorization_used(self.token, &self.authorization, block).await? {
             return self.judge_used(block).await;
         }
+        if failed.is_some() {
+            self.blame_token(block).await;
+        }
         let reason = if failed.is_some() { Reason::EvmTransactionFailed } else { Reason::UnexpectedSettleError };
         Ok(Some(SettleOutcome::Failed {
             reason,
             transaction: failed.map(|receipt| receipt.transaction_hash.to_string()),
             still_usable: deep.timestamp < self.authorization.valid_before_secs(),
         }))
+    }
+
+    /// A payer that has the money and did not take its word back is not to blame for a settlement that reverted.
+    async fn blame_token(&self, block: u64) {
+        let payer = self.authorization.from;
+        let balance = self.inner.balance_of(self.token, payer, &format!("{block:#x}")).await;
+        if balance.is_ok_and(|balance| balance >= self.authorization.value) {
+            self.inner.breaker.failed(self.token, payer, Reason::EvmTransactionFailed, Instant::now());
+        }
     }
 
     /// Past the authorization's end by the chain's own clock, at a block that counts as settled: if it is unused there, it

@@ -98,7 +98,7 @@ pub(super) async fn simulate(
     decoded: &Decoded,
     kind: PayerKind,
 ) -> Result<Box<dyn SettlementPlan>, VerifyError> {
-    if let Some(detail) = inner.disabled(decoded.token) {
+    if let Some(detail) = inner.breaker.refusal(decoded.token, &decoded.facts.id, Instant::now()) {
         return Err(VerifyError::Unavailable { detail });
     }
     let authorization = &decoded.authorization;
@@ -159,11 +159,7 @@ async fn check_overdraft(
     if inner.inflight.balance(key).is_some_and(|balance| balance >= needed) {
         return Ok(());
     }
-    let question = Token::balanceOfCall { account: key.0 }.abi_encode();
-    let call = json!([{"to": key.1, "input": Bytes::from(question)}, "latest"]);
-    let answer: Bytes = inner.rpc.call("eth_call", call).await.map_err(unavailable)?;
-    let balance = Token::balanceOfCall::abi_decode_returns(&answer)
-        .map_err(|_error| VerifyError::Unavailable { detail: "token gave no balance".to_owned() })?;
+    let balance = inner.balance_of(key.1, key.0, "latest").await.map_err(unavailable)?;
     inner.inflight.set_balance(key, balance);
     // What ended meanwhile is off the balance and off the sum.
     let ahead = purse.ahead().ok_or(Reason::EvmInsufficientBalance)?;
@@ -195,6 +191,10 @@ async fn estimate(
                 Some(reason) => reason,
                 None => diagnose(inner, decoded).await?,
             };
+            // A contract that speaks for its payer may revert as it likes.
+            if reason == Reason::EvmSimulationFailed && kind == PayerKind::Ecdsa {
+                inner.breaker.failed(decoded.token, decoded.authorization.from, reason, Instant::now());
+            }
             inner.refused.put(decoded.presented(), reason, REFUSAL_HOLDS);
             Err(reason.into())
         }
@@ -202,9 +202,15 @@ async fn estimate(
     }
 }
 
-/// The one call that is worth making when a token doesn't say why.
+/// What is worth asking when a token doesn't say why: whether the money is there, and whether the authorization is gone.
 async fn diagnose(inner: &Inner, decoded: &Decoded) -> Result<Reason, VerifyError> {
     let authorization = &decoded.authorization;
+    match inner.balance_of(decoded.token, authorization.from, "latest").await {
+        Ok(balance) if balance < authorization.value => return Ok(Reason::EvmInsufficientBalance),
+        Ok(_) => {}
+        Err(error) if error.is_revert() => return Ok(Reason::EvmSimulationFailed),
+        Err(error) => return Err(unavailable(error)),
+    }
     let question = Token::authorizationStateCall { authorizer: authorization.from, nonce: authorization.nonce };
     let call = json!([{"to": decoded.token, "input": Bytes::from(question.abi_encode())}, "latest"]);
     let answer: Bytes = match inner.rpc.call("eth_call", call).await {
