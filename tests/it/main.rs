@@ -15,6 +15,7 @@
 mod harness;
 
 mod after;
+mod clocks;
 mod crashes;
 mod disk;
 mod fees;
