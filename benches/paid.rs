@@ -1,6 +1,6 @@
-//! Paid requests per second through the real gateway on a real node: `benches/paid.sh`.
+//! Paid requests per second through the real gateway on a real node, EVM and Solana: `benches/paid.sh`.
 //!
-//! One chain, one gas key, one payer. Every payment is signed beforehand, so that only the gateway's work is measured: decode,
+//! One chain, one gas key or fee payer, one payer. Every payment is signed beforehand, so that only the gateway's work is measured: decode,
 //! verify, simulate, claim, broadcast, receipt, deliver. Each setting runs twice: against the node itself for the times, and
 //! through a door that counts for the calls (members of a batch one each, those before the first payment apart).
 
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Header, Plan, Shop};
+use harness::{Chain, Header, Plan, Shop, SolanaNode};
 use serde_json::json;
 
 /// When the chain makes blocks.
@@ -34,6 +34,8 @@ enum Blocks {
     Instant,
     /// Once a second.
     EverySecond,
+    /// A Solana chain, every 400 ms as on the public ones.
+    Solana,
 }
 
 fn number(name: &str, default: usize) -> usize {
@@ -52,13 +54,17 @@ async fn main() {
         (Blocks::EverySecond, 1, 10),
         (Blocks::EverySecond, 32, many / 5),
         (Blocks::EverySecond, 64, many / 2),
+        // Few enough for the block hash that they are all signed with to live.
+        (Blocks::Solana, 1, 40),
+        (Blocks::Solana, 32, many / 3),
+        (Blocks::Solana, 64, many / 2),
     ] {
         run(blocks, at_once, payments).await;
     }
 }
 
 /// Every method that the gateway may call.
-const METHODS: [&str; 14] = [
+const METHODS: [&str; 25] = [
     "eth_blockNumber",
     "eth_call",
     "eth_chainId",
@@ -73,6 +79,17 @@ const METHODS: [&str; 14] = [
     "eth_getTransactionReceipt",
     "eth_maxPriorityFeePerGas",
     "eth_sendRawTransaction",
+    "getBalance",
+    "getBlockHeight",
+    "getBlockTime",
+    "getFirstAvailableBlock",
+    "getGenesisHash",
+    "getLatestBlockhash",
+    "getMultipleAccounts",
+    "getSignatureStatuses",
+    "getTransaction",
+    "sendTransaction",
+    "simulateTransaction",
 ];
 
 struct Result {
@@ -82,7 +99,7 @@ struct Result {
     calls: BTreeMap<&'static str, usize>,
 }
 
-fn calls(shop: &Shop) -> BTreeMap<&'static str, usize> {
+fn calls<N: Chain>(shop: &Shop<N>) -> BTreeMap<&'static str, usize> {
     METHODS.into_iter().map(|method| (method, shop.rpc.count(method))).collect()
 }
 
@@ -115,14 +132,33 @@ async fn run(blocks: Blocks, at_once: usize, payments: usize) {
 }
 
 async fn sell(blocks: Blocks, at_once: usize, payments: usize, is_direct: bool) -> Result {
-    let shop = Shop::open_with(Plan { is_direct, log: "warn", ..Plan::default() }).await;
+    let plan = Plan { is_direct, log: "warn", ..Plan::default() };
+    let funds = payments as u64 * harness::PRICE;
+    if blocks == Blocks::Solana {
+        let shop = Shop::<SolanaNode>::open_on_fast_solana(400, plan).await;
+        shop.node.fund(&shop.payer, funds).await;
+        let terms = shop.terms().await;
+        let blockhash = shop.node.recent_blockhash().await;
+        let headers = (0..payments).map(|_| shop.payer.pay(&terms, blockhash).v2()).collect();
+        return sell_in(shop, at_once, headers, is_direct).await;
+    }
+    let shop = Shop::open_with(plan).await;
     if blocks == Blocks::EverySecond {
         shop.node.rpc("evm_setAutomine", json!([false])).await;
         shop.node.rpc("evm_setIntervalMining", json!([1])).await;
     }
-    shop.node.mint(shop.payer.address, payments as u64 * harness::PRICE).await;
+    shop.node.mint(shop.payer.address, funds).await;
     let terms = shop.terms().await;
-    let headers: Arc<Vec<Header>> = Arc::new((0..payments).map(|_| shop.payer.pay(&terms).v2()).collect());
+    let headers = (0..payments).map(|_| shop.payer.pay(&terms).v2()).collect();
+    sell_in(shop, at_once, headers, is_direct).await
+}
+
+async fn sell_in<N>(shop: Shop<N>, at_once: usize, headers: Vec<Header>, is_direct: bool) -> Result
+where
+    N: Chain + Send + Sync + 'static,
+    N::Payer: Send + Sync,
+{
+    let headers = Arc::new(headers);
     let before = calls(&shop);
     let shop = Arc::new(shop);
     let next = Arc::new(AtomicUsize::new(0));
@@ -159,12 +195,12 @@ async fn sell(blocks: Blocks, at_once: usize, payments: usize, is_direct: bool) 
     if is_direct {
         stages(&shop).await;
     }
-    assert_eq!(shop.priced_hits(), shop.node.transfers().await.len(), "every hit was paid once");
+    assert_eq!(shop.priced_hits(), shop.node.moved().await.len(), "every hit was paid once");
     result
 }
 
 /// Mean latency by stage, from the gateway's own metrics.
-async fn stages(shop: &Shop) {
+async fn stages<N: Chain>(shop: &Shop<N>) {
     let answer = harness::Call::local("/metrics").send(shop.admin_port).await.unwrap();
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let value = |line: &str| line.rsplit(' ').next().and_then(|number| number.parse::<f64>().ok()).unwrap_or(0.0);

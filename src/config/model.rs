@@ -19,6 +19,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The admin listener.
     pub admin: AdminConfig,
+    /// The facilitator API's listener, if there is one.
+    pub facilitator: Option<FacilitatorConfig>,
     /// Where payments are remembered.
     pub ledger: LedgerConfig,
     /// Logging.
@@ -58,6 +60,15 @@ pub struct ServerConfig {
 #[derive(Debug, Clone)]
 pub struct AdminConfig {
     /// Where operators connect.
+    pub listen: SocketAddr,
+    /// The bearer token; required unless `listen` is loopback.
+    pub token: Option<Secret>,
+}
+
+/// `[facilitator]`.
+#[derive(Debug, Clone)]
+pub struct FacilitatorConfig {
+    /// Where resource servers connect.
     pub listen: SocketAddr,
     /// The bearer token; required unless `listen` is loopback.
     pub token: Option<Secret>,
@@ -301,6 +312,8 @@ pub struct PaidRoute {
     pub settle: SettleMode,
     /// Which requests may be presented again.
     pub redeliver: Redeliver,
+    /// Whether the 402 also carries the vitwit dialect's `X-Payment-Requirements`.
+    pub vitwit: bool,
     /// Whether purchases may or must be named.
     pub payment_identifier: IdentifierRule,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::diagnostic::Location;
 use super::leaf::{Entry, List, Named};
 use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer, SettleMode};
-use super::raw::{Route, RouteValue};
+use super::raw::{Dialect, Route, RouteValue};
 use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
 use super::resolve_network::{NamedNetwork, account, check_finality, is_payee};
 use super::resolve_price::{Ask, amount_on};
@@ -25,6 +25,8 @@ pub(super) struct Scope<'a> {
     pub networks: &'a [NamedNetwork],
     /// The highest price, in dollars.
     pub max_price: DecimalAmount,
+    /// Whether routes that don't say so speak the vitwit dialect.
+    pub vitwit: bool,
 }
 
 impl<'a> Scope<'a> {
@@ -152,6 +154,10 @@ impl<'a> Scope<'a> {
             max_timeout: max_timeout.value,
             settle: table.settle.clone()?.value,
             redeliver: table.redeliver.clone()?.value,
+            vitwit: match &table.dialects {
+                Some(typed) => speaks_vitwit(&name_of(key), typed, report),
+                None => self.vitwit,
+            },
             payment_identifier: table.payment_identifier.clone()?.value,
         }))
     }
@@ -256,6 +262,7 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
         place("networks", table.networks.as_ref().map(|at| at.location)),
         place("output_schema", table.output_schema.as_ref().map(|at| at.location)),
         place("memo", table.memo.as_ref().map(|at| at.location)),
+        place("dialects", table.dialects.as_ref().map(|at| at.location)),
         place("wait_for", table.wait_for.as_ref().map(|at| at.location)),
         place("pay_to", table.pay_to.as_ref().filter(|at| !at.value.0.is_empty()).map(|at| at.location)),
         place("description", table.description.as_ref().filter(|at| !at.value.is_empty()).map(|at| at.location)),
@@ -283,6 +290,19 @@ fn memo(key: &str, memo: Option<&At<String>>, offered: &[&NamedNetwork], report:
         report.error_with_hint(*location, message, "Solana and Cosmos networks have; remove it");
     }
     Some(value.clone())
+}
+
+/// Whether a list of dialects names vitwit's; x402 itself is always spoken, so it must stand there.
+pub(super) fn speaks_vitwit(section: &str, typed: &At<List<Dialect>>, report: &mut Report) -> bool {
+    let count = |dialect| typed.value.0.iter().filter(|named| named.value == dialect).count();
+    let (x402, vitwit) = (count(Dialect::X402), count(Dialect::Vitwit));
+    if x402 == 0 {
+        let message = format!("{section}.dialects: \"x402\" is missing, and is always spoken");
+        report.error_with_hint(typed.location, message, "write [\"x402\", \"vitwit\"]");
+    } else if x402 > 1 || vitwit > 1 {
+        report.error(typed.location, format!("{section}.dialects: the same dialect is listed twice"));
+    }
+    vitwit > 0
 }
 
 /// The same number of atomic units is another price where the asset has other decimals.

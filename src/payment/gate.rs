@@ -200,6 +200,24 @@ impl Gate {
         Decision::InProgress
     }
 
+    /// What [`Self::admit`] would do at first sight, without doing it: nothing is written, claimed or sent.
+    ///
+    /// # Errors
+    /// The decision, where it would not settle or deliver.
+    pub(super) async fn preview(&self, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Result<(), Decision> {
+        let found = self.ledger().find(&payment.facts().id).await.map_err(|error| {
+            tracing::error!(%error, "The ledger did not answer.");
+            Decision::Unavailable
+        })?;
+        let standing = Standing::of(found.as_ref(), &presentation(payment, request));
+        match (standing, found) {
+            (Standing::New, _) => self.plan(payment, request).await.map(drop),
+            (Standing::Pending | Standing::Redeliver, _) => Ok(()),
+            (Standing::InFlight, _) => Err(Decision::InProgress),
+            (standing, found) => Err(ended(standing, found.as_ref(), payment.version)),
+        }
+    }
+
     /// One look at what the ledger knows, and the step that follows from it.
     async fn look(
         self: &Arc<Self>,
@@ -214,13 +232,7 @@ impl Gate {
                 return Step::Done(Decision::Unavailable);
             }
         };
-        let presented = Presentation {
-            payload_digest: payment.facts().digest,
-            fingerprint: request.fingerprint,
-            quote: payment.quote,
-            client: request.client,
-        };
-        match (Standing::of(found.as_ref(), &presented), found) {
+        match (Standing::of(found.as_ref(), &presentation(payment, request)), found) {
             (Standing::New, _) => match self.identified(payment, request, flight).await {
                 Ok(Some((standing, record))) => self.step_of(standing, record, payment, request, flight).await,
                 Ok(None) => self.settle_new(payment, request).await,
@@ -282,37 +294,16 @@ impl Gate {
                 Step::Wait(Box::new(record), handover)
             }
             Standing::Redeliver => self.redeliver(&record.record, version, request, flight).await,
-            Standing::Failed => Step::Done(failed(&record, version)),
-            Standing::Owed => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
-            Standing::Served => Step::Done(refused(Reason::PaymentAlreadyUsed)),
-            Standing::Bound => Step::Done(Decision::BoundToOtherRequest),
-            Standing::New | Standing::InFlight => Step::Done(Decision::InProgress),
+            standing => Step::Done(ended(standing, Some(&record), version)),
         }
     }
 
     /// A payment that nothing is known of: simulate, claim, and let the settlement run on its own.
     async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
-        if let Some(reason) = payment.stale {
-            return Step::Done(refused(reason));
-        }
-        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
-            tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
-            return Step::Done(Decision::Unavailable);
-        }
-        if !request.origin.is_up().await {
-            return Step::Done(Decision::OriginDown);
-        }
-        crate::crash::point("post_verify");
-        let started = Instant::now();
-        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
+        let plan = match self.plan(payment, request).await {
             Ok(plan) => plan,
-            Err(VerifyError::Invalid { reason }) => return Step::Done(refused(reason)),
-            Err(VerifyError::Unavailable { detail }) => {
-                tracing::warn!(network = %payment.terms.network, %detail, "Could not simulate a settlement.");
-                return Step::Done(Decision::Unavailable);
-            }
+            Err(decision) => return Step::Done(decision),
         };
-        self.metrics.stage(Stage::Simulate, started.elapsed());
         let claim = match self.new_payment(payment, request, plan.as_ref()) {
             Ok(claim) => claim,
             Err(error) => {
@@ -332,6 +323,36 @@ impl Gate {
                 Step::Done(Decision::Unavailable)
             }
         }
+    }
+
+    /// Whether a payment that nothing is known of would settle now, and how.
+    async fn plan(
+        &self,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+    ) -> Result<Box<dyn SettlementPlan>, Decision> {
+        if let Some(reason) = payment.stale {
+            return Err(refused(reason));
+        }
+        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
+            tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
+            return Err(Decision::Unavailable);
+        }
+        if !request.origin.is_up().await {
+            return Err(Decision::OriginDown);
+        }
+        crate::crash::point("post_verify");
+        let started = Instant::now();
+        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
+            Ok(plan) => plan,
+            Err(VerifyError::Invalid { reason }) => return Err(refused(reason)),
+            Err(VerifyError::Unavailable { detail }) => {
+                tracing::warn!(network = %payment.terms.network, %detail, "Could not simulate a settlement.");
+                return Err(Decision::Unavailable);
+            }
+        };
+        self.metrics.stage(Stage::Simulate, started.elapsed());
+        Ok(plan)
     }
 
     /// W1. Nothing leaves the process before this returns with a claim.
@@ -463,6 +484,26 @@ impl Gate {
     }
 }
 
+fn presentation(payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Presentation {
+    Presentation {
+        payload_digest: payment.facts().digest,
+        fingerprint: request.fingerprint,
+        quote: payment.quote,
+        client: request.client,
+    }
+}
+
+/// What a payment gets that is neither new nor waiting for anything.
+fn ended(standing: Standing, record: Option<&PaymentRecord>, version: Version) -> Decision {
+    match (standing, record) {
+        (Standing::Failed, Some(record)) => failed(record, version),
+        (Standing::Owed, Some(record)) => Decision::Owed(Box::new(success_response(record, version))),
+        (Standing::Served, _) => refused(Reason::PaymentAlreadyUsed),
+        (Standing::Bound, _) => Decision::BoundToOtherRequest,
+        (_, _) => Decision::InProgress,
+    }
+}
+
 pub(super) fn deliver(
     record: PaymentRecord,
     version: Version,
@@ -489,7 +530,9 @@ fn unfinished_response(
         transaction: transaction.to_owned(),
         network: SettlementResponse::network_for(version, &record.claim.network),
         amount: None,
+        vitwit: None,
     }
+    .told_to(version)
 }
 
 pub(super) fn pending(record: &PaymentRecord, version: Version) -> Decision {

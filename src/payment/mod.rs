@@ -2,6 +2,7 @@
 //!
 //! Knows neither HTTP nor any chain, so that it is tested without sockets.
 
+mod clearing;
 mod decision;
 mod delivery;
 mod flight;
@@ -18,6 +19,7 @@ mod standing;
 pub(crate) mod tests;
 mod verify;
 
+pub use clearing::{Clearing, Outcome, Payable, Verdict};
 pub use decision::Decision;
 pub use gate::{Gate, GateRules, OriginProbe, PaidRequest, PaymentHeaders};
 pub use held::HeldPayment;

@@ -52,19 +52,30 @@ pub struct PricedRoute {
     name: String,
     offers: Vec<PricedOffer>,
     resource: ResourceInfo,
+    /// Whether the terms are also shown in the vitwit dialect.
+    with_vitwit: bool,
     /// Rendered terms by which networks are open, one bit an offer.
     templates: DashMap<u64, Arc<ChallengeTemplate>>,
 }
 
 impl PricedRoute {
-    /// A route and its offers, at most 64.
+    /// A route and its offers, at most 64; `with_vitwit` shows the terms also in the vitwit dialect.
     ///
     /// # Errors
     /// When the terms outgrow their header.
-    pub fn new(name: String, offers: Vec<PricedOffer>, resource: ResourceInfo) -> Result<Self, ChallengeError> {
+    pub fn new(
+        name: String,
+        offers: Vec<PricedOffer>,
+        resource: ResourceInfo,
+        with_vitwit: bool,
+    ) -> Result<Self, ChallengeError> {
         let all: Vec<Offer> = offers.iter().map(|priced| priced.offer.clone()).collect();
-        ChallengeTemplate::new(&all, &resource)?;
-        Ok(Self { name, offers, resource, templates: DashMap::new() })
+        ChallengeTemplate::new(&all, &resource, with_vitwit)?;
+        // Which offer is the first depends on which networks are open.
+        for offer in all.iter().filter(|_offer| with_vitwit) {
+            ChallengeTemplate::new(std::slice::from_ref(offer), &resource, with_vitwit)?;
+        }
+        Ok(Self { name, offers, resource, with_vitwit, templates: DashMap::new() })
     }
 
     /// The route's key in the configuration.
@@ -127,7 +138,7 @@ impl PricedRoute {
             .map(|(_, priced)| priced.offer.clone())
             .collect();
         // A part of terms that fit also fits.
-        let template = Arc::new(ChallengeTemplate::new(&offers, &self.resource).ok()?);
+        let template = Arc::new(ChallengeTemplate::new(&offers, &self.resource, self.with_vitwit).ok()?);
         self.templates.insert(open, Arc::clone(&template));
         Some(template)
     }

@@ -66,7 +66,16 @@ impl Receipt {
 
     /// A complete answer below 500 reached the client (W3). Dropping a receipt instead says that it did not.
     pub fn served(self) {
-        self.delivery.served();
+        let _writes_on = self.delivery.served();
+    }
+
+    /// As [`Self::served`], and waits until that is written: whoever tells of it afterwards tells it once. False when the
+    /// books did not take it.
+    pub(super) async fn served_for_good(self) -> bool {
+        match self.delivery.served() {
+            Some(written) => written.await.unwrap_or(false),
+            None => false,
+        }
     }
 }
 
@@ -85,5 +94,7 @@ pub(super) fn success_response(record: &PaymentRecord, version: Version) -> Sett
         transaction: record.settlement.as_ref().map(|settlement| settlement.transaction.clone()).unwrap_or_default(),
         network: SettlementResponse::network_for(version, &record.claim.network),
         amount: Some(record.claim.amount.to_string()),
+        vitwit: None,
     }
+    .told_to(version)
 }

@@ -7,7 +7,7 @@ use crate::protocol::{
     DecodeError, Identifier, PaymentPayload, PaymentRequirements, QuoteVerdict, Reason, Version, decode_payment,
     quote_digest, terms_digest,
 };
-use crate::types::{IdentifierRule, WaitFor};
+use crate::types::{AccountId, IdentifierRule, WaitFor};
 
 use super::decision::Decision;
 use super::gate::{Gate, PaymentHeaders};
@@ -30,19 +30,25 @@ pub struct VerifiedPayment {
 }
 
 impl VerifiedPayment {
+    /// Who pays.
+    #[must_use]
+    pub fn payer(&self) -> &AccountId {
+        &self.facts().payer
+    }
+
     pub(super) fn facts(&self) -> &PaymentFacts {
         self.incoming.facts()
     }
 }
 
 /// Terms that the payment may have been made under.
-struct Candidate {
-    terms: PaymentRequirements,
-    market: Arc<Market>,
-    wait_for: WaitFor,
-    quote: Option<Digest>,
+pub(super) struct Candidate {
+    pub terms: PaymentRequirements,
+    pub market: Arc<Market>,
+    pub wait_for: WaitFor,
+    pub quote: Option<Digest>,
     /// Why these terms don't hold today.
-    stale: Option<Reason>,
+    pub stale: Option<Reason>,
 }
 
 impl Gate {
@@ -55,6 +61,17 @@ impl Gate {
         let payload = single_payload(headers)?;
         let identifier = identifier(route.identifier_rule(), &payload.identifier)?;
         let candidates = self.candidates(route, &payload);
+        let mut verified = self.verify_under(&payload, candidates).await?;
+        verified.identifier = identifier;
+        Ok(verified)
+    }
+
+    /// The first of these terms under which the payment is good, or under which the ledger knows it.
+    pub(super) async fn verify_under(
+        &self,
+        payload: &PaymentPayload,
+        candidates: Vec<Candidate>,
+    ) -> Result<VerifiedPayment, Decision> {
         let mut refusal = Reason::NoMatchingRequirements;
         let mut stale = Vec::new();
         for candidate in candidates {
@@ -70,7 +87,7 @@ impl Gate {
                 market: candidate.market,
                 wait_for: candidate.wait_for,
                 quote: candidate.quote,
-                identifier: identifier.clone(),
+                identifier: None,
                 stale: objection,
             };
             match objection {

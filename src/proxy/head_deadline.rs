@@ -27,7 +27,7 @@ pub async fn within<T>(limit: Duration, serving: impl Future<Output = T>) -> Opt
 }
 
 /// The head is complete: from here on other limits hold.
-pub(super) fn head_is_read() {
+pub fn head_is_read() {
     // Outside of `within`, as in tests of single phases, nobody waits for it.
     let _unbounded = HEAD_IS_READ.try_with(|is_read| is_read.notify_one());
 }

@@ -6,44 +6,48 @@ use tollhouse::ledger::PaymentState;
 
 use futures::future::join_all;
 
-use crate::harness::{Call, Fault, Payment, Plan, Serve, Shop, Terms, eventually, paid};
+use crate::harness::{Call, Chain, Fault, Node, Plan, Serve, Shop, Terms, eventually, paid};
 
-fn killed_at(failpoints: &str) -> Plan {
+pub fn killed_at(failpoints: &str) -> Plan {
     let network = "settle_timeout = \"3s\"".to_owned();
     Plan { failpoints: failpoints.to_owned(), network, ..Plan::default() }
 }
 
 /// What the next start finds.
-struct Wreck {
-    shop: Shop,
-    payment: Payment,
+pub struct Wreck<N: Chain = Node> {
+    pub shop: Shop<N>,
+    pub payment: N::Payment,
 }
 
 /// Presents a payment to a gateway that dies at this point.
 async fn wreck(point: &str) -> Wreck {
-    let mut shop = Shop::open_with(killed_at(&format!("{point}=return"))).await;
-    let payment = shop.payment().await;
-    // The client may have its answer already when the gateway dies.
-    let _lost = shop.try_present(&payment.v2()).await;
-    assert!(!shop.gateway().wait_end().await.success());
-    Wreck { shop, payment }
+    Wreck::of(Shop::open_with(killed_at(&format!("{point}=return"))).await).await
 }
 
-impl Wreck {
-    async fn state(&self) -> Option<PaymentState> {
+impl<N: Chain> Wreck<N> {
+    /// Presents a payment to a gateway that dies of it.
+    pub async fn of(mut shop: Shop<N>) -> Self {
+        let payment = shop.payment().await;
+        // The client may have its answer already when the gateway dies.
+        let _lost = shop.try_present(&N::header(&payment)).await;
+        assert!(!shop.gateway().wait_end().await.success());
+        Self { shop, payment }
+    }
+
+    pub async fn state(&self) -> Option<PaymentState> {
         let rows = self.shop.rows().await;
         assert!(rows.len() <= 1);
         rows.first().map(|row| row.state)
     }
 
     /// Starts again and presents the payment: it is served without a second charge, and then spent.
-    async fn recover(mut self, hits: usize) {
+    pub async fn recover(mut self, hits: usize) {
         self.shop.restart().await;
-        let header = self.payment.v2();
+        let header = N::header(&self.payment);
         let answer = self.shop.present_until_decided(&header).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.outcome().unwrap()["success"], true);
-        assert_eq!(self.shop.node.transfers().await.len(), 1);
+        assert_eq!(self.shop.node.moved().await.len(), 1);
         assert_eq!(self.shop.priced_hits(), hits);
         self.shop.wait_state(PaymentState::Served).await;
         Terms::read(&self.shop.present(&header).await);
@@ -170,15 +174,14 @@ async fn a_killed_runs_payment_whose_node_is_down_stays_pending_and_no_new_one_i
 
 /// Kills the gateway at its first commit, its second, and so on until a payment gets through, whatever each of them was
 /// for; presents the payment again after each.
-async fn killed_at_every_commit(point: &str) {
-    let mut shop = Shop::open().await;
+pub async fn killed_at_every_commit<N: Chain>(mut shop: Shop<N>, point: &str) {
     let mut sold = 0;
     for commits in 0..40 {
         let payment = shop.payment().await;
         shop.gateway().kill();
         shop.plan.failpoints = format!("{point}={commits}*off->return");
         let is_up = shop.try_start().await;
-        let first = if is_up { shop.try_present(&payment.v2()).await.ok() } else { None };
+        let first = if is_up { shop.try_present(&N::header(&payment)).await.ok() } else { None };
         let is_sold = first.as_ref().is_some_and(|answer| answer.status == 200 && answer.is_complete);
         sold += 1;
         // With the answer given, one more commit says so.
@@ -193,38 +196,42 @@ async fn killed_at_every_commit(point: &str) {
             return finish(shop, sold).await;
         }
         shop.restart().await;
-        let answer = shop.present_until_decided(&payment.v2()).await;
+        let answer = shop.present_until_decided(&N::header(&payment)).await;
         let is_fair = answer.status == 200 || (is_sold && answer.error() == "payment_already_used");
         assert!(is_fair, "after {commits} commits: first {first:?}, then {answer:?}");
-        assert_eq!(shop.node.transfers().await.len(), sold, "after {commits} commits");
+        assert_eq!(shop.node.moved().await.len(), sold, "after {commits} commits");
     }
     panic!("never came to an end");
 }
 
-async fn finish(shop: Shop, sold: usize) {
-    assert_eq!(shop.node.transfers().await.len(), sold);
+async fn finish<N: Chain>(shop: Shop<N>, sold: usize) {
+    assert_eq!(shop.node.moved().await.len(), sold);
     shop.audit().await;
 }
 
 #[tokio::test]
 async fn killed_before_any_commit_a_payment_is_charged_once_and_answered() {
-    killed_at_every_commit("before_commit").await;
+    killed_at_every_commit(Shop::open().await, "before_commit").await;
 }
 
 #[tokio::test]
 async fn killed_after_any_commit_a_payment_is_charged_once_and_answered() {
-    killed_at_every_commit("after_commit").await;
+    killed_at_every_commit(Shop::open().await, "after_commit").await;
 }
 
-#[tokio::test]
-async fn killed_while_the_node_is_asked_to_send_the_payment_is_settled_by_the_next_run() {
-    let mut shop = Shop::open().await;
+/// Kills the gateway while the node holds its transaction back.
+pub async fn killed_in_the_send<N: Chain>(mut shop: Shop<N>) {
     let payment = shop.payment().await;
-    let client = shop.present_and_hold(&paid(&payment.v2())).await;
+    let client = shop.present_and_hold(&paid(&N::header(&payment))).await;
     shop.gateway().kill();
     drop(client);
     shop.rpc.clear();
     Wreck { shop, payment }.recover(1).await;
+}
+
+#[tokio::test]
+async fn killed_while_the_node_is_asked_to_send_the_payment_is_settled_by_the_next_run() {
+    killed_in_the_send(Shop::open().await).await;
 }
 
 #[tokio::test]
@@ -263,19 +270,19 @@ async fn killed_while_the_origin_works_a_request_that_may_not_be_repeated_is_owe
     shop.audit().await;
 }
 
-#[tokio::test]
-async fn killed_under_load_every_payment_is_charged_once_and_answered() {
-    let mut shop = Shop::open().await;
-    shop.node.mint(shop.payer.address, 1000 * crate::harness::PRICE).await;
+/// Kills the gateway in the middle of 16 payments, earlier and later, and presents them all again.
+pub async fn killed_under_load<N: Chain>(mut shop: Shop<N>, kill_after_millis: &[u64]) {
     let mut sold = 0;
-    for millis in [5, 15, 25, 40, 60, 90] {
-        let terms = shop.terms().await;
-        let headers: Vec<_> = (0..16).map(|_| shop.payer.pay(&terms).v2()).collect();
+    for millis in kill_after_millis {
+        let mut headers = Vec::new();
+        for _ in 0..16 {
+            headers.push(N::header(&shop.payment().await));
+        }
         let port = shop.port;
         let clients =
             headers.iter().map(|header| paid(header).clone()).map(|call| async move { call.send(port).await });
         let clients = tokio::spawn(join_all(clients.collect::<Vec<_>>()));
-        tokio::time::sleep(Duration::from_millis(millis)).await;
+        tokio::time::sleep(Duration::from_millis(*millis)).await;
         shop.gateway().kill();
         let first = clients.await.unwrap();
         shop.restart().await;
@@ -286,7 +293,14 @@ async fn killed_under_load_every_payment_is_charged_once_and_answered() {
             assert!(is_fair, "killed after {millis} ms: {answer:?}");
         }
         sold += headers.len();
-        assert_eq!(shop.node.transfers().await.len(), sold);
+        assert_eq!(shop.node.moved().await.len(), sold);
     }
     shop.audit().await;
+}
+
+#[tokio::test]
+async fn killed_under_load_every_payment_is_charged_once_and_answered() {
+    let shop = Shop::open().await;
+    shop.node.mint(shop.payer.address, 1000 * crate::harness::PRICE).await;
+    killed_under_load(shop, &[5, 15, 25, 40, 60, 90]).await;
 }

@@ -5,13 +5,10 @@
 mod abi;
 mod breaker;
 mod bump;
-mod cache;
 mod decode;
 mod evidence;
 mod fees;
-mod inflight;
 mod lanes;
-mod losses;
 mod rpc;
 mod settle;
 mod simulate;
@@ -38,21 +35,24 @@ use url::Url;
 
 use self::abi::quantity;
 use self::breaker::Breaker;
-use self::cache::{Expiring, RateLimit};
-use self::inflight::Inflight;
 use self::lanes::Lane;
-use self::losses::Losses;
 use self::rpc::Rpc;
 use self::skew::Skew;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
 use self::watch::Watch;
+use super::cache::{Expiring, RateLimit};
+use super::inflight::Inflight;
+use super::losses::Losses;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
+
+/// Payer and token.
+type Purse = (Address, Address);
 
 /// Wei in an ether, as digits.
 const ETHER_DECIMALS: u8 = 18;
@@ -85,14 +85,14 @@ struct Inner {
     lanes: Vec<Arc<Lane>>,
     /// Lanes of gas payers that only older payments know.
     old_lanes: Mutex<HashMap<AccountId, Arc<Lane>>>,
-    inflight: Arc<Inflight>,
+    inflight: Arc<Inflight<Purse>>,
     slow_fees: fees::SlowFees,
     code: Expiring<Address, bool>,
     refused: Expiring<[u8; 32], Reason>,
     /// Failed rows, by their own id, whose authorization is gone and brought them nothing.
     worthless: Expiring<String, ()>,
     look_ups: RateLimit,
-    losses: Losses,
+    losses: Losses<Address>,
     breaker: Breaker,
     skew: Skew,
     verified: AtomicBool,
@@ -175,7 +175,7 @@ impl EvmScheme {
         // The parser's own message may hold the text, and the text may hold a token.
         let urls =
             urls.map_err(|_error| vec![mistake_at(config.location, "expected an http or https URL as rpc_url")])?;
-        let rpc = Rpc::new(config.network.clone(), chain_id, urls, CALL_DEADLINE, observer)
+        let rpc = Rpc::new(config.network.clone(), rpc::identity(chain_id), urls, CALL_DEADLINE, observer)
             .map_err(|message| vec![mistake_at(config.location, message)])?;
         Ok(Arc::new(Self(Arc::new(Inner {
             network: config.network.clone(),

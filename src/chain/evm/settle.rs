@@ -13,15 +13,15 @@ use futures::FutureExt;
 use futures::future::{pending, select_all};
 use serde_json::{Value, json};
 
-use super::Inner;
 use super::abi::{Block, Receipt, quantity};
 use super::bump::Outgrown;
 use super::decode::{Authorization, address, decode, word};
 use super::evidence::{Gone, has_moved, is_only_use};
-use super::inflight::InflightGuard;
 use super::lanes::{self, Ticket};
 use super::rpc::{RpcError, parse};
 use super::watch::{Head, Watched};
+use super::{Inner, Purse};
+use crate::chain::inflight::InflightGuard;
 use crate::ledger::{AccountNonce, Attempt, NewPayment, PaymentRecord, RecordId, Settlement};
 use crate::payment::scheme::{Attempts, SettleOutcome};
 use crate::protocol::{PaymentRequirements, Reason};
@@ -108,7 +108,7 @@ pub(super) struct Job {
     pub authorization: Authorization,
     pub tries: Vec<Try>,
     pub outgrown: Outgrown,
-    purse: InflightGuard,
+    purse: InflightGuard<Purse>,
     is_finalized: bool,
     confirmations: u64,
     next_look: Instant,
@@ -130,8 +130,7 @@ impl Job {
         if !is_consistent {
             return Err("claim and payload disagree".to_owned());
         }
-        let purse =
-            inner.inflight.enter((decoded.authorization.from, decoded.token), &claim.id, decoded.authorization.value);
+        let purse = inner.inflight.enter((decoded.authorization.from, decoded.token), &claim.id, claim.amount);
         let is_new = record.attempts.len() == 1 && inner.clock.now().since(claim.claimed_at) < LOOK_EVERY;
         let tries = record.attempts.iter().map(|attempt| Try::new(inner, attempt, is_new)).collect::<Result<_, _>>()?;
         Ok(Self {

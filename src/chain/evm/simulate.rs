@@ -10,18 +10,18 @@ use alloy::primitives::{Address, Bytes, TxKind, U256};
 use alloy::sol_types::{Revert, SolCall, SolError};
 use serde_json::{Value, json};
 
-use super::Inner;
 use super::abi::{Token, TokenErrors, TransferByBytes, TransferByParts};
 use super::decode::{Authorization, Decoded, PayerSignature};
 use super::fees::{Fees, USUAL_GAS};
-use super::inflight::InflightGuard;
 use super::lanes::{self, Reservation};
-use super::rpc::RpcError;
+use super::rpc::{RpcError, is_revert};
 use super::verify::{PayerKind, unavailable};
+use super::{Inner, Purse};
+use crate::chain::inflight::InflightGuard;
 use crate::ledger::{AccountNonce, NewAttempt};
 use crate::payment::scheme::{SettlementPlan, SignError, VerifyError};
 use crate::protocol::Reason;
-use crate::types::AccountId;
+use crate::types::{AccountId, AtomicAmount};
 
 /// Most gas for a payer that signs with ECDSA.
 const ECDSA_GAS_MAX: u64 = 300_000;
@@ -67,7 +67,7 @@ pub(super) fn settlement_call(authorization: &Authorization, signature: &PayerSi
 /// A settlement that may be signed. Keep it until the settlement runs: it holds the lane's place and the payer's.
 struct Plan {
     lane: Reservation,
-    _purse: InflightGuard,
+    _purse: InflightGuard<Purse>,
     transaction: TxEip1559,
     cost_max: U256,
 }
@@ -109,11 +109,11 @@ pub(super) async fn simulate(
     if let Some(detail) = inner.losses.refusal(authorization.from, Instant::now()) {
         return Err(VerifyError::Unavailable { detail: detail.to_owned() });
     }
-    let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value);
+    let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value.into());
     let fees = inner.fees().await.map_err(unavailable)?;
     let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS))
         .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
-    check_overdraft(inner, &purse, purse_key, authorization.value).await?;
+    check_overdraft(inner, &purse, purse_key, authorization.value.into()).await?;
     let input = settlement_call(authorization, &decoded.signature);
     let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
     check_cost(inner, &fees, gas_limit)?;
@@ -147,9 +147,9 @@ fn check_cost(inner: &Inner, fees: &Fees, gas_limit: u64) -> Result<(), VerifyEr
 /// A payer with others in flight must have enough for all of them (threat C2).
 async fn check_overdraft(
     inner: &Inner,
-    purse: &InflightGuard,
+    purse: &InflightGuard<Purse>,
     key: (Address, Address),
-    amount: U256,
+    amount: AtomicAmount,
 ) -> Result<(), VerifyError> {
     let ahead = purse.ahead().ok_or(Reason::EvmInsufficientBalance)?;
     if ahead.is_zero() {
@@ -159,7 +159,7 @@ async fn check_overdraft(
     if inner.inflight.balance(key).is_some_and(|balance| balance >= needed) {
         return Ok(());
     }
-    let balance = inner.balance_of(key.1, key.0, "latest").await.map_err(unavailable)?;
+    let balance = AtomicAmount::from(inner.balance_of(key.1, key.0, "latest").await.map_err(unavailable)?);
     inner.inflight.set_balance(key, balance);
     // What ended meanwhile is off the balance and off the sum.
     let ahead = purse.ahead().ok_or(Reason::EvmInsufficientBalance)?;
@@ -186,7 +186,7 @@ async fn estimate(
             let gas = gas.ok_or_else(|| VerifyError::Unavailable { detail: "absurd gas estimate".to_owned() })?;
             Ok((gas + gas / 5 + GAS_MARGIN).min(gas_max))
         }
-        Err(error) if error.is_revert() => {
+        Err(error) if is_revert(&error) => {
             let reason = match known_refusal(&error) {
                 Some(reason) => reason,
                 None => diagnose(inner, decoded).await?,
@@ -208,14 +208,14 @@ async fn diagnose(inner: &Inner, decoded: &Decoded) -> Result<Reason, VerifyErro
     match inner.balance_of(decoded.token, authorization.from, "latest").await {
         Ok(balance) if balance < authorization.value => return Ok(Reason::EvmInsufficientBalance),
         Ok(_) => {}
-        Err(error) if error.is_revert() => return Ok(Reason::EvmSimulationFailed),
+        Err(error) if is_revert(&error) => return Ok(Reason::EvmSimulationFailed),
         Err(error) => return Err(unavailable(error)),
     }
     let question = Token::authorizationStateCall { authorizer: authorization.from, nonce: authorization.nonce };
     let call = json!([{"to": decoded.token, "input": Bytes::from(question.abi_encode())}, "latest"]);
     let answer: Bytes = match inner.rpc.call("eth_call", call).await {
         Ok(answer) => answer,
-        Err(error) if error.is_revert() => return Ok(Reason::EvmSimulationFailed),
+        Err(error) if is_revert(&error) => return Ok(Reason::EvmSimulationFailed),
         Err(error) => return Err(unavailable(error)),
     };
     match Token::authorizationStateCall::abi_decode_returns(&answer) {

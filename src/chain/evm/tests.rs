@@ -436,7 +436,7 @@ async fn a_silent_node_is_waited_for_once_by_all_who_ask_for_the_head() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::parse(&format!("http://{}/", silent.local_addr().unwrap())).unwrap();
     let deadline = Duration::from_millis(300);
-    let rpc = Rpc::new(Network::evm(CHAIN), CHAIN, vec![url], deadline, Arc::new(NoObserver)).unwrap();
+    let rpc = Rpc::new(Network::evm(CHAIN), rpc::identity(CHAIN), vec![url], deadline, Arc::new(NoObserver)).unwrap();
     let watch = Watch::default();
     let started = std::time::Instant::now();
     let asked = futures::future::join_all((0..20).map(|_| watch.refresh_head(&rpc, Duration::ZERO))).await;
