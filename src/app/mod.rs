@@ -420,6 +420,9 @@ async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
         for chain in &chains {
             let network = chain.network().as_str();
             metrics.network_up(network, chain.availability() == Availability::Ready);
+            if let Some(secs) = chain.clock_skew_secs().and_then(|secs| i32::try_from(secs).ok()) {
+                metrics.clock_skew(network, f64::from(secs));
+            }
             for (index, signer) in chain.signer_balances().into_iter().enumerate() {
                 if let Some(balance) = signer.balance {
                     // Labels stay free of addresses (threat G2).

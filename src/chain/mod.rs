@@ -101,6 +101,12 @@ pub trait Chain: Scheme {
     /// [`ChainError::Mismatch`] must keep the process from starting; [`ChainError::Unreachable`] need not.
     async fn verify_chain(&self) -> Result<(), ChainError>;
 
+    /// By how many seconds the newest block's clock was ahead of the local one when it was seen; negative: behind, or the chain
+    /// stands still. None where it is not known.
+    fn clock_skew_secs(&self) -> Option<i64> {
+        None
+    }
+
     /// Digits after the point of the native unit that [`Self::signer_balances`] counts in.
     fn native_decimals(&self) -> u8;
 

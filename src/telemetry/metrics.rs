@@ -51,6 +51,7 @@ pub struct Metrics {
     ledger_seconds: HistogramVec,
     signer_balance: GaugeVec,
     network_up: GaugeVec,
+    clock_skew: GaugeVec,
     settlements_running: IntGauge,
     invariant_violations: IntCounterVec,
 }
@@ -99,6 +100,11 @@ impl Metrics {
                 &["network", "signer"],
             )?,
             network_up: gauge("tollhouse_network_up", "Whether payments are taken on a network", &["network"])?,
+            clock_skew: gauge(
+                "tollhouse_clock_skew_seconds",
+                "How far the newest block's clock was ahead of the local one",
+                &["network"],
+            )?,
             invariant_violations: counter(
                 "tollhouse_invariant_violations_total",
                 "Broken ledger invariants: each needs an operator",
@@ -148,6 +154,11 @@ impl Metrics {
     /// Whether payments are taken on a network.
     pub fn network_up(&self, network: &str, is_up: bool) {
         self.network_up.with_label_values(&[network]).set(if is_up { 1.0 } else { 0.0 });
+    }
+
+    /// How far a chain's clock was ahead of the local one.
+    pub fn clock_skew(&self, network: &str, secs: f64) {
+        self.clock_skew.with_label_values(&[network]).set(secs);
     }
 
     /// How many settlements have no proven outcome yet.

@@ -16,6 +16,7 @@
 mod harness;
 
 mod after;
+mod clocks;
 mod cosmos;
 mod crashes;
 mod disk;

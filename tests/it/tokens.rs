@@ -2,9 +2,10 @@
 
 use alloy::consensus::{Transaction, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718;
+use alloy::primitives::address;
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Call, Shop, Terms, USDC};
+use crate::harness::{Call, PRICE, Payer, Plan, Shop, Terms, USDC};
 
 /// Most gas that a plain account's settlement may be given.
 const GAS_MAX: u64 = 300_000;
@@ -88,6 +89,40 @@ async fn a_token_that_is_paused_refuses_the_payer_and_costs_nothing() {
     Terms::read(&answer);
     assert_eq!(answer.error(), "invalid_exact_evm_transaction_simulation_failed");
     assert!(answer.outcome().is_none());
+    shop.assert_untouched().await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_paused_token_leaves_the_offers_after_three_payers_and_the_others_stay() {
+    let second = address!("00000000000000000000000000000000000c0ffe");
+    let asset = format!("{{ address = \"{second}\", decimals = 6, name = \"USDC\", version = \"2\" }}");
+    let routes = "\"GET /api/data\" = \"$0.01\"\n\"GET /api/other\" = \"10000 OTHER\"\n".to_owned();
+    let mut shop = Shop::build(Plan { routes, network: format!("assets.OTHER = {asset}"), ..Plan::default() }).await;
+    shop.node.place("TestUSDC", second).await;
+    shop.start().await;
+    let terms = shop.terms().await;
+    let payers: Vec<_> = (0..4).map(|_| Payer::random()).collect();
+    for payer in &payers {
+        shop.node.mint(payer.address, PRICE).await;
+    }
+    // setPaused(true)
+    let data = [&alloy::primitives::keccak256("setPaused(bool)")[..4], &[0; 31], &[1]].concat();
+    shop.node.transact(data, None).await;
+    for payer in &payers[..2] {
+        let answer = shop.present(&payer.pay(&terms).v2()).await;
+        assert_eq!(answer.json()["error"], "invalid_exact_evm_transaction_simulation_failed", "{answer:?}");
+    }
+    // The third has no terms to be given any more.
+    assert_eq!(shop.present(&payers[2].pay(&terms).v2()).await.status, 503);
+    let simulated = shop.rpc.count("eth_estimateGas");
+    let unpaid = shop.call(&Call::get("/api/data")).await;
+    assert!(unpaid.status == 503 && !unpaid.has_terms(), "{unpaid:?}");
+    let late = shop.present(&payers[3].pay(&terms).v2()).await;
+    assert!(late.status == 503 && !late.has_terms(), "{late:?}");
+    assert_eq!(shop.rpc.count("eth_estimateGas"), simulated, "a closed token is not asked");
+    Terms::read(&shop.call(&Call::get("/api/other")).await);
+    assert_eq!(Call::local("/readyz").send(shop.admin_port).await.unwrap().status, 200);
     shop.assert_untouched().await;
     shop.audit().await;
 }

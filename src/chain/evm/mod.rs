@@ -12,6 +12,7 @@ mod lanes;
 mod rpc;
 mod settle;
 mod simulate;
+mod skew;
 mod startup;
 mod verify;
 mod watch;
@@ -36,6 +37,7 @@ use self::abi::quantity;
 use self::breaker::Breaker;
 use self::lanes::Lane;
 use self::rpc::Rpc;
+use self::skew::Skew;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
 use self::watch::Watch;
@@ -92,6 +94,7 @@ struct Inner {
     look_ups: RateLimit,
     losses: Losses<Address>,
     breaker: Breaker,
+    skew: Skew,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
@@ -196,6 +199,7 @@ impl EvmScheme {
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
             losses: Losses::default(),
             breaker: Breaker::default(),
+            skew: Skew::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
@@ -221,6 +225,9 @@ impl Scheme for EvmScheme {
         }
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
+        }
+        if let Some(secs) = inner.skew.too_much() {
+            return no(format!("the chain's clock is {secs} s ahead of the local one: one of them is wrong"));
         }
         let now = Instant::now();
         let mut tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
@@ -321,6 +328,12 @@ impl Chain for EvmScheme {
                 tokio::time::sleep(pause).await;
             }
         });
+    }
+
+    fn clock_skew_secs(&self) -> Option<i64> {
+        let head = self.0.watch.head()?;
+        let seen_at = self.0.clock.now().as_secs().checked_sub(head.seen_at.elapsed().as_secs())?;
+        i64::try_from(head.timestamp).ok()?.checked_sub(i64::try_from(seen_at).ok()?)
     }
 
     async fn verify_chain(&self) -> Result<(), ChainError> {

@@ -202,9 +202,15 @@ async fn estimate(
     }
 }
 
-/// What is worth asking when a token doesn't say why: whether the authorization is gone, or the money was never there.
+/// What is worth asking when a token doesn't say why: whether the money is there, and whether the authorization is gone.
 async fn diagnose(inner: &Inner, decoded: &Decoded) -> Result<Reason, VerifyError> {
     let authorization = &decoded.authorization;
+    match inner.balance_of(decoded.token, authorization.from, "latest").await {
+        Ok(balance) if balance < authorization.value => return Ok(Reason::EvmInsufficientBalance),
+        Ok(_) => {}
+        Err(error) if is_revert(&error) => return Ok(Reason::EvmSimulationFailed),
+        Err(error) => return Err(unavailable(error)),
+    }
     let question = Token::authorizationStateCall { authorizer: authorization.from, nonce: authorization.nonce };
     let call = json!([{"to": decoded.token, "input": Bytes::from(question.abi_encode())}, "latest"]);
     let answer: Bytes = match inner.rpc.call("eth_call", call).await {
@@ -213,15 +219,8 @@ async fn diagnose(inner: &Inner, decoded: &Decoded) -> Result<Reason, VerifyErro
         Err(error) => return Err(unavailable(error)),
     };
     match Token::authorizationStateCall::abi_decode_returns(&answer) {
-        Ok(true) => return Ok(Reason::EvmNonceAlreadyUsed),
-        Ok(false) => {}
-        Err(_unreadable) => return Ok(Reason::EvmSimulationFailed),
-    }
-    match inner.balance_of(decoded.token, authorization.from, "latest").await {
-        Ok(balance) if balance < authorization.value => Ok(Reason::EvmInsufficientBalance),
-        Ok(_) => Ok(Reason::EvmSimulationFailed),
-        Err(error) if is_revert(&error) => Ok(Reason::EvmSimulationFailed),
-        Err(error) => Err(unavailable(error)),
+        Ok(true) => Ok(Reason::EvmNonceAlreadyUsed),
+        _ => Ok(Reason::EvmSimulationFailed),
     }
 }
 

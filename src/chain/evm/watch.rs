@@ -453,11 +453,27 @@ impl Watch {
     }
 }
 
+/// Closes the network while the local clock and the chain's don't agree, and says so.
+fn compare_clocks(inner: &Inner, watch: &Watch) {
+    let Some(head) = watch.head() else { return };
+    match inner.skew.note(head, watch.block_interval(), inner.clock.now()) {
+        Some(0) => tracing::info!(network = %inner.network, "Local and chain time agree again."),
+        Some(ahead_secs) => {
+            tracing::warn!(network = %inner.network, ahead_secs, "Chain and local time disagree; no payments are taken.");
+        }
+        None => {}
+    }
+}
+
 /// The watcher's task; ends when its network is dropped.
 pub(super) async fn run(inner: Weak<Inner>, watch: Arc<Watch>) {
     loop {
         let pause = match inner.upgrade() {
-            Some(inner) => watch.tick(&inner.rpc).await,
+            Some(inner) => {
+                let pause = watch.tick(&inner.rpc).await;
+                compare_clocks(&inner, &watch);
+                pause
+            }
             None => return,
         };
         tokio::select! {
