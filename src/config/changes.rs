@@ -157,7 +157,7 @@ mod tests {
         let old = config("", url, route);
         let new = config("offer_ttl = \"1h\"\nmax_price = \"$5\"", url, "\"/b\" = \"$0.02\"");
         assert_eq!((restart_only(&old, &new), changed_networks(&old, &new)), (vec![], (vec![], vec![])));
-        let new = config("listen = \"127.0.0.1:1\"\nlimits = { connections = 5 }\ndrain_timeout = \"1s\"", url, route);
+        let new = config("listen = \"127.0.0.1:8\"\nlimits = { connections = 5 }\ndrain_timeout = \"1s\"", url, route);
         assert_eq!(restart_only(&old, &new), ["server.listen", "server.limits", "server.drain_timeout"]);
     }
 
