@@ -21,7 +21,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::{Admin, AdminParts};
-use crate::proxy::{BuildError, Parts, Proxy, head_deadline};
+use crate::proxy::head_deadline::{self, HeadDeadline};
+use crate::proxy::{BuildError, Parts, Proxy};
 
 /// How long an accept loop rests when the process has run out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -252,12 +253,19 @@ async fn serve<A: ServerApp + Send + Sync + 'static>(
     let digest = SocketDigest::from_raw_fd(stream.id().as_raw_fd());
     let _first = digest.peer_addr.set(Some(peer.into()));
     stream.set_socket_digest(digest);
-    let mut reusable: Option<pingora::protocols::Stream> = Some(Box::new(stream));
-    let mut head_timeout = FIRST_HEAD_TIMEOUT;
-    while let Some(stream) = reusable {
-        let serving = app.process_new(stream, shutdown);
-        reusable =
-            if bounds_heads { head_deadline::within(head_timeout, serving).await.flatten() } else { serving.await };
-        head_timeout = NEXT_HEAD_TIMEOUT;
+    let heads = HeadDeadline::new();
+    let serving = async {
+        let mut reusable: Option<pingora::protocols::Stream> = Some(Box::new(stream));
+        let mut limit = FIRST_HEAD_TIMEOUT;
+        while let Some(stream) = reusable {
+            heads.expect(limit);
+            limit = NEXT_HEAD_TIMEOUT;
+            reusable = app.process_new(stream, shutdown).await;
+        }
+    };
+    if bounds_heads {
+        head_deadline::watched(Arc::clone(&heads), NEXT_HEAD_TIMEOUT, serving).await;
+    } else {
+        serving.await;
     }
 }
