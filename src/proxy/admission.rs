@@ -143,7 +143,7 @@ impl Proxy {
         session: &mut Session,
         context: &mut Context,
         presented: &Presented<'_>,
-    ) -> Result<Receipt, Stop> {
+    ) -> Result<Box<Receipt>, Stop> {
         let upstream = context.upstream.clone().ok_or_else(Answer::internal)?;
         let client = client_address(session.client_addr()).ok_or_else(Answer::internal)?;
         if !upstream.is_up(PROBE_AGE_MAX).await {
@@ -187,7 +187,7 @@ impl Proxy {
             // Dropping the receipt leaves the delivery uncounted: nothing has reached the origin.
             return Err(Stop::ClientGone);
         }
-        Ok(*receipt)
+        Ok(receipt)
     }
 
     fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {

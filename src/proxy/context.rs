@@ -81,7 +81,8 @@ pub struct Context {
     pub(super) route: Option<Arc<Route>>,
     pub(super) upstream: Option<Arc<Upstream>>,
     /// Proof of payment. Without it nothing on a priced route is forwarded.
-    pub(super) receipt: Option<Receipt>,
+    /// Boxed: pingora moves a context several times a request, and most are of requests that pay nothing.
+    pub(super) receipt: Option<Box<Receipt>>,
     /// The ledger row's id, for the log; outlives the receipt.
     pub(super) payment: Option<String>,
     /// `Origin`, if a browser asked on a priced route: its page may read the terms and the outcome.

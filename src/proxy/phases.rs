@@ -108,7 +108,7 @@ impl ProxyHttp for Proxy {
         let client = client_address(session.client_addr());
         let host = session.req_header().headers.get(header::HOST);
         let hop = Hop { client, host, scheme: self.scheme };
-        headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_ref())?;
+        headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_deref())?;
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
             context.forwarded = Some(Instant::now());
