@@ -46,7 +46,8 @@ impl ProxyHttp for Bare {
     }
 }
 
-fn main() {
+/// The proxy; also the start of `bare_pingora_mimalloc`.
+pub fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, listen, origin, threads, rest @ ..] = arguments.as_slice() else {
         eprintln!("usage: bare_pingora LISTEN ORIGIN THREADS [timeouts]");
