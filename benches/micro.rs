@@ -19,10 +19,23 @@ use alloy::primitives::{Address, B256, U256, keccak256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
 use alloy::sol_types::{SolStruct, eip712_domain};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
-use tollhouse::chain::{NoObserver, evm::EvmScheme};
+use solana_keypair::Keypair;
+use solana_message::{VersionedMessage, v0};
+use solana_pubkey::Pubkey;
+use solana_sdk::hash::Hash;
+use solana_sdk::instruction::{AccountMeta, Instruction};
+use solana_sdk::signature::Signature;
+use solana_signer::Signer;
+use solana_transaction::versioned::VersionedTransaction;
+use spl_associated_token_account_interface::address::get_associated_token_address;
+use spl_token_interface::instruction::TokenInstruction;
+use tollhouse::chain::{Chain, NoObserver, cosmos::CosmosScheme, evm::EvmScheme, solana::SolanaScheme};
 use tollhouse::config::{self, Config};
+use tollhouse::devnet::cosmos::{COSMOS_CHAIN_ID, COSMOS_DENOM, CosmosChain, CosmosParams};
 use tollhouse::ledger::{ClaimOutcome, Holder, Ledger, NewAttempt, NewPayment, PaymentId, SqliteLedger};
 use tollhouse::payment::scheme::Scheme;
 use tollhouse::protocol::{
@@ -127,7 +140,7 @@ fn routing(criterion: &mut Criterion) {
 fn challenge(criterion: &mut Criterion) {
     let key = QuoteKey::new(&[7; 32]).unwrap();
     let offer = Offer::new(ROUTE, terms());
-    let template = ChallengeTemplate::new(std::slice::from_ref(&offer), &ResourceInfo::default()).unwrap();
+    let template = ChallengeTemplate::new(std::slice::from_ref(&offer), &ResourceInfo::default(), false).unwrap();
     let expires = UnixMillis::from_secs(now_secs() + 300);
     criterion.bench_function("quote_seal", |bencher| {
         let nonce = QuoteNonce::random().unwrap();
@@ -168,6 +181,126 @@ fn verification(criterion: &mut Criterion) {
     });
 }
 
+/// A payment on Cosmos, signed by cosmrs.
+fn sign_cosmos(key: &cosmrs::crypto::secp256k1::SigningKey, account_number: u64, pay_to: &str) -> Value {
+    use cosmrs::tx::{Body, Fee, Msg, SignDoc, SignerInfo};
+    let coin = |amount| cosmrs::Coin { denom: COSMOS_DENOM.parse().unwrap(), amount };
+    let public = key.public_key();
+    let from_address = public.account_id("noble").unwrap();
+    let send = cosmrs::bank::MsgSend { from_address, to_address: pay_to.parse().unwrap(), amount: vec![coin(10_000)] };
+    let body_bytes = Body::new(vec![send.to_any().unwrap()], "", 0_u32).into_bytes().unwrap();
+    let auth =
+        SignerInfo::single_direct(Some(public), 0).auth_info(Fee::from_amount_and_gas(coin(10_000), 100_000_u64));
+    let auth_info_bytes = auth.into_bytes().unwrap();
+    let chain_id = COSMOS_CHAIN_ID.to_owned();
+    let raw = SignDoc { body_bytes, auth_info_bytes, chain_id, account_number }.sign(key).unwrap().to_bytes().unwrap();
+    json!({"transaction": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, raw)})
+}
+
+/// From a payload to the proven signature of a payer whose account number is known, which it is after its first payment.
+fn cosmos(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let chain = runtime.block_on(CosmosChain::start(CosmosParams::default())).unwrap();
+    let key = cosmrs::crypto::secp256k1::SigningKey::from_slice(&[0x22; 32]).unwrap();
+    let payer = key.public_key().account_id("noble").unwrap().to_string();
+    chain.fund(&payer, COSMOS_DENOM, 1_000_000).unwrap();
+    let (account_number, _) = chain.account(&payer).unwrap();
+    let pay_to = cosmrs::AccountId::new("noble", &[7; 20]).unwrap().to_string();
+    let text = format!(
+        "[upstreams.api]\nservers = [\"127.0.0.1:9\"]\n[networks.noble-testnet]\ngrpc_url = \"{}\"\npay_to = \"{pay_to}\"\n[routes]\n\"{ROUTE}\" = \"$0.01\"\n",
+        chain.grpc_url()
+    );
+    let config = config::parse(&text, Path::new("bench.toml"), &|_| None).into_result().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let scheme = CosmosScheme::connect(config.networks.first().unwrap(), clock, Arc::new(NoObserver)).unwrap();
+    runtime.block_on(scheme.verify_chain()).unwrap();
+    let terms: PaymentRequirements = serde_json::from_value(json!({"scheme": "exact", "network": "cosmos:grand-1",
+        "amount": "10000", "asset": COSMOS_DENOM, "payTo": pay_to, "maxTimeoutSeconds": 60, "extra": {}}))
+    .unwrap();
+    let payload = sign_cosmos(&key, account_number, &pay_to);
+    criterion.bench_function("cosmos_decode", |bencher| {
+        bencher.iter(|| scheme.decode(black_box(&payload), &terms).unwrap());
+    });
+    criterion.bench_function("cosmos_verify", |bencher| {
+        bencher.iter(|| {
+            let payment = scheme.decode(black_box(&payload), &terms).unwrap();
+            payment.check(&terms, SystemClock.now()).unwrap();
+            runtime.block_on(payment.prove(&terms)).unwrap();
+        });
+    });
+}
+
+const SVM_MINT: &str = "4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU";
+
+/// What today's clients send: two budget instructions, the transfer and a memo, signed by the payer alone.
+fn svm_transaction(fee_payer: &Keypair, payer: &Keypair, payee: &Pubkey) -> VersionedTransaction {
+    let mint: Pubkey = SVM_MINT.parse().unwrap();
+    let ask = |program_id: Pubkey, accounts, data| Instruction { program_id, accounts, data };
+    let budget: Pubkey = "ComputeBudget111111111111111111111111111111".parse().unwrap();
+    let memo: Pubkey = "MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr".parse().unwrap();
+    let accounts = vec![
+        AccountMeta::new(get_associated_token_address(&payer.pubkey(), &mint), false),
+        AccountMeta::new_readonly(mint, false),
+        AccountMeta::new(get_associated_token_address(payee, &mint), false),
+        AccountMeta::new_readonly(payer.pubkey(), true),
+    ];
+    let transfer = TokenInstruction::TransferChecked { amount: 10_000, decimals: 6 }.pack();
+    let instructions = [
+        ask(budget, Vec::new(), [&[2][..], &20_000_u32.to_le_bytes()].concat()),
+        ask(budget, Vec::new(), [&[3][..], &1_u64.to_le_bytes()].concat()),
+        ask(spl_token_interface::ID, accounts, transfer),
+        ask(memo, Vec::new(), b"0123456789abcdef0123456789abcdef".to_vec()),
+    ];
+    let message = v0::Message::try_compile(&fee_payer.pubkey(), &instructions, &[], Hash::default()).unwrap();
+    let message = VersionedMessage::V0(message);
+    let signature = payer.sign_message(&message.serialize());
+    VersionedTransaction { signatures: vec![Signature::default(), signature], message }
+}
+
+/// From payload to verdict, all that is done before a node is asked. `ed25519_verify` is the floor under it.
+fn svm_verification(criterion: &mut Criterion) {
+    let key = |byte| Keypair::new_from_array([byte; 32]);
+    let (fee_payer, payer, payee) = (key(1), key(2), key(3).pubkey());
+    let text = format!(
+        r#"[networks.solana-devnet]
+rpc_url = "http://127.0.0.1:9"
+signer = {{ env = "KEY" }}
+pay_to = "{payee}"
+[upstreams.api]
+servers = ["127.0.0.1:9"]
+[routes]
+"{ROUTE}" = "$0.01"
+"#
+    );
+    let secret = fee_payer.to_base58_string();
+    let parsed = config::parse(&text, Path::new("bench.toml"), &|_| Some(secret.clone()));
+    let config = parsed.into_result().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let network = config.networks.first().unwrap();
+    let scheme = SolanaScheme::connect(network, &[], clock, Arc::new(NoObserver)).unwrap();
+    let transaction = svm_transaction(&fee_payer, &payer, &payee);
+    let wire = STANDARD.encode(wincode::serialize(&transaction).unwrap());
+    let payload = json!({"transaction": wire});
+    let terms: PaymentRequirements =
+        serde_json::from_value(json!({"scheme": "exact", "network": "solana-devnet", "amount": "10000",
+        "asset": SVM_MINT, "payTo": payee.to_string(), "maxTimeoutSeconds": 60,
+        "extra": {"feePayer": fee_payer.pubkey().to_string()}}))
+        .unwrap();
+    let message = transaction.message.serialize();
+    let signature = transaction.signatures.last().copied().unwrap();
+    criterion.bench_function("ed25519_verify", |bencher| {
+        bencher.iter(|| assert!(signature.verify(payer.pubkey().as_ref(), black_box(&message))));
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    criterion.bench_function("svm_verify", |bencher| {
+        bencher.iter(|| {
+            let payment = scheme.decode(black_box(&payload), &terms).unwrap();
+            payment.check(&terms, SystemClock.now()).unwrap();
+            runtime.block_on(payment.prove(&terms)).unwrap();
+        });
+    });
+}
+
 fn new_payment(index: u64) -> NewPayment {
     let account = |text: &str| AccountId::new(text).unwrap();
     NewPayment {
@@ -191,6 +324,7 @@ fn new_payment(index: u64) -> NewPayment {
         valid_until: UnixMillis::from_secs(now_secs() + 60),
         signer: Some(account(PAY_TO)),
         claimed_at: SystemClock.now(),
+        identifier: None,
     }
 }
 
@@ -238,6 +372,6 @@ fn claiming(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(30);
-    targets = routing, challenge, verification, claiming
+    targets = routing, challenge, verification, cosmos, svm_verification, claiming
 }
 criterion_main!(benches);

@@ -2,7 +2,7 @@
 //!
 //! The only place that knows every part. Decides nothing itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,15 @@ use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, Config, Diagnostics, LedgerUrl, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
 };
+use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
-use crate::payment::{Gate, GateRules, Market, PricedOffer, PricedRoute};
+use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute};
 use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
 use crate::proxy::Parts;
 use crate::route::RouteTable;
 use crate::telemetry::Metrics;
-use crate::types::{Clock, DecimalAmount, Network, SystemClock};
+use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, DecimalAmount, Network, SystemClock};
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
@@ -77,6 +78,8 @@ pub struct App {
     pub parts: Parts,
     /// For the operator's listener.
     pub admin: AdminParts,
+    /// For the facilitator's listener, if there is one.
+    pub facilitator: Option<FacilitatorParts>,
     /// The money path.
     pub gate: Arc<Gate>,
     /// The books.
@@ -176,6 +179,7 @@ impl Blueprint {
             redeliver_for: server.redeliver_for,
             retention: self.config.ledger.retention,
         };
+        let payables = payables(&self.config, &self.markets);
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
@@ -195,6 +199,13 @@ impl Blueprint {
             ledger: ledger.clone(),
             metrics: Arc::clone(&self.metrics),
         };
+        let facilitator = self.config.facilitator.clone().map(|config| FacilitatorParts {
+            config,
+            clearing: Clearing::new(Arc::clone(&gate), payables),
+            signers: signers(&self.chains),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+        });
         let parts = Parts {
             config: self.config,
             routes: self.routes,
@@ -203,7 +214,7 @@ impl Blueprint {
             clock: self.clock,
             metrics: self.metrics,
         };
-        Ok(App { parts, admin, gate, ledger })
+        Ok(App { parts, admin, facilitator, gate, ledger })
     }
 
     /// Nobody would look after an unfinished payment whose network is gone from the configuration.
@@ -298,8 +309,9 @@ fn price_route(
         description: paid.description.clone(),
         mime_type: paid.mime_type.clone(),
         output_schema: paid.output_schema.clone(),
+        identifier: paid.payment_identifier,
     };
-    PricedRoute::new(route.key.clone(), offers, resource).map(Arc::new).map(Some)
+    PricedRoute::new(route.key.clone(), offers, resource, paid.vitwit).map(Arc::new).map(Some)
 }
 
 fn terms(offer: &RouteOffer, max_timeout: Duration, scheme: &dyn Scheme) -> PaymentRequirements {
@@ -316,6 +328,49 @@ fn terms(offer: &RouteOffer, max_timeout: Duration, scheme: &dyn Scheme) -> Paym
         max_timeout_seconds: max_timeout.as_secs(),
         extra,
     }
+}
+
+/// Whom the facilitator settles to: everybody whom the configuration names, in every asset of their network.
+fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Payable> {
+    let mut payables = Vec::new();
+    for network in &config.networks {
+        let Some(market) = markets.get(&network.network) else { continue };
+        let of_routes = config.routes.iter().flat_map(|route| match &route.action {
+            RouteAction::Paid(paid) => paid.offers.as_slice(),
+            RouteAction::Free | RouteAction::Deny => &[],
+        });
+        let of_routes = of_routes.filter(|offer| offer.network == network.network).map(|offer| &offer.pay_to);
+        let payees: BTreeSet<&AccountId> = of_routes.chain([&network.pay_to]).collect();
+        for (pay_to, asset) in
+            payees.into_iter().flat_map(|payee| network.assets.iter().map(move |asset| (payee, asset)))
+        {
+            let offer = RouteOffer {
+                network: network.network.clone(),
+                asset: asset.clone(),
+                amount: AtomicAmount::from(0),
+                pay_to: pay_to.clone(),
+                memo: None,
+                wait_for: network.wait_for,
+            };
+            payables.push(Payable {
+                terms: terms(&offer, Duration::ZERO, market.scheme.as_ref()),
+                market: Arc::clone(market),
+                wait_for: network.wait_for,
+                decimals: asset.decimals,
+                ceiling: asset.is_usd.then_some(config.server.max_price),
+            });
+        }
+    }
+    payables
+}
+
+/// The gas payers of each chain family.
+fn signers(chains: &[Arc<dyn Chain>]) -> Vec<(ChainKind, AccountId)> {
+    let signers = chains.iter().flat_map(|chain| {
+        let kind = chain.network().kind();
+        chain.signer_balances().into_iter().map(move |balance| (kind, balance.signer))
+    });
+    signers.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Gas payers' balances and networks' health, for the metrics.
@@ -367,6 +422,7 @@ mod tests {
             valid_until: UnixMillis::from_secs(4_000_000_000),
             signer: Some(signer.clone()),
             claimed_at: SystemClock.now(),
+            identifier: None,
         }
     }
 

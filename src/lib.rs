@@ -16,12 +16,14 @@ pub mod config;
 pub mod crash;
 #[cfg(feature = "dev")]
 pub mod devnet;
+pub mod facilitator;
 pub mod ledger;
 pub mod payment;
 pub mod protocol;
 pub mod proxy;
 pub mod route;
 pub mod server;
+mod service;
 pub mod telemetry;
 pub mod types;
 

@@ -1,4 +1,4 @@
-//! Puts the listeners up and takes them down: the proxy's and the operator's.
+//! Puts the listeners up and takes them down: the proxy's, the operator's and the facilitator's.
 //!
 //! Pingora's own server sleeps out its grace period on SIGTERM and can't report a port that is taken; here its services run
 //! on listeners of our own, so that an idle gateway stops at once and a busy one as soon as its requests have ended.
@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::admin::{Admin, AdminParts};
+use crate::facilitator::{Facilitator, FacilitatorParts};
 use crate::proxy::head_deadline::{self, HeadDeadline};
 use crate::proxy::{BuildError, Parts, Proxy};
 
@@ -63,6 +64,7 @@ pub enum ServeError {
 pub struct Server {
     proxy: Listening<HttpProxy<Proxy>>,
     admin: Listening<Admin>,
+    facilitator: Option<Listening<Facilitator>>,
     drain_timeout: Duration,
 }
 
@@ -79,10 +81,22 @@ impl Server {
     ///
     /// # Errors
     /// When the parts don't fit together or an address is taken.
-    pub async fn bind(parts: Parts, admin: AdminParts) -> Result<Self, ServeError> {
+    pub async fn bind(
+        parts: Parts,
+        admin: AdminParts,
+        facilitator: Option<FacilitatorParts>,
+    ) -> Result<Self, ServeError> {
         let config = Arc::clone(&parts.config);
         let proxy_listener = listen(config.server.listen).await?;
         let admin_listener = listen(config.admin.listen).await?;
+        let facilitator = match facilitator {
+            Some(parts) => {
+                let asked = parts.config.listen;
+                let listener = listen(asked).await?;
+                Some(Listening::new("facilitator", listener, asked, Arc::new(Facilitator::new(parts))))
+            }
+            None => None,
+        };
         check_certificates()?;
         let conf = ServerConf {
             threads: config.server.threads,
@@ -94,6 +108,7 @@ impl Server {
         Ok(Self {
             proxy: Listening::new("proxy", proxy_listener, config.server.listen, Arc::new(proxy)),
             admin: Listening::new("admin", admin_listener, config.admin.listen, Arc::new(Admin::new(admin))),
+            facilitator,
             drain_timeout: config.server.drain_timeout,
         })
     }
@@ -120,6 +135,10 @@ impl Server {
         let admin_app = Arc::clone(&self.admin.app);
         tracing::info!(listen = %self.proxy.address, admin = %self.admin.address, "Ready.");
         let proxy = self.proxy.start(true);
+        if let Some(facilitator) = &self.facilitator {
+            tracing::info!(listen = %facilitator.address, "The facilitator API is open.");
+        }
+        let facilitator = self.facilitator.map(|facilitator| facilitator.start(true));
         // Operators are trusted with their own listener.
         let admin = self.admin.start(false);
         admin_app.set_serving(true);
@@ -127,10 +146,16 @@ impl Server {
         let deadline = Instant::now() + self.drain_timeout;
         tracing::info!(within = ?self.drain_timeout, "Stopping: no new connections; running requests end.");
         admin_app.set_serving(false);
-        let requests_ended = proxy.stop(deadline).await;
+        let clearing_ended = async {
+            match facilitator {
+                Some(facilitator) => facilitator.stop(deadline).await,
+                None => true,
+            }
+        };
+        let (requests_ended, clearing_ended) = tokio::join!(proxy.stop(deadline), clearing_ended);
         // Settlements outlive their requests' clients, so they are waited for by themselves.
         drain(deadline.saturating_duration_since(Instant::now())).await;
-        if !requests_ended {
+        if !(requests_ended && clearing_ended) {
             tracing::warn!("Requests were still running at the end of the drain time.");
         }
         admin.stop(Instant::now() + ADMIN_DRAIN).await;

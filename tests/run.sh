@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 NEXTEST_VERSION=0.9.143
 NODE_MAJOR_MIN=18
 CARGO_CLIENT=tests/e2e/rust
+SOLANA_NODE=tests/solana-node
 # Few, so that the compiler leaves room for the tests it runs beside.
 CARGO_CLIENT_JOBS=2
 # One feature set for everything, so that each dependency is compiled once for checking and once for running.
@@ -22,6 +23,7 @@ timings=()
 # The process groups of the jobs in the background: npm, pip and cargo with what they started.
 clients_job=
 cargo_client_job=
+solana_node_job=
 
 minutes() {
   local tenths=$((($1 + 3) / 6))
@@ -46,7 +48,7 @@ finish() {
   local code=$?
   trap - EXIT
   local job
-  for job in $clients_job $cargo_client_job; do
+  for job in $clients_job $cargo_client_job $solana_node_job; do
     kill -- "-$job" 2>/dev/null || true
   done
   if ((code != 0)); then
@@ -82,10 +84,12 @@ install_packages() {
 # The Debian packages of whatever isn't here, one a line.
 missing_packages() {
   command -v cc >/dev/null || echo gcc libc6-dev
-  command -v cmake >/dev/null || echo cmake make
+  command -v cmake >/dev/null || echo cmake
+  command -v make >/dev/null || echo make
   command -v node >/dev/null || echo nodejs
   command -v npm >/dev/null || echo npm
   command -v openssl >/dev/null || echo openssl
+  command -v perl >/dev/null || echo perl
   command -v python3 >/dev/null || echo python3
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
@@ -131,6 +135,7 @@ install_clients() {
   # Each in a folder of its own: they don't agree on the versions of what they share.
   npm_install tests/e2e/node
   npm_install tests/e2e/node-x402-axios
+  npm_install tests/e2e/node-x402-express
   npm_install tests/e2e/node-x402-fetch
   venv_install .venv-2 requirements-x402-2.txt
   venv_install .venv-1 requirements-x402-1.txt
@@ -140,6 +145,11 @@ install_clients() {
 build_cargo_client() {
   nice -n 19 cargo build --quiet --locked --jobs "$CARGO_CLIENT_JOBS" \
     --manifest-path "$CARGO_CLIENT/Cargo.toml" --target-dir "$CARGO_CLIENT/target"
+}
+
+# 890 packages: some ten minutes of CPU time the first time, none after that.
+build_solana_node() {
+  nice -n 19 cargo build --quiet --locked --manifest-path "$SOLANA_NODE/Cargo.toml" --target-dir "$SOLANA_NODE/target"
 }
 
 # --- stages ---
@@ -153,10 +163,14 @@ end
 set -m
 install_clients >"$log_dir/clients.log" 2>&1 &
 clients_job=$!
+# The integration tests wait for it; until then it takes what the gateway's own compilation leaves.
+build_solana_node >"$log_dir/solana-node.log" 2>&1 &
+solana_node_job=$!
 set +m
 
 begin "format"
 cargo fmt --check
+cargo fmt --check --manifest-path "$SOLANA_NODE/Cargo.toml"
 cargo fmt --check --manifest-path "$CARGO_CLIENT/Cargo.toml"
 end
 
@@ -173,6 +187,14 @@ begin "building the tests"
 cargo nextest run --no-run "${FEATURES[@]}"
 end
 
+begin "the Solana node"
+if ! wait "$solana_node_job"; then
+  cat "$log_dir/solana-node.log"
+  fail "the Solana node of the tests couldn't be built"
+fi
+solana_node_job=
+end
+
 # Only now, so as not to compete with what everything else waits for.
 set -m
 build_cargo_client >"$log_dir/cargo-client.log" 2>&1 &
@@ -180,7 +202,8 @@ cargo_client_job=$!
 set +m
 
 begin "unit and integration tests"
-cargo nextest run "${FEATURES[@]}"
+# Each parser is fuzzed for this long; two at a time.
+FUZZ_SECONDS=${FUZZ_SECONDS:-20} cargo nextest run "${FEATURES[@]}"
 end
 
 begin "examples in the documentation"

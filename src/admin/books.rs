@@ -3,8 +3,8 @@
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::Answer;
 use crate::ledger::{Ledger, PaymentFilter, PaymentRecord, PaymentState};
+use crate::service::Answer;
 
 const LIMIT_DEFAULT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;

@@ -3,22 +3,21 @@
 
 mod books;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use http::{Method, Response, StatusCode, header};
+use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
-use serde_json::{Value, json};
-use subtle::ConstantTimeEq;
+use serde_json::json;
 
-use crate::config::{AdminConfig, Secret};
+use crate::config::AdminConfig;
 use crate::ledger::Ledger;
 use crate::payment::scheme::{Availability, Scheme};
+use crate::service::{Access, Answer};
 use crate::telemetry::Metrics;
 
 /// How long a ledger may take to prove that it is there.
@@ -43,8 +42,7 @@ pub struct AdminParts {
 
 /// The operator's listener.
 pub struct Admin {
-    listen: SocketAddr,
-    token: Option<Secret>,
+    access: Access,
     schemes: Vec<Arc<dyn Scheme>>,
     has_priced_routes: bool,
     ledger: Arc<dyn Ledger>,
@@ -53,50 +51,12 @@ pub struct Admin {
     probed: Mutex<Option<(Instant, bool)>>,
 }
 
-/// An answer before it is HTTP.
-struct Answer {
-    status: StatusCode,
-    content_type: &'static str,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn json(status: StatusCode, body: &Value) -> Self {
-        Self { status, content_type: "application/json", body: body.to_string().into_bytes() }
-    }
-
-    fn error(status: StatusCode, reason: &str) -> Self {
-        Self::json(status, &json!({ "error": reason }))
-    }
-
-    fn into_http(self, is_head: bool) -> Response<Vec<u8>> {
-        let mut response = Response::new(Vec::new());
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(self.content_type));
-        headers.insert(header::CONTENT_LENGTH, self.body.len().into());
-        headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
-        }
-        if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
-        }
-        if !is_head {
-            *response.body_mut() = self.body;
-        }
-        response
-    }
-}
-
 impl Admin {
     /// A listener that isn't ready until [`Self::set_serving`] says so.
     #[must_use]
     pub fn new(parts: AdminParts) -> Self {
         Self {
-            listen: parts.config.listen,
-            token: parts.config.token,
+            access: Access::new(parts.config.listen, parts.config.token),
             schemes: parts.schemes,
             has_priced_routes: parts.has_priced_routes,
             ledger: parts.ledger,
@@ -112,36 +72,23 @@ impl Admin {
     }
 
     async fn answer(&self, head: &RequestHeader) -> Answer {
-        if self.listen.ip().is_loopback() && !names_this_machine(head) {
+        if !self.access.is_meant(&head.headers) {
             return Answer::error(StatusCode::FORBIDDEN, "unknown_host");
         }
         let path = std::str::from_utf8(head.raw_path()).unwrap_or_default();
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
-        if !matches!(path, "/healthz" | "/readyz" | "/metrics") && !self.is_allowed(head) {
+        if !matches!(path, "/healthz" | "/readyz" | "/metrics") && !self.access.is_allowed(&head.headers) {
             return Answer::error(StatusCode::UNAUTHORIZED, "token_required");
         }
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
         match path {
-            "/healthz" | "/readyz" | "/metrics" | "/payments" if !is_read => {
-                Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed")
-            }
+            "/healthz" | "/readyz" | "/metrics" | "/payments" if !is_read => Answer::method_not_allowed("GET, HEAD"),
             "/healthz" => self.health().await,
             "/readyz" => self.readiness().await,
             "/metrics" => self.metrics(),
             "/payments" => books::payments(self.ledger.as_ref(), query).await,
             _ => Answer::error(StatusCode::NOT_FOUND, "not_found"),
         }
-    }
-
-    /// Loopback needs no token; elsewhere there is no way in without one.
-    fn is_allowed(&self, head: &RequestHeader) -> bool {
-        if self.listen.ip().is_loopback() {
-            return true;
-        }
-        let Some(token) = &self.token else { return false };
-        let given = head.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes).unwrap_or_default();
-        let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
-        scheme.eq_ignore_ascii_case(b"bearer ") && bool::from(given.ct_eq(token.expose().as_bytes()))
     }
 
     async fn health(&self) -> Answer {
@@ -174,9 +121,7 @@ impl Admin {
             self.metrics.network_up(scheme.network().as_str(), scheme.availability() == Availability::Ready);
         }
         match self.metrics.render() {
-            Ok(body) => {
-                Answer { status: StatusCode::OK, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
-            }
+            Ok(body) => Answer::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body),
             Err(error) => {
                 tracing::error!(%error, "Could not render the metrics.");
                 Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal_error")
@@ -215,19 +160,6 @@ fn status_code(is_good: bool) -> StatusCode {
     if is_good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// Whether the request was meant for this machine: a page from elsewhere whose name was pointed here was not.
-fn names_this_machine(head: &RequestHeader) -> bool {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
-    let host = host.to_str().unwrap_or_default();
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let name = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
@@ -244,6 +176,7 @@ impl ServeHttp for Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Secret;
     use crate::proxy::testing::{TestGate, config, upstream};
 
     async fn admin(listen: &str, token: Option<&str>) -> (Admin, TestGate) {

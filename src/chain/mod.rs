@@ -2,14 +2,21 @@
 //!
 //! Knows no HTTP and no ledger storage. Adding a chain family is one folder and one line in [`build`].
 
+pub mod cosmos;
 pub mod evm;
+pub mod solana;
+
+mod cache;
+mod inflight;
+mod jsonrpc;
+mod losses;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::config::{Config, Diagnostic, RouteAction, RouteConfig};
+use crate::config::{Config, Diagnostic, NetworkConfig, RouteAction, RouteConfig};
 use crate::payment::scheme::Scheme;
 use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network};
 
@@ -116,21 +123,26 @@ pub fn build(
     for network in &config.networks {
         let also_paid: Vec<AccountId> =
             config.routes.iter().flat_map(|route| paid_on(route, &network.network)).collect();
-        match network.network.kind() {
-            ChainKind::Evm => {
-                match evm::EvmScheme::connect(network, &also_paid, Arc::clone(clock), Arc::clone(observer)) {
-                    Ok(scheme) => chains.push(scheme),
-                    Err(list) => mistakes.extend(list),
-                }
-            }
-            ChainKind::Solana | ChainKind::Cosmos => mistakes.push(Diagnostic {
-                location: network.location,
-                message: format!("{} networks are not supported by this version", network.network.kind().namespace()),
-                hint: None,
-            }),
+        let (clock, observer) = (Arc::clone(clock), Arc::clone(observer));
+        match connect(network, &also_paid, clock, observer) {
+            Ok(chain) => chains.push(chain),
+            Err(list) => mistakes.extend(list),
         }
     }
     if mistakes.is_empty() { Ok(chains) } else { Err(mistakes) }
+}
+
+fn connect(
+    network: &NetworkConfig,
+    also_paid: &[AccountId],
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn ChainObserver>,
+) -> Result<Arc<dyn Chain>, Vec<Diagnostic>> {
+    Ok(match network.network.kind() {
+        ChainKind::Evm => evm::EvmScheme::connect(network, also_paid, clock, observer)?,
+        ChainKind::Solana => solana::SolanaScheme::connect(network, also_paid, clock, observer)?,
+        ChainKind::Cosmos => cosmos::CosmosScheme::connect(network, clock, observer)?,
+    })
 }
 
 /// Who a route pays on a network.

@@ -3,12 +3,16 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::types::{AtomicAmount, DecimalAmount, KNOWN_NETWORKS, KnownNetwork, Network, UnixMillis};
+use crate::types::{AtomicAmount, ChainKind, DecimalAmount, KNOWN_NETWORKS, KnownNetwork, Network, UnixMillis};
 
-/// The known network whose default asset this is. Addresses compare without case.
+/// The known network whose default asset this is. EVM addresses compare without case; base58 and denoms have one.
 #[must_use]
 pub fn known_asset(network: &Network, asset: &str) -> Option<&'static KnownNetwork> {
-    KNOWN_NETWORKS.iter().find(|known| known.caip2 == network.as_str() && known.asset.eq_ignore_ascii_case(asset))
+    let is_hex = network.kind() == ChainKind::Evm;
+    KNOWN_NETWORKS
+        .iter()
+        .filter(|known| known.caip2 == network.as_str() && !known.asset.is_empty())
+        .find(|known| if is_hex { known.asset.eq_ignore_ascii_case(asset) } else { known.asset == asset })
 }
 
 /// `0.01 USDC` where the asset is known, else `10000 0x…`.

@@ -73,9 +73,13 @@ pub enum Command {
     Schema,
     /// Exit 0 if the running gateway is ready
     Health(health::HealthArgs),
-    /// Open a whole shop on this machine, offline: a chain, a token, an origin, a payer and the gateway
+    /// Open a whole shop on this machine, offline: chains, a token, an origin, a payer and the gateway
     #[cfg(feature = "dev")]
     Dev(dev::DevArgs),
+    /// The Cosmos chain of `dev` alone, for tests
+    #[cfg(feature = "dev")]
+    #[command(hide = true)]
+    CosmosChain(dev::cosmos::CosmosChainArgs),
     /// Pay for a request, like a client
     Pay(Box<pay::PayArgs>),
     /// Read the books
@@ -111,6 +115,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Health(args) => block_on(health::run(args)).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "dev")]
         Command::Dev(args) => dev::run(&args),
+        #[cfg(feature = "dev")]
+        Command::CosmosChain(args) => block_on(dev::cosmos::run(args)),
         Command::Pay(args) => block_on(pay::run(*args)).map(|exit| ExitCode::from(exit.code())),
         Command::Payments(args) => block_on(payments::run(args)).map(|()| ExitCode::SUCCESS),
     }

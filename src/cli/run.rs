@@ -90,7 +90,7 @@ async fn serve(
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(&Server) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
-    let server = Server::bind(app.parts, app.admin).await?;
+    let server = Server::bind(app.parts, app.admin, app.facilitator).await?;
     ready(&server)?;
     let (gate, ledger) = (app.gate, app.ledger);
     let serving = server.run(stop, |within| async move { gate.drain(within).await });

@@ -3,7 +3,7 @@
 
 /// Section and key; the section is the name of its type in `raw`.
 const LATER: &[(&str, &[&str])] = &[
-    ("Root", &["telemetry", "facilitator"]),
+    ("Root", &["telemetry"]),
     ("Server", &["tls", "trusted_proxies", "limits"]),
     ("Upstream", &["balance", "health_check"]),
     ("Route", &["websocket", "max_duration", "strip_prefix", "rewrite"]),

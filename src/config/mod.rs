@@ -27,9 +27,9 @@ mod section;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, ChainConfig, Config, CosmosConfig, EvmConfig, LedgerConfig, LedgerUrl, LogConfig, LogFormat,
-    NetworkConfig, PaidRoute, Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode,
-    SignerSource, SolanaConfig, UpstreamConfig,
+    AdminConfig, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig,
+    LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig,
+    SettleMode, SignerSource, SolanaConfig, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, Network, WaitFor};
+use crate::types::{AccountId, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, WaitFor};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -19,6 +19,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// The admin listener.
     pub admin: AdminConfig,
+    /// The facilitator API's listener, if there is one.
+    pub facilitator: Option<FacilitatorConfig>,
     /// Where payments are remembered.
     pub ledger: LedgerConfig,
     /// Logging.
@@ -58,6 +60,15 @@ pub struct ServerConfig {
 #[derive(Debug, Clone)]
 pub struct AdminConfig {
     /// Where operators connect.
+    pub listen: SocketAddr,
+    /// The bearer token; required unless `listen` is loopback.
+    pub token: Option<Secret>,
+}
+
+/// `[facilitator]`.
+#[derive(Debug, Clone)]
+pub struct FacilitatorConfig {
+    /// Where resource servers connect.
     pub listen: SocketAddr,
     /// The bearer token; required unless `listen` is loopback.
     pub token: Option<Secret>,
@@ -269,6 +280,8 @@ pub struct RouteConfig {
 pub enum SettleMode {
     /// Before the request goes to the origin.
     Before,
+    /// Once the origin has answered below 400; its answer is held until then.
+    After,
 }
 
 /// Which requests may be presented again after an origin failure.
@@ -299,6 +312,10 @@ pub struct PaidRoute {
     pub settle: SettleMode,
     /// Which requests may be presented again.
     pub redeliver: Redeliver,
+    /// Whether the 402 also carries the vitwit dialect's `X-Payment-Requirements`.
+    pub vitwit: bool,
+    /// Whether purchases may or must be named.
+    pub payment_identifier: IdentifierRule,
 }
 
 /// What a route asks on one network in one asset.

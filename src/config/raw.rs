@@ -12,7 +12,7 @@ use super::model::{LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
-use crate::types::WaitFor;
+use crate::types::{IdentifierRule, WaitFor};
 
 section! {
     /// The configuration of a Tollhouse gateway.
@@ -21,6 +21,8 @@ section! {
         server: Server = {},
         /// The listener for operators: health, metrics, payments.
         admin: Admin = {},
+        /// The listener for resource servers of your own that have their payments verified and settled here; off without listen.
+        facilitator: Facilitator = {},
         /// Where payments are remembered.
         ledger: Ledger = {},
         /// Logging, to stderr.
@@ -54,6 +56,8 @@ section! {
         max_deliveries: u64 = 2,
         /// How long after settlement a payment may be presented again for an answer that failed.
         redeliver_for: Duration = "24h",
+        /// Whose words the 402 speaks: x402 always, vitwit for that dialect's X-Payment-Requirements as well.
+        dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
     }
@@ -65,6 +69,16 @@ section! {
         /// The address and port that operators connect to.
         listen: SocketAddr = "127.0.0.1:8403",
         /// The bearer token that operators show; required unless the listener is loopback.
+        token: SecretSource,
+    }
+}
+
+section! {
+    /// The listener for resource servers of your own that have their payments verified and settled here; off without listen.
+    struct Facilitator {
+        /// The address and port that resource servers connect to.
+        listen: SocketAddr,
+        /// The bearer token that resource servers show; required unless the listener is loopback.
         token: SecretSource,
     }
 }
@@ -187,7 +201,8 @@ section! {
         output_schema: JsonObject,
         /// How long a payer may take, in whole seconds.
         max_timeout: Duration = "60s",
-        /// When the money moves: before the request goes to the origin.
+        /// When the money moves: "before" the request goes to the origin, or "after" the origin has answered below 400, before
+        /// its answer is let out; not on Cosmos, where a payer can spend the money elsewhere meanwhile.
         settle: SettleMode = "before",
         /// When a settlement counts as done; without it as the network says.
         wait_for: WaitFor,
@@ -195,8 +210,13 @@ section! {
         memo: String,
         /// For routes that earn for somebody else: an address for each network's name.
         pay_to: Named<String> = {},
+        /// Whose words the 402 speaks, as in [server]; without it as there.
+        dialects: List<Dialect>,
         /// Which requests a payer may present again after an origin failure.
         redeliver: Redeliver = "always",
+        /// Whether v2 clients may ("optional") or must ("required") name a purchase, so that paying twice for one name is
+        /// refused: x402's payment-identifier extension. v1 clients can't.
+        payment_identifier: IdentifierRule = "off",
     }
 }
 
@@ -275,6 +295,15 @@ pub(super) enum Kind {
     Cosmos,
 }
 
+/// A dialect as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// `"x402"`.
+    X402,
+    /// `"vitwit"`.
+    Vitwit,
+}
+
 /// A kind of payer as typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PayerKind {
@@ -287,6 +316,10 @@ pub(super) enum PayerKind {
 impl Word for Kind {
     const WORDS: &'static [(&'static str, Self)] =
         &[("evm", Self::Evm), ("solana", Self::Solana), ("cosmos", Self::Cosmos)];
+}
+
+impl Word for Dialect {
+    const WORDS: &'static [(&'static str, Self)] = &[("x402", Self::X402), ("vitwit", Self::Vitwit)];
 }
 
 impl Word for PayerKind {
@@ -302,8 +335,12 @@ impl Word for WaitFor {
 }
 
 impl Word for SettleMode {
-    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before)];
-    const LATER: &'static [&'static str] = &["after"];
+    const WORDS: &'static [(&'static str, Self)] = &[("before", Self::Before), ("after", Self::After)];
+}
+
+impl Word for IdentifierRule {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", Self::Off), ("optional", Self::Optional), ("required", Self::Required)];
 }
 
 impl Word for Redeliver {

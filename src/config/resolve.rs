@@ -7,10 +7,13 @@ use std::thread::available_parallelism;
 use url::Url;
 
 use super::diagnostic::Location;
-use super::model::{AdminConfig, Config, LedgerConfig, LedgerUrl, LogConfig, RouteConfig, ServerConfig};
-use super::raw::{Admin, Ledger, Log, Root, Server};
+use super::model::{
+    AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig, RouteConfig, ServerConfig,
+};
+use super::raw::{Admin, Facilitator, Ledger, Log, Root, Server};
 use super::reader::{At, Report, did_you_mean, shown};
-use super::secret_source::Secrets;
+use super::secret::Secret;
+use super::secret_source::{SecretSource, Secrets};
 use super::{resolve_network, resolve_route, resolve_upstream};
 use crate::types::{AtomicAmount, DecimalAmount};
 
@@ -21,24 +24,35 @@ const QUOTE_KEY_BYTES_MIN: usize = 32;
 /// The configuration as far as it is valid; what isn't has been reported.
 pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut Report) -> Option<Config> {
     let (raw_server, raw_admin) = (raw.server?.value, raw.admin?.value);
-    if let (Some(listen), Some(admin_listen)) = (&raw_server.listen, &raw_admin.listen) {
-        refuse_same_listener(listen, admin_listen, report);
-    }
-    let listeners: Vec<SocketAddr> =
-        [&raw_server.listen, &raw_admin.listen].into_iter().flatten().map(|at| at.value).collect();
+    let raw_facilitator = raw.facilitator?.value;
+    let typed_listeners =
+        [("server", &raw_server.listen), ("admin", &raw_admin.listen), ("facilitator", &raw_facilitator.listen)];
+    let listeners = distinct_listeners(typed_listeners, report);
+    let speaks_vitwit =
+        raw_server.dialects.as_ref().is_some_and(|typed| resolve_route::speaks_vitwit("server", typed, report));
     let server = server(raw_server, secrets, report);
     let admin = admin(raw_admin, secrets, report);
+    let facilitator = facilitator(raw_facilitator, secrets, report);
     let ledger = ledger(raw.ledger?.value, secrets.dir, report);
     let log = log(raw.log?.value, report);
     let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, &listeners, secrets, report);
     let networks = resolve_network::networks(raw.networks?.value, secrets, report);
+    if let (Some((_, location)), true) = (&facilitator, networks.is_empty()) {
+        let hint = "add [networks.base-sepolia] with rpc_url, signer and pay_to";
+        report.error_with_hint(*location, "facilitator.listen: there is no network to settle on", hint);
+    }
     let typed_routes = raw.routes.as_ref().map_or(0, |routes| routes.value.0.len());
     let mut routes: Vec<RouteConfig> = Vec::new();
     if let (Some(raw_routes), Some(server)) = (raw.routes, &server) {
         if raw_routes.value.0.is_empty() {
             report.error(raw_routes.location, "[routes] is empty: every request would be answered 404");
         }
-        let scope = resolve_route::Scope { upstreams: &upstreams, networks: &networks, max_price: server.max_price };
+        let scope = resolve_route::Scope {
+            upstreams: &upstreams,
+            networks: &networks,
+            max_price: server.max_price,
+            vitwit: speaks_vitwit,
+        };
         routes = raw_routes.value.0.iter().filter_map(|route| scope.route(route, report)).collect();
     }
     let typed = (upstreams.len(), networks.len(), typed_routes);
@@ -46,6 +60,7 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
         file: file.to_owned(),
         server: server?,
         admin: admin?,
+        facilitator: facilitator.map(|(facilitator, _)| facilitator),
         ledger: ledger?,
         log: log?,
         upstreams: upstreams.into_iter().filter_map(|upstream| upstream.config).collect(),
@@ -59,14 +74,23 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
     Some(config)
 }
 
-fn refuse_same_listener(server: &At<SocketAddr>, admin: &At<SocketAddr>, report: &mut Report) {
-    let (one, other) = (server.value, admin.value);
-    let is_shared_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-    // Port 0 is any free port, so two of them never meet.
-    if one.port() == other.port() && one.port() != 0 && is_shared_ip {
-        let location = server.location.max(admin.location);
-        report.error(location, format!("server.listen and admin.listen share the port {}", one.port()));
+/// The gateway's own listeners; any two that can't be had together are reported.
+fn distinct_listeners(typed: [(&'static str, &Option<At<SocketAddr>>); 3], report: &mut Report) -> Vec<SocketAddr> {
+    let mut known: Vec<(&str, &At<SocketAddr>)> = Vec::new();
+    for (name, listen) in typed.into_iter().filter_map(|(name, listen)| Some((name, listen.as_ref()?))) {
+        for (other_name, other_listen) in &known {
+            let (one, other) = (listen.value, other_listen.value);
+            let is_shared_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+            // Port 0 is any free port, so two of them never meet.
+            if one.port() == other.port() && one.port() != 0 && is_shared_ip {
+                let location = listen.location.max(other_listen.location);
+                let message = format!("{other_name}.listen and {name}.listen share the port {}", one.port());
+                report.error(location, message);
+            }
+        }
+        known.push((name, listen));
     }
+    known.into_iter().map(|(_, listen)| listen.value).collect()
 }
 
 fn server(raw: Server, secrets: &Secrets<'_>, report: &mut Report) -> Option<ServerConfig> {
@@ -148,21 +172,42 @@ fn max_price(text: &At<String>, report: &mut Report) -> DecimalAmount {
 
 fn admin(raw: Admin, secrets: &Secrets<'_>, report: &mut Report) -> Option<AdminConfig> {
     let listen = raw.listen?;
-    let has_token = raw.token.is_some();
-    let token = raw.token.and_then(|source| {
-        let token = secrets.read(&source.value, report)?;
-        if !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-            report.error(source.location, "admin.token: expected printable ASCII without spaces");
-            return None;
+    let token = token("admin", &listen, raw.token, secrets, report);
+    Some(AdminConfig { listen: listen.value, token })
+}
+
+fn facilitator(raw: Facilitator, secrets: &Secrets<'_>, report: &mut Report) -> Option<(FacilitatorConfig, Location)> {
+    let Some(listen) = raw.listen else {
+        if let Some(token) = raw.token {
+            let hint = "add listen = \"127.0.0.1:8404\" to [facilitator]";
+            report.error_with_hint(token.location, "facilitator.token means nothing without facilitator.listen", hint);
         }
-        Some(token)
-    });
-    if !listen.value.ip().is_loopback() && !has_token {
-        let message = format!("admin.listen: {} is not loopback, and there is no admin.token", listen.value);
-        let hint = "add token = { env = \"…\" } to [admin], or listen on 127.0.0.1";
+        return None;
+    };
+    let token = token("facilitator", &listen, raw.token, secrets, report);
+    Some((FacilitatorConfig { listen: listen.value, token }, listen.location))
+}
+
+/// A listener's bearer token; only one that nobody else can reach may go without.
+fn token(
+    section: &str,
+    listen: &At<SocketAddr>,
+    source: Option<At<SecretSource>>,
+    secrets: &Secrets<'_>,
+    report: &mut Report,
+) -> Option<Secret> {
+    if !listen.value.ip().is_loopback() && source.is_none() {
+        let message = format!("{section}.listen: {} is not loopback, and there is no {section}.token", listen.value);
+        let hint = format!("add token = {{ env = \"…\" }} to [{section}], or listen on 127.0.0.1");
         report.error_with_hint(listen.location, message, hint);
     }
-    Some(AdminConfig { listen: listen.value, token })
+    let At { value: source, location } = source?;
+    let token = secrets.read(&source, report)?;
+    if token.expose().is_empty() || !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
+        report.error(location, format!("{section}.token: expected printable ASCII without spaces"));
+        return None;
+    }
+    Some(token)
 }
 
 fn ledger(raw: Ledger, dir: &Path, report: &mut Report) -> Option<LedgerConfig> {

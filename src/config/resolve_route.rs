@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::diagnostic::Location;
 use super::leaf::{Entry, List, Named};
-use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer};
-use super::raw::{Route, RouteValue};
+use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer, SettleMode};
+use super::raw::{Dialect, Route, RouteValue};
 use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
 use super::resolve_network::{NamedNetwork, account, check_finality, is_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
 use super::route_key::RouteKey;
-use crate::types::{AccountId, DecimalAmount, KNOWN_NETWORKS, Network, Price};
+use crate::types::{AccountId, ChainKind, DecimalAmount, KNOWN_NETWORKS, Network, Price};
 
 const DESCRIPTION_CHARACTERS_MAX: usize = 500;
 /// protocol §4; Cosmos chains' usual `max_memo_characters` is the same.
@@ -25,6 +25,8 @@ pub(super) struct Scope<'a> {
     pub networks: &'a [NamedNetwork],
     /// The highest price, in dollars.
     pub max_price: DecimalAmount,
+    /// Whether routes that don't say so speak the vitwit dialect.
+    pub vitwit: bool,
 }
 
 impl<'a> Scope<'a> {
@@ -119,6 +121,7 @@ impl<'a> Scope<'a> {
         check_timeout(key, &max_timeout, &offered, report);
         let payees = self.payees(key, table.pay_to.as_ref(), &offered, report);
         let texts_are_legal = texts_are_legal(key, table, report);
+        let may_settle_then = may_settle_then(key, table, &offered, report);
         let memo = memo(key, table.memo.as_ref(), &offered, report);
         let offers: Vec<RouteOffer> = offered
             .iter()
@@ -140,7 +143,7 @@ impl<'a> Scope<'a> {
             .collect();
         refuse_differing_units(&name_of(key), ask, &offers, report)?;
         // A network that can't be offered is a mistake that was reported; a route without it is not what was asked for.
-        if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal {
+        if offers.is_empty() || offers.len() != offered.len() || !texts_are_legal || !may_settle_then {
             return None;
         }
         Some(RouteAction::Paid(PaidRoute {
@@ -151,6 +154,11 @@ impl<'a> Scope<'a> {
             max_timeout: max_timeout.value,
             settle: table.settle.clone()?.value,
             redeliver: table.redeliver.clone()?.value,
+            vitwit: match &table.dialects {
+                Some(typed) => speaks_vitwit(&name_of(key), typed, report),
+                None => self.vitwit,
+            },
+            payment_identifier: table.payment_identifier.clone()?.value,
         }))
     }
 
@@ -254,6 +262,7 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
         place("networks", table.networks.as_ref().map(|at| at.location)),
         place("output_schema", table.output_schema.as_ref().map(|at| at.location)),
         place("memo", table.memo.as_ref().map(|at| at.location)),
+        place("dialects", table.dialects.as_ref().map(|at| at.location)),
         place("wait_for", table.wait_for.as_ref().map(|at| at.location)),
         place("pay_to", table.pay_to.as_ref().filter(|at| !at.value.0.is_empty()).map(|at| at.location)),
         place("description", table.description.as_ref().filter(|at| !at.value.is_empty()).map(|at| at.location)),
@@ -281,6 +290,19 @@ fn memo(key: &str, memo: Option<&At<String>>, offered: &[&NamedNetwork], report:
         report.error_with_hint(*location, message, "Solana and Cosmos networks have; remove it");
     }
     Some(value.clone())
+}
+
+/// Whether a list of dialects names vitwit's; x402 itself is always spoken, so it must stand there.
+pub(super) fn speaks_vitwit(section: &str, typed: &At<List<Dialect>>, report: &mut Report) -> bool {
+    let count = |dialect| typed.value.0.iter().filter(|named| named.value == dialect).count();
+    let (x402, vitwit) = (count(Dialect::X402), count(Dialect::Vitwit));
+    if x402 == 0 {
+        let message = format!("{section}.dialects: \"x402\" is missing, and is always spoken");
+        report.error_with_hint(typed.location, message, "write [\"x402\", \"vitwit\"]");
+    } else if x402 > 1 || vitwit > 1 {
+        report.error(typed.location, format!("{section}.dialects: the same dialect is listed twice"));
+    }
+    vitwit > 0
 }
 
 /// The same number of atomic units is another price where the asset has other decimals.
@@ -311,6 +333,19 @@ fn check_timeout(key: &str, timeout: &At<Duration>, offered: &[&NamedNetwork], r
         );
         report.error(timeout.location, message);
     }
+}
+
+/// A Cosmos payer can spend the sequence of its own transaction elsewhere while the origin works (protocol §5.4).
+fn may_settle_then(key: &str, table: &Route, offered: &[&NamedNetwork], report: &mut Report) -> bool {
+    let Some(settle) = table.settle.as_ref().filter(|settle| settle.value == SettleMode::After) else { return true };
+    let is_cosmos =
+        |network: &&&NamedNetwork| network.network.as_ref().is_some_and(|network| network.kind() == ChainKind::Cosmos);
+    let Some(cosmos) = offered.iter().find(is_cosmos) else { return true };
+    let message =
+        format!("{}.settle: \"after\" is not possible on {}, a Cosmos network", name_of(key), toml_key(&cosmos.name));
+    let hint = "a payer there can spend the money elsewhere while the origin works: leave the network out of networks, or use \"before\"";
+    report.error_with_hint(settle.location, message, hint.to_owned());
+    false
 }
 
 fn texts_are_legal(key: &str, table: &Route, report: &mut Report) -> bool {

@@ -110,7 +110,7 @@ fn example_env(name: &str) -> Option<String> {
         "BASE_SEPOLIA_SIGNER" | "SOLANA_SIGNER" => "11".repeat(32),
         "ORIGIN_AUTHORIZATION" => "Bearer x".to_owned(),
         "LOCAL_RPC_URL" => "https://local.example/token".to_owned(),
-        "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" => "password".to_owned(),
+        "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" | "TOLLHOUSE_FACILITATOR_TOKEN" => "password".to_owned(),
         "TOLLHOUSE_QUOTE_KEY" => "k".repeat(32),
         _ => return None,
     };
@@ -218,6 +218,7 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.server.public_url = None;
     full.server.quote_key = None;
     full.admin.token = None;
+    full.facilitator = None;
     full.upstreams[0].set_headers = Vec::new();
     full.upstreams[0].tls = false;
     full.upstreams[0].tls_server_name = None;
@@ -233,6 +234,7 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     };
     same(&shop.server, &full.server);
     same(&shop.admin, &full.admin);
+    same(&shop.facilitator, &full.facilitator);
     same(&shop.ledger, &full.ledger);
     same(&shop.log, &full.log);
     same(&shop.upstreams[0], &full.upstreams[0]);

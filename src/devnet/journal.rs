@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use alloy::primitives::{B256, Bytes};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Why a chain can't be taken up again.
@@ -35,22 +36,22 @@ pub enum JournalError {
 /// A block as far as it can't be worked out again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Entry {
-    pub number: u64,
-    pub timestamp: u64,
-    pub parent_hash: B256,
-    pub hash: B256,
-    pub transactions: Vec<Bytes>,
+pub struct Entry {
+    pub(super) number: u64,
+    pub(super) timestamp: u64,
+    pub(super) parent_hash: B256,
+    pub(super) hash: B256,
+    pub(super) transactions: Vec<Bytes>,
 }
 
 /// The file that blocks are added to.
-pub struct Journal {
+pub struct Journal<E = Entry> {
     path: PathBuf,
     file: File,
-    entries: Vec<Entry>,
+    entries: Vec<E>,
 }
 
-impl Journal {
+impl<E: Serialize + DeserializeOwned> Journal<E> {
     /// Opens or makes the file and reads what is in it. A last line that was cut short by a crash is dropped: nobody was
     /// told of its block.
     ///
@@ -81,12 +82,12 @@ impl Journal {
     }
 
     /// What was read, once.
-    pub(super) fn take_entries(&mut self) -> Vec<Entry> {
+    pub(super) fn take_entries(&mut self) -> Vec<E> {
         std::mem::take(&mut self.entries)
     }
 
     /// Adds a block.
-    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), JournalError> {
+    pub(super) fn append(&mut self, entry: &E) -> Result<(), JournalError> {
         let mut line = serde_json::to_vec(entry).unwrap_or_default();
         line.push(b'\n');
         self.file.write_all(&line).map_err(|source| JournalError::File { path: self.path.clone(), source })

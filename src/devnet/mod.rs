@@ -1,5 +1,5 @@
-//! A chain and a shop inside the process, for `tollhouse dev` and for tests: an EVM with the test token at the address of
-//! Base Sepolia's USDC, served as JSON-RPC, and an origin with something to sell.
+//! Chains and a shop inside the process, for `tollhouse dev` and for tests: an EVM with the test token at the address of
+//! Base Sepolia's USDC, served as JSON-RPC, a Cosmos chain, served as gRPC, and an origin with something to sell.
 //!
 //! Everything is offline and worth nothing. Knows nothing of payments: the gateway, wallets and clients meet it as they
 //! meet any node. Not in production images (cargo feature `dev`).
@@ -7,6 +7,7 @@
 mod block;
 mod call;
 mod chain;
+pub mod cosmos;
 mod evm;
 mod fault;
 mod genesis;

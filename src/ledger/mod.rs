@@ -8,7 +8,7 @@ mod sqlite;
 
 pub use model::{
     AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, PaymentId, PaymentRecord,
-    PaymentState, RecordId, Settlement,
+    PaymentState, RecordId, SettledBlock, Settlement,
 };
 
 pub use sqlite::{Observer, SqliteLedger, SqliteReader};
@@ -29,6 +29,15 @@ pub enum ClaimOutcome {
     Exists(PaymentRecord),
 }
 
+/// What a claim before forwarding met.
+#[derive(Debug)]
+pub enum ForwardOutcome {
+    /// The request may go to the origin; this attempt is counted, and that is durable.
+    Claimed(PaymentRecord),
+    /// A row that may still be or was paid holds this payment id already.
+    Exists(PaymentRecord),
+}
+
 /// Why the ledger did not do as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -44,6 +53,9 @@ pub enum LedgerError {
     /// The closure that signs failed; the claim was rolled back.
     #[error("signing failed inside the claim: {0}")]
     NotSigned(String),
+    /// The origin has worked for this payment as often as it may; nothing was written.
+    #[error("the payment's attempts at the origin are spent")]
+    AttemptsSpent,
     /// A row was not in a state that allows the step; nothing was written.
     #[error("payment {record} is {found}, which doesn't allow {step}")]
     IllegalStep {
@@ -90,6 +102,12 @@ pub trait Ledger: Send + Sync {
     /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
     async fn find(&self, id: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError>;
 
+    /// The payment that a payer's own name for a purchase stands for: neither released, failed nor undone.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    async fn find_identified(&self, payer: &AccountId, identifier: &str) -> Result<Option<PaymentRecord>, LedgerError>;
+
     /// A row by its own id.
     ///
     /// # Errors
@@ -106,14 +124,40 @@ pub trait Ledger: Send + Sync {
     /// [`LedgerError::Unknown`] when the commit's answer is lost.
     async fn claim(&self, payment: NewPayment, sign: SignInClaim) -> Result<ClaimOutcome, LedgerError>;
 
-    /// Adds a further signed attempt to a signed payment, before it is sent.
+    /// The claim of a payment that is settled after its request: in one durable transaction inserts it as `forwarded` with one
+    /// more attempt at the origin counted than those under which it was released before. Signs nothing, takes no nonce.
+    ///
+    /// # Errors
+    /// [`LedgerError::AttemptsSpent`] when that would be more than `attempts_max`; else as for every write.
+    async fn claim_forwarded(&self, payment: NewPayment, attempts_max: u32) -> Result<ForwardOutcome, LedgerError>;
+
+    /// W1 of a payment that was forwarded: `forwarded` → `signed`, with nonce and attempt as in [`Self::claim`].
+    ///
+    /// # Errors
+    /// As for [`Self::claim`].
+    async fn record_signed(
+        &self,
+        record: &RecordId,
+        signer: Option<AccountId>,
+        sign: SignInClaim,
+    ) -> Result<PaymentRecord, LedgerError>;
+
+    /// Lets a payment go that nothing was signed for: `forwarded` → `released`. With `uncount` the request never reached the
+    /// origin and the attempt is not counted.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn release(&self, record: &RecordId, uncount: bool) -> Result<PaymentRecord, LedgerError>;
+
+    /// Adds a further signed attempt to a payment that is signed, or whose block the chain took back, before it is sent.
     ///
     /// # Errors
     /// As for every write.
     async fn record_attempt(&self, record: &RecordId, attempt: NewAttempt) -> Result<PaymentRecord, LedgerError>;
 
     /// W2: `signed` (or a `failed` one that landed after all, or a `reorged` one that came back) → `paid`, or straight to
-    /// `delivering` with the first delivery counted when somebody waits for the answer.
+    /// `delivering` with the first delivery counted when somebody waits for the answer. One that was counted before it was
+    /// signed (`settle = "after"`) is not counted again.
     ///
     /// # Errors
     /// As for every write. [`LedgerError::IllegalStep`] also for a `failed` row whose payment id was claimed anew: that
@@ -167,7 +211,7 @@ pub trait Ledger: Send + Sync {
     /// As for every write.
     async fn record_served(&self, record: &RecordId) -> Result<PaymentRecord, LedgerError>;
 
-    /// Puts what a dead process left in `delivering` back to `paid` (or `owed`), and `paid` rows that can no longer be
+    /// Puts what a dead process left in `delivering` back to `paid` (or `owed`), what it left in `forwarded` to `released`, and `paid` rows that can no longer be
     /// presented to `owed`. Run at start, before requests, and now and then. Gives how many rows changed.
     ///
     /// # Errors
@@ -185,7 +229,49 @@ pub trait Ledger: Send + Sync {
     /// As for every read.
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError>;
 
-    /// `failed` payments of a network whose authorization ends after `now`: they could still land.
+    /// Blocks of a network that settled payments, recorded as paid at `since` or later, and that aren't known to be final; lowest
+    /// first, at most so many.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn unfinal_blocks(
+        &self,
+        network: &Network,
+        since: UnixMillis,
+        blocks_max: u32,
+    ) -> Result<Vec<SettledBlock>, LedgerError>;
+
+    /// The payments that a block settled and that aren't known to be final.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn settled_in(&self, network: &Network, block: &SettledBlock) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// A block can't be taken back any more.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError>;
+
+    /// The chain took a settlement's block back, and the money moved again: the state stays, the settlement is another. From
+    /// `paid`, `delivering`, `served` and `owed`.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_settled_again(
+        &self,
+        record: &RecordId,
+        settlement: Settlement,
+    ) -> Result<PaymentRecord, LedgerError>;
+
+    /// The chain took a settlement's block back, and it is proven that the money won't move again: `paid`, `delivering`,
+    /// `served` or `owed` → `reorged`.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError>;
+
+    /// `failed` and `reorged` payments of a network whose authorization ends after `now`: they could still land.
     ///
     /// # Errors
     /// As for every read.

@@ -41,6 +41,8 @@ impl fmt::Display for RecordId {
 pub enum PaymentState {
     /// Claimed; nothing was signed.
     Claimed,
+    /// The request is with the origin and nothing is signed yet (`settle = "after"`).
+    Forwarded,
     /// Signed: must be assumed sent.
     Signed,
     /// The money moved; the answer is due.
@@ -61,8 +63,9 @@ pub enum PaymentState {
 
 impl PaymentState {
     /// Every state.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Claimed,
+        Self::Forwarded,
         Self::Signed,
         Self::Paid,
         Self::Delivering,
@@ -78,6 +81,7 @@ impl PaymentState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Claimed => "claimed",
+            Self::Forwarded => "forwarded",
             Self::Signed => "signed",
             Self::Paid => "paid",
             Self::Delivering => "delivering",
@@ -156,6 +160,8 @@ pub struct NewPayment {
     pub signer: Option<AccountId>,
     /// When it was claimed.
     pub claimed_at: UnixMillis,
+    /// The payer's own name for the purchase; taken while the payment may still be or was paid.
+    pub identifier: Option<String>,
 }
 
 /// A signed transaction that is about to be stored.
@@ -195,6 +201,15 @@ pub struct Settlement {
     pub block_hash: String,
     /// Whether somebody else submitted it.
     pub is_external: bool,
+}
+
+/// A block in which payments were settled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SettledBlock {
+    /// Its number or slot.
+    pub number: u64,
+    /// Its hash.
+    pub hash: String,
 }
 
 /// A row of the books.

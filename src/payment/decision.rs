@@ -2,6 +2,7 @@
 
 use crate::protocol::{Reason, SettlementResponse};
 
+use super::held::HeldPayment;
 use super::receipt::Receipt;
 
 /// The gate's answer; contract §3 has one row for each.
@@ -9,6 +10,8 @@ use super::receipt::Receipt;
 pub enum Decision {
     /// The money moved: forward the request.
     Deliver(Box<Receipt>),
+    /// Claimed, nothing moved yet: forward the request, and hold its answer (`settle = "after"`).
+    Forward(Box<HeldPayment>),
     /// 402 with fresh terms.
     Refused {
         /// Why.
@@ -16,7 +19,7 @@ pub enum Decision {
         /// Set when a settlement was proven failed: goes out as `PAYMENT-RESPONSE`.
         outcome: Option<Box<SettlementResponse>>,
     },
-    /// 400: the headers contradict each other or can't be one payment.
+    /// 400: the headers contradict each other, can't be one payment, or lack the identifier that the route asks for.
     Contradiction(Reason),
     /// 409 `payment_in_progress`, no terms.
     InProgress,

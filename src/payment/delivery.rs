@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::ledger::{DeliveryBegun, Ledger, LedgerError, PaymentRecord, RecordId};
 use crate::telemetry::Metrics;
 use crate::types::UnixMillis;
@@ -75,30 +77,31 @@ impl Delivery {
         }
     }
 
-    pub fn served(mut self) {
-        self.end(|_open| Ending::Served);
+    /// Served. What this gives ends once that is written, with whether it was.
+    pub fn served(mut self) -> Option<JoinHandle<bool>> {
+        self.end(|_open| Ending::Served)
     }
 
-    fn end(&mut self, ending: impl FnOnce(&Open) -> Ending) {
-        if let Some(mut open) = self.open.take() {
-            let ending = ending(&open);
-            if let Some(flight) = &mut open.flight {
-                flight.finishing();
-            }
-            let runtime = open.surroundings.runtime.clone();
-            runtime.spawn(write_ending(open, ending));
+    fn end(&mut self, ending: impl FnOnce(&Open) -> Ending) -> Option<JoinHandle<bool>> {
+        let mut open = self.open.take()?;
+        let ending = ending(&open);
+        if let Some(flight) = &mut open.flight {
+            flight.finishing();
         }
+        let runtime = open.surroundings.runtime.clone();
+        Some(runtime.spawn(write_ending(open, ending)))
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.end(|open| Ending::Undelivered { uncount: !open.reached_origin });
+        let _writes_on = self.end(|open| Ending::Undelivered { uncount: !open.reached_origin });
     }
 }
 
-/// Writes the ending until it is written: while it isn't, the payment must not be presented again here.
-async fn write_ending(open: Open, ending: Ending) {
+/// Writes the ending until it is written: while it isn't, the payment must not be presented again here. Whether the row
+/// took it.
+async fn write_ending(open: Open, ending: Ending) -> bool {
     crate::crash::point("pre_w3");
     let mut pause = Duration::from_millis(20);
     loop {
@@ -106,11 +109,11 @@ async fn write_ending(open: Open, ending: Ending) {
             Ok(record) => {
                 open.surroundings.metrics.payment(record.claim.network.as_str(), record.state.as_str());
                 tracing::debug!(payment = %record.record, state = %record.state, "Delivery ended.");
-                return;
+                return true;
             }
             Err(error @ (LedgerError::IllegalStep { .. } | LedgerError::Missing(_))) => {
                 tracing::error!(%error, payment = %open.record, "A delivery ended in a state that knows no delivery.");
-                return;
+                return false;
             }
             Err(error) => {
                 tracing::warn!(%error, payment = %open.record, "Could not record a delivery's end; trying again.");

@@ -95,6 +95,11 @@ impl Flights {
 }
 
 impl Flight {
+    /// Which payment it is the right to.
+    pub fn id(&self) -> &PaymentId {
+        &self.id
+    }
+
     /// The work is done but for writing it down.
     pub fn finishing(&mut self) {
         self.phase.send_replace(Phase::Finishing);

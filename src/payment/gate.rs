@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 
 use crate::ledger::{
-    ClaimOutcome, DeliveryBegun, Digest, Holder, Ledger, LedgerError, NewPayment, PaymentRecord, RecordId,
+    ClaimOutcome, DeliveryBegun, Digest, ForwardOutcome, Holder, Ledger, LedgerError, NewPayment, PaymentRecord,
+    RecordId,
 };
 use crate::protocol::{QuoteKey, Reason, SettlementResponse, Version};
 use crate::telemetry::{Metrics, Stage};
@@ -18,6 +19,7 @@ use crate::types::{Clock, Network, UnixMillis};
 use super::decision::Decision;
 use super::delivery::{Deliveries, Delivery};
 use super::flight::{Entered, Flight, Flights};
+use super::held::{HeldPayment, release};
 use super::priced::Market;
 use super::receipt::{Receipt, success_response};
 use super::scheme::{Availability, SettlementPlan, VerifyError};
@@ -43,6 +45,8 @@ pub struct PaidRequest<'a> {
     pub fingerprint: Digest,
     /// Whether the same request may be presented again after an origin failure.
     pub redeliverable: bool,
+    /// Whether the money moves only once the origin has answered.
+    pub settles_after: bool,
     /// Where it came from.
     pub client: IpAddr,
     /// The route's key, for the books.
@@ -87,6 +91,7 @@ pub struct Gate {
 enum Step {
     Done(Decision),
     Wait(Box<PaymentRecord>, oneshot::Receiver<Handover>),
+    Forward(Box<PaymentRecord>, Box<dyn SettlementPlan>),
     LookAgain,
 }
 
@@ -137,6 +142,10 @@ impl Gate {
         &self.rules
     }
 
+    pub(super) fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.deliveries.runtime
+    }
+
     pub(super) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
@@ -171,6 +180,10 @@ impl Gate {
             let (record, handover) = match step {
                 Step::Done(decision) => return decision,
                 Step::LookAgain => continue,
+                Step::Forward(record, plan) => {
+                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight);
+                    return Decision::Forward(Box::new(held));
+                }
                 Step::Wait(record, handover) => (record, handover),
             };
             match tokio::time::timeout_at(patience.into(), handover).await {
@@ -187,6 +200,24 @@ impl Gate {
         Decision::InProgress
     }
 
+    /// What [`Self::admit`] would do at first sight, without doing it: nothing is written, claimed or sent.
+    ///
+    /// # Errors
+    /// The decision, where it would not settle or deliver.
+    pub(super) async fn preview(&self, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Result<(), Decision> {
+        let found = self.ledger().find(&payment.facts().id).await.map_err(|error| {
+            tracing::error!(%error, "The ledger did not answer.");
+            Decision::Unavailable
+        })?;
+        let standing = Standing::of(found.as_ref(), &presentation(payment, request));
+        match (standing, found) {
+            (Standing::New, _) => self.plan(payment, request).await.map(drop),
+            (Standing::Pending | Standing::Redeliver, _) => Ok(()),
+            (Standing::InFlight, _) => Err(Decision::InProgress),
+            (standing, found) => Err(ended(standing, found.as_ref(), payment.version)),
+        }
+    }
+
     /// One look at what the ledger knows, and the step that follows from it.
     async fn look(
         self: &Arc<Self>,
@@ -201,51 +232,78 @@ impl Gate {
                 return Step::Done(Decision::Unavailable);
             }
         };
-        let presented = Presentation {
-            payload_digest: payment.facts().digest,
-            fingerprint: request.fingerprint,
-            quote: payment.quote,
-            client: request.client,
+        match (Standing::of(found.as_ref(), &presentation(payment, request)), found) {
+            (Standing::New, _) => match self.identified(payment, request, flight).await {
+                Ok(Some((standing, record))) => self.step_of(standing, record, payment, request, flight).await,
+                Ok(None) => self.settle_new(payment, request).await,
+                Err(decision) => Step::Done(*decision),
+            },
+            (standing, Some(record)) => self.step_of(standing, record, payment, request, flight).await,
+            (_, None) => Step::Done(Decision::InProgress),
+        }
+    }
+
+    /// The payment that the payer already made under the same name, if it did: a client that lost its payment signs another
+    /// one, and must not pay twice (protocol §6). That it is the same payer is proven by the signature of this one.
+    async fn identified(
+        &self,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+        flight: &mut Option<Flight>,
+    ) -> Result<Option<(Standing, PaymentRecord)>, Box<Decision>> {
+        let (Some(identifier), None) = (&payment.identifier, payment.stale) else { return Ok(None) };
+        let record = match self.ledger().find_identified(&payment.facts().payer, identifier).await {
+            Ok(Some(record)) => record,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                tracing::error!(%error, "The ledger did not answer.");
+                return Err(Box::new(Decision::Unavailable));
+            }
         };
+        let (claim, facts) = (&record.claim, payment.facts());
+        let is_same_purchase = claim.fingerprint == request.fingerprint
+            && claim.route == request.route
+            && claim.network == payment.terms.network
+            && (&claim.asset, &claim.amount, &claim.pay_to) == (&facts.asset, &facts.amount, &facts.pay_to);
+        if !is_same_purchase {
+            return Err(Box::new(Decision::BoundToOtherRequest));
+        }
+        if flight.as_ref().is_none_or(|flight| *flight.id() != claim.id) {
+            // Whoever works on that payment now goes on undisturbed.
+            match self.flights.enter(&claim.id, request.fingerprint).await {
+                Entered::Flight(entered) => *flight = Some(entered),
+                Entered::Occupied | Entered::OccupiedByOther => return Err(Box::new(Decision::InProgress)),
+            }
+        }
+        Ok(Some((Standing::of(Some(&record), &Presentation::by_its_holder(&record, request.client)), record)))
+    }
+
+    /// The step that follows from where a known payment stands.
+    async fn step_of(
+        &self,
+        standing: Standing,
+        record: PaymentRecord,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+        flight: &mut Option<Flight>,
+    ) -> Step {
         let version = payment.version;
-        match (Standing::of(found.as_ref(), &presented), found) {
-            (Standing::New, _) => self.settle_new(payment, request).await,
-            (Standing::Pending, Some(record)) => {
+        match standing {
+            Standing::Pending => {
                 let handover = self.settlements.join(record.clone());
                 Step::Wait(Box::new(record), handover)
             }
-            (Standing::Redeliver, Some(record)) => self.redeliver(&record.record, version, request, flight).await,
-            (Standing::Failed, Some(record)) => Step::Done(failed(&record, version)),
-            (Standing::Owed, Some(record)) => Step::Done(Decision::Owed(Box::new(success_response(&record, version)))),
-            (Standing::Served, _) => Step::Done(refused(Reason::PaymentAlreadyUsed)),
-            (Standing::Bound, _) => Step::Done(Decision::BoundToOtherRequest),
-            (_, _) => Step::Done(Decision::InProgress),
+            Standing::Redeliver => self.redeliver(&record.record, version, request, flight).await,
+            standing => Step::Done(ended(standing, Some(&record), version)),
         }
     }
 
     /// A payment that nothing is known of: simulate, claim, and let the settlement run on its own.
     async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
-        if let Some(reason) = payment.stale {
-            return Step::Done(refused(reason));
-        }
-        if let Availability::Unavailable(detail) = payment.market.scheme.availability() {
-            tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
-            return Step::Done(Decision::Unavailable);
-        }
-        if !request.origin.is_up().await {
-            return Step::Done(Decision::OriginDown);
-        }
-        crate::crash::point("post_verify");
-        let started = Instant::now();
-        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
+        let plan = match self.plan(payment, request).await {
             Ok(plan) => plan,
-            Err(VerifyError::Invalid { reason }) => return Step::Done(refused(reason)),
-            Err(VerifyError::Unavailable { detail }) => {
-                tracing::warn!(network = %payment.terms.network, %detail, "Could not simulate a settlement.");
-                return Step::Done(Decision::Unavailable);
-            }
+            Err(decision) => return Step::Done(decision),
         };
-        self.metrics.stage(Stage::Simulate, started.elapsed());
         let claim = match self.new_payment(payment, request, plan.as_ref()) {
             Ok(claim) => claim,
             Err(error) => {
@@ -253,6 +311,9 @@ impl Gate {
                 return Step::Done(Decision::Unavailable);
             }
         };
+        if request.settles_after {
+            return self.claim_forwarded(claim, plan).await;
+        }
         // From the claim on nothing may depend on the request: a client that hangs up cancels no settlement.
         let gate = Arc::clone(self);
         match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan).await }).await {
@@ -262,6 +323,36 @@ impl Gate {
                 Step::Done(Decision::Unavailable)
             }
         }
+    }
+
+    /// Whether a payment that nothing is known of would settle now, and how.
+    async fn plan(
+        &self,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+    ) -> Result<Box<dyn SettlementPlan>, Decision> {
+        if let Some(reason) = payment.stale {
+            return Err(refused(reason));
+        }
+        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
+            tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
+            return Err(Decision::Unavailable);
+        }
+        if !request.origin.is_up().await {
+            return Err(Decision::OriginDown);
+        }
+        crate::crash::point("post_verify");
+        let started = Instant::now();
+        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
+            Ok(plan) => plan,
+            Err(VerifyError::Invalid { reason }) => return Err(refused(reason)),
+            Err(VerifyError::Unavailable { detail }) => {
+                tracing::warn!(network = %payment.terms.network, %detail, "Could not simulate a settlement.");
+                return Err(Decision::Unavailable);
+            }
+        };
+        self.metrics.stage(Stage::Simulate, started.elapsed());
+        Ok(plan)
     }
 
     /// W1. Nothing leaves the process before this returns with a claim.
@@ -290,6 +381,37 @@ impl Gate {
                 tracing::error!(%error, "A claim may or may not have been written.");
                 Step::Done(Decision::Unavailable)
             }
+        }
+    }
+
+    /// The claim of a payment that is settled after its request. Durable before anything reaches the origin.
+    async fn claim_forwarded(self: &Arc<Self>, claim: NewPayment, plan: Box<dyn SettlementPlan>) -> Step {
+        let started = Instant::now();
+        let network = claim.network.clone();
+        let (gate, attempts_max) = (Arc::clone(self), self.rules.deliveries_max);
+        // The claim may be written though the request is gone by then: who takes the answer lets it go.
+        let (sender, receiver) = oneshot::channel();
+        self.deliveries.runtime.spawn(async move {
+            let outcome = gate.ledger().claim_forwarded(claim, attempts_max).await;
+            if let Err(Ok(ForwardOutcome::Claimed(record))) = sender.send(outcome) {
+                release(gate, record.record, true, None).await;
+            }
+        });
+        let outcome = receiver.await;
+        self.metrics.stage(Stage::Claim, started.elapsed());
+        match outcome {
+            Ok(Ok(ForwardOutcome::Claimed(record))) => {
+                self.metrics.payment(network.as_str(), record.state.as_str());
+                crate::crash::point("post_claim_pre_forward");
+                Step::Forward(Box::new(record), plan)
+            }
+            Ok(Ok(ForwardOutcome::Exists(_))) => Step::LookAgain,
+            Ok(Err(LedgerError::AttemptsSpent)) => Step::Done(refused(Reason::AttemptsSpent)),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "A claim was not written; nothing was forwarded.");
+                Step::Done(Decision::Unavailable)
+            }
+            Err(_died) => Step::Done(Decision::Unavailable),
         }
     }
 
@@ -357,11 +479,37 @@ impl Gate {
             valid_until: facts.valid_until,
             signer: plan.signer().cloned(),
             claimed_at: self.now(),
+            identifier: payment.identifier.clone(),
         })
     }
 }
 
-fn deliver(record: PaymentRecord, version: Version, mut delivery: Delivery, flight: &mut Option<Flight>) -> Decision {
+fn presentation(payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Presentation {
+    Presentation {
+        payload_digest: payment.facts().digest,
+        fingerprint: request.fingerprint,
+        quote: payment.quote,
+        client: request.client,
+    }
+}
+
+/// What a payment gets that is neither new nor waiting for anything.
+fn ended(standing: Standing, record: Option<&PaymentRecord>, version: Version) -> Decision {
+    match (standing, record) {
+        (Standing::Failed, Some(record)) => failed(record, version),
+        (Standing::Owed, Some(record)) => Decision::Owed(Box::new(success_response(record, version))),
+        (Standing::Served, _) => refused(Reason::PaymentAlreadyUsed),
+        (Standing::Bound, _) => Decision::BoundToOtherRequest,
+        (_, _) => Decision::InProgress,
+    }
+}
+
+pub(super) fn deliver(
+    record: PaymentRecord,
+    version: Version,
+    mut delivery: Delivery,
+    flight: &mut Option<Flight>,
+) -> Decision {
     if let Some(flight) = flight.take() {
         delivery.hold(flight);
     }
@@ -382,15 +530,22 @@ fn unfinished_response(
         transaction: transaction.to_owned(),
         network: SettlementResponse::network_for(version, &record.claim.network),
         amount: None,
+        vitwit: None,
     }
+    .told_to(version)
 }
 
-fn pending(record: &PaymentRecord, version: Version) -> Decision {
+pub(super) fn pending(record: &PaymentRecord, version: Version) -> Decision {
     let transaction = record.attempts.last().map_or("", |attempt| attempt.signed.transaction.as_str());
     Decision::Pending(Box::new(unfinished_response(record, version, Reason::SettlementPending, transaction)))
 }
 
-fn failed(record: &PaymentRecord, version: Version) -> Decision {
+/// A payment that nothing was signed for, though its request was forwarded.
+pub(super) fn refused_unsettled(record: &PaymentRecord, version: Version, reason: Reason) -> Decision {
+    Decision::Refused { reason, outcome: Some(Box::new(unfinished_response(record, version, reason, ""))) }
+}
+
+pub(super) fn failed(record: &PaymentRecord, version: Version) -> Decision {
     let reason =
         record.failure.as_deref().and_then(|reason| reason.parse().ok()).unwrap_or(Reason::UnexpectedSettleError);
     let transaction = record.failed_transaction.as_deref().unwrap_or("");

@@ -2,13 +2,16 @@
 //!
 //! Knows neither HTTP nor any chain, so that it is tested without sockets.
 
+mod clearing;
 mod decision;
 mod delivery;
 mod flight;
 mod gate;
+mod held;
 mod priced;
 mod receipt;
 mod recover;
+mod reorgs;
 pub mod scheme;
 mod settlements;
 mod standing;
@@ -16,8 +19,10 @@ mod standing;
 pub(crate) mod tests;
 mod verify;
 
+pub use clearing::{Clearing, Outcome, Payable, Verdict};
 pub use decision::Decision;
 pub use gate::{Gate, GateRules, OriginProbe, PaidRequest, PaymentHeaders};
+pub use held::HeldPayment;
 pub use priced::{Market, PricedOffer, PricedRoute};
-pub use receipt::Receipt;
+pub use receipt::{Receipt, Sale};
 pub use verify::VerifiedPayment;

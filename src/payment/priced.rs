@@ -6,7 +6,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 
 use crate::protocol::{Challenge, ChallengeError, ChallengeTemplate, Offer, QuoteKey, QuoteNonce, ResourceInfo};
-use crate::types::{UnixMillis, WaitFor};
+use crate::types::{IdentifierRule, UnixMillis, WaitFor};
 
 use super::scheme::{Availability, Scheme, VerifyError};
 
@@ -52,25 +52,42 @@ pub struct PricedRoute {
     name: String,
     offers: Vec<PricedOffer>,
     resource: ResourceInfo,
+    /// Whether the terms are also shown in the vitwit dialect.
+    with_vitwit: bool,
     /// Rendered terms by which networks are open, one bit an offer.
     templates: DashMap<u64, Arc<ChallengeTemplate>>,
 }
 
 impl PricedRoute {
-    /// A route and its offers, at most 64.
+    /// A route and its offers, at most 64; `with_vitwit` shows the terms also in the vitwit dialect.
     ///
     /// # Errors
     /// When the terms outgrow their header.
-    pub fn new(name: String, offers: Vec<PricedOffer>, resource: ResourceInfo) -> Result<Self, ChallengeError> {
+    pub fn new(
+        name: String,
+        offers: Vec<PricedOffer>,
+        resource: ResourceInfo,
+        with_vitwit: bool,
+    ) -> Result<Self, ChallengeError> {
         let all: Vec<Offer> = offers.iter().map(|priced| priced.offer.clone()).collect();
-        ChallengeTemplate::new(&all, &resource)?;
-        Ok(Self { name, offers, resource, templates: DashMap::new() })
+        ChallengeTemplate::new(&all, &resource, with_vitwit)?;
+        // Which offer is the first depends on which networks are open.
+        for offer in all.iter().filter(|_offer| with_vitwit) {
+            ChallengeTemplate::new(std::slice::from_ref(offer), &resource, with_vitwit)?;
+        }
+        Ok(Self { name, offers, resource, with_vitwit, templates: DashMap::new() })
     }
 
     /// The route's key in the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether purchases may or must be named.
+    #[must_use]
+    pub fn identifier_rule(&self) -> IdentifierRule {
+        self.resource.identifier
     }
 
     /// The offers, in the order shown.
@@ -102,7 +119,12 @@ impl PricedRoute {
 
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
-            if priced.market.scheme.availability() == Availability::Ready { open | 1 << index } else { open }
+            let terms = &priced.offer.terms;
+            if priced.market.scheme.availability_of(&terms.asset) == Availability::Ready {
+                open | 1 << index
+            } else {
+                open
+            }
         })
     }
 
@@ -116,7 +138,7 @@ impl PricedRoute {
             .map(|(_, priced)| priced.offer.clone())
             .collect();
         // A part of terms that fit also fits.
-        let template = Arc::new(ChallengeTemplate::new(&offers, &self.resource).ok()?);
+        let template = Arc::new(ChallengeTemplate::new(&offers, &self.resource, self.with_vitwit).ok()?);
         self.templates.insert(open, Arc::clone(&template));
         Some(template)
     }

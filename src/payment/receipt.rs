@@ -7,6 +7,15 @@ use crate::protocol::{SettlementResponse, Version};
 
 use super::delivery::Delivery;
 
+/// What an origin is told of the payment that a request came with.
+#[derive(Debug, Clone, Copy)]
+pub struct Sale<'a> {
+    /// The ledger's row.
+    pub record: &'a PaymentRecord,
+    /// The transaction that moved the money; none where it moves only after the origin has answered.
+    pub transaction: Option<&'a str>,
+}
+
 /// Proof that a request is paid for. Only the money path makes one, and forwarding a priced request takes one, so that
 /// unpaid forwarding doesn't compile.
 pub struct Receipt {
@@ -32,6 +41,12 @@ impl Receipt {
         self.record.settlement.as_ref().map_or("", |settlement| settlement.transaction.as_str())
     }
 
+    /// For the origin.
+    #[must_use]
+    pub fn sale(&self) -> Sale<'_> {
+        Sale { record: &self.record, transaction: Some(self.transaction()) }
+    }
+
     /// The outcome for the client, in its own version.
     #[must_use]
     pub fn response(&self) -> SettlementResponse {
@@ -51,7 +66,16 @@ impl Receipt {
 
     /// A complete answer below 500 reached the client (W3). Dropping a receipt instead says that it did not.
     pub fn served(self) {
-        self.delivery.served();
+        let _writes_on = self.delivery.served();
+    }
+
+    /// As [`Self::served`], and waits until that is written: whoever tells of it afterwards tells it once. False when the
+    /// books did not take it.
+    pub(super) async fn served_for_good(self) -> bool {
+        match self.delivery.served() {
+            Some(written) => written.await.unwrap_or(false),
+            None => false,
+        }
     }
 }
 
@@ -70,5 +94,7 @@ pub(super) fn success_response(record: &PaymentRecord, version: Version) -> Sett
         transaction: record.settlement.as_ref().map(|settlement| settlement.transaction.clone()).unwrap_or_default(),
         network: SettlementResponse::network_for(version, &record.claim.network),
         amount: Some(record.claim.amount.to_string()),
+        vitwit: None,
     }
+    .told_to(version)
 }

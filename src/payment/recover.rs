@@ -8,6 +8,7 @@ use crate::types::UnixMillis;
 
 use super::gate::Gate;
 use super::priced::Market;
+use super::reorgs::Vigil;
 use super::scheme::VerifyError;
 
 /// How often leftovers are looked for.
@@ -27,7 +28,7 @@ const UNANSWERED_MAX: usize = 3;
 const WATCHED_BEYOND_END: Duration = Duration::from_secs(20 * 60);
 
 #[derive(Debug, thiserror::Error)]
-enum RecoverError {
+pub(super) enum RecoverError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -53,7 +54,10 @@ impl Gate {
         for market in self.markets().values() {
             let gate = Arc::clone(&self);
             let market = Arc::clone(market);
-            tokio::spawn(async move { gate.open_market(&market).await });
+            tokio::spawn(async move {
+                let vigil = gate.open_market(&market).await;
+                gate.watch_blocks(market, vigil).await;
+            });
         }
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -65,12 +69,13 @@ impl Gate {
     }
 
     /// Reconciles a network's unfinished payments with its chain before it takes new ones (contract §4).
-    async fn open_market(self: &Arc<Self>, market: &Market) {
+    async fn open_market(self: &Arc<Self>, market: &Market) -> Vigil {
         loop {
-            match self.try_open_market(market).await {
+            let mut vigil = Vigil::default();
+            match self.try_open_market(market, &mut vigil).await {
                 Ok(resumed) => {
                     tracing::info!(network = %market.scheme.network(), resumed, "Network is open.");
-                    return;
+                    return vigil;
                 }
                 Err(error) => {
                     tracing::warn!(network = %market.scheme.network(), %error, "Network can't be opened yet.");
@@ -80,7 +85,7 @@ impl Gate {
         }
     }
 
-    async fn try_open_market(self: &Arc<Self>, market: &Market) -> Result<usize, RecoverError> {
+    async fn try_open_market(self: &Arc<Self>, market: &Market, vigil: &mut Vigil) -> Result<usize, RecoverError> {
         let network = market.scheme.network();
         let mut next_nonces = Vec::new();
         for (signer, expected) in market.scheme.signer_nonces().await? {
@@ -92,6 +97,8 @@ impl Gate {
         for record in unfinished {
             self.settlements().start(record);
         }
+        // Before lost account nonces are filled: one may belong to a settlement that the chain took back.
+        self.check_blocks(market, vigil).await?;
         crate::crash::point("mid_recovery");
         market.scheme.open(&next_nonces);
         Ok(resumed)

@@ -6,7 +6,9 @@
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
-use crate::ledger::{AccountNonce, NewAttempt, PaymentId, PaymentRecord, Settlement};
+use crate::ledger::{
+    AccountNonce, LedgerError, NewAttempt, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement,
+};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -115,6 +117,41 @@ pub enum SettleOutcome {
     },
 }
 
+/// Where a chain writes down a further signed transaction of a payment that it is settling.
+#[async_trait]
+pub trait Attempts: Send + Sync {
+    /// Writes it down; only what was recorded may be sent.
+    ///
+    /// # Errors
+    /// When it is not known to be durable: then it must never leave the process.
+    async fn record(&self, record: &RecordId, attempt: NewAttempt) -> Result<(), AttemptError>;
+}
+
+/// A further attempt was not recorded, or may not have been.
+#[derive(Debug, thiserror::Error)]
+#[error("a further attempt was not recorded: {0}")]
+pub struct AttemptError(#[from] LedgerError);
+
+/// Whether a block is in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockStanding {
+    /// It is.
+    Held,
+    /// Another one is in its place.
+    Gone,
+    /// The node can't say.
+    Unknown,
+}
+
+/// What a chain says of blocks that settled payments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standings {
+    /// Up to this number nothing can be taken back.
+    pub final_number: u64,
+    /// One for each block that was asked for, in order.
+    pub blocks: Vec<BlockStanding>,
+}
+
 /// Whether a network may be offered now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Availability {
@@ -133,6 +170,11 @@ pub trait Scheme: Send + Sync {
     /// Whether payments may be taken now. Cheap: no network.
     fn availability(&self) -> Availability;
 
+    /// Whether payments in this asset may be taken now: one that fails its payers leaves the offers alone. Cheap: no network.
+    fn availability_of(&self, _asset: &AssetId) -> Availability {
+        self.availability()
+    }
+
     /// What this scheme adds to the `extra` of an offer in an asset: the EIP-712 domain (EVM), the fee payer (Solana).
     fn terms_extra(&self, asset: &AssetId) -> Map<String, Value>;
 
@@ -145,14 +187,24 @@ pub trait Scheme: Send + Sync {
 
     /// Drives a signed payment to its end: sends what has not been sent, again and again the same bytes, watches, and
     /// decides only on proof. Runs as long as it takes; the caller's patience is the caller's affair. May be called for
-    /// a record of an earlier run. It needs nothing but the record and the network.
-    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome;
+    /// a record of an earlier run. It needs nothing but the record and the network. Where other bytes must be signed, such as
+    /// the same transaction at a higher fee, they are given to `attempts` before they are sent.
+    async fn settle(&self, record: &PaymentRecord, attempts: &dyn Attempts) -> SettleOutcome;
 
     /// Looks whether a failed payment landed after all: its authorization is public until it expires (contract §3).
     ///
     /// # Errors
     /// When the chain can't be asked.
     async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError>;
+
+    /// Whether blocks in which payments were settled are still the chain's. Where a settlement is final as soon as it is recorded
+    /// there is nothing to ask, which is what this says by itself.
+    ///
+    /// # Errors
+    /// When the chain can't be asked.
+    async fn stand(&self, blocks: &[SettledBlock]) -> Result<Standings, VerifyError> {
+        Ok(Standings { final_number: u64::MAX, blocks: vec![BlockStanding::Held; blocks.len()] })
+    }
 
     /// Each gas payer and the account nonce the chain expects of it next; none where the gateway signs no transactions.
     ///

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::oneshot;
 
-use crate::ledger::{LedgerError, PaymentRecord, PaymentState, RecordId, Settlement};
+use crate::ledger::{LedgerError, NewAttempt, PaymentRecord, PaymentState, RecordId, Settlement};
 use crate::protocol::Reason;
 use crate::telemetry::Stage;
 use crate::types::Network;
 
 use super::delivery::{Deliveries, Delivery};
 use super::priced::Market;
-use super::scheme::{SettleOutcome, SettlementPlan};
+use super::scheme::{AttemptError, Attempts, SettleOutcome, SettlementPlan};
 
 /// How long to wait before a ledger write that failed is tried again, at most.
 const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -44,16 +45,42 @@ pub(super) struct Settlements {
     running: DashMap<RecordId, Arc<Running>>,
 }
 
+/// Further attempts go to the ledger.
+struct LedgerAttempts<'a>(&'a Deliveries);
+
+#[async_trait]
+impl Attempts for LedgerAttempts<'_> {
+    async fn record(&self, record: &RecordId, attempt: NewAttempt) -> Result<(), AttemptError> {
+        let recorded = self.0.ledger.record_attempt(record, attempt).await?;
+        let last = recorded.attempts.last();
+        tracing::warn!(payment = %recorded.record, network = %recorded.claim.network, number = last.map(|last| last.number),
+            transaction = last.map(|last| last.signed.transaction.as_str()), "Payment signed again.");
+        self.0.metrics.payment(recorded.claim.network.as_str(), "signed_again");
+        Ok(())
+    }
+}
+
 /// A settlement under way and the request that waits for it, if any.
 #[derive(Default)]
 struct Running {
     claimant: Mutex<Option<oneshot::Sender<Handover>>>,
+    /// Dropped with the rest when the settlement has ended.
+    onlookers: Mutex<Vec<oneshot::Sender<Handover>>>,
 }
 
 impl Running {
     fn wait(&self) -> oneshot::Receiver<Handover> {
         let (sender, receiver) = oneshot::channel();
         *self.claimant.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// A receiver that never gets anything and fails when the settlement has ended.
+    fn look_on(&self) -> oneshot::Receiver<Handover> {
+        let (sender, receiver) = oneshot::channel();
+        let mut onlookers = self.onlookers.lock().unwrap_or_else(PoisonError::into_inner);
+        onlookers.retain(|onlooker| !onlooker.is_closed());
+        onlookers.push(sender);
         receiver
     }
 
@@ -95,7 +122,10 @@ impl Settlements {
     /// Starts the settlement of a signed payment if it is not under way, and waits for its end. The receiver fails when it
     /// ended without anybody waiting: then the ledger knows how.
     pub fn join(self: &Arc<Self>, record: PaymentRecord) -> oneshot::Receiver<Handover> {
-        self.enlist(record, Origin::Read).wait()
+        // Its delivery is counted already, and for an answer that is gone: whoever waits is told to look, and is then counted.
+        let is_counted = record.deliveries > 0;
+        let running = self.enlist(record, Origin::Read);
+        if is_counted { running.look_on() } else { running.wait() }
     }
 
     /// As [`Self::join`], for a payment that was claimed just now under this plan.
@@ -105,6 +135,48 @@ impl Settlements {
         plan: Arc<dyn SettlementPlan>,
     ) -> oneshot::Receiver<Handover> {
         self.enlist(record, Origin::Claimed(plan)).wait()
+    }
+
+    /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
+    pub fn restore(self: &Arc<Self>, record: PaymentRecord) {
+        if let Entry::Vacant(entry) = self.running.entry(record.record.clone()) {
+            entry.insert(Arc::new(Running::default()));
+            self.deliveries.metrics.settlements_running(self.running.len());
+            self.deliveries.runtime.spawn(Arc::clone(self).run_again(record));
+        }
+    }
+
+    async fn run_again(self: Arc<Self>, record: PaymentRecord) {
+        let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
+        let Some(market) = self.markets.get(&record.claim.network) else { return };
+        tracing::error!(payment = %record.record, network = %record.claim.network, state = %record.state,
+            "The chain took a settlement's block back; it is settled again.");
+        self.deliveries.metrics.payment(record.claim.network.as_str(), "taken_back");
+        crate::crash::point("mid_reorg");
+        let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
+        let ledger = &self.deliveries.ledger;
+        // What is not written is found again by the next look at the chain's blocks.
+        match outcome {
+            SettleOutcome::Paid(settlement) => match ledger.record_settled_again(&record.record, settlement).await {
+                Ok(settled) => self.note("settled_again", &settled),
+                Err(error) => {
+                    tracing::error!(%error, payment = %record.record, "A settlement's new block was not recorded.");
+                }
+            },
+            SettleOutcome::Failed { reason, .. } => {
+                match ledger.record_reorged(&record.record, reason.as_str()).await {
+                    Ok(reorged) => {
+                        self.deliveries.metrics.payment(reorged.claim.network.as_str(), reorged.state.as_str());
+                        tracing::error!(payment = %reorged.record, network = %reorged.claim.network, %reason,
+                        amount = %reorged.claim.amount, deliveries = reorged.deliveries,
+                        "A payment was undone by its chain and won't move its money again.");
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, payment = %record.record, "A payment's undoing was not recorded.")
+                    }
+                }
+            }
+        }
     }
 
     fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin) -> Arc<Running> {
@@ -131,7 +203,7 @@ impl Settlements {
             return;
         };
         let started = Instant::now();
-        let outcome = market.scheme.settle(&record).await;
+        let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
         // Not before: between simulation and settlement the payer's balance would count for other payments too (threat C2).
         drop(plan);
         self.deliveries.metrics.stage(Stage::Settle, started.elapsed());

@@ -11,6 +11,18 @@ pub(super) struct Presentation {
     pub client: std::net::IpAddr,
 }
 
+impl Presentation {
+    /// A payment presented by whoever is known to hold it, for its own request.
+    pub fn by_its_holder(record: &PaymentRecord, client: std::net::IpAddr) -> Self {
+        let (quote, client) = match record.claim.holder {
+            Holder::Quote(quote) => (Some(quote), client),
+            Holder::Address(address) => (None, address),
+        };
+        let (payload_digest, fingerprint) = (record.claim.payload_digest, record.claim.fingerprint);
+        Self { payload_digest, fingerprint, quote, client }
+    }
+}
+
 /// Where the presented payment stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -40,7 +52,8 @@ impl Standing {
             PaymentState::Released => return Self::New,
             // Another authorization under the same key may still succeed: the failed one doesn't block it.
             PaymentState::Failed if !is_same_payment => return Self::New,
-            PaymentState::Failed => return Self::Failed,
+            // Undone by its chain, it moved nothing in the end.
+            PaymentState::Failed | PaymentState::Reorged => return Self::Failed,
             PaymentState::Served => return Self::Served,
             _ => {}
         }
@@ -50,7 +63,7 @@ impl Standing {
         }
         match record.state {
             PaymentState::Paid => Self::Redeliver,
-            PaymentState::Delivering => Self::InFlight,
+            PaymentState::Delivering | PaymentState::Forwarded => Self::InFlight,
             PaymentState::Owed => Self::Owed,
             _ => Self::Pending,
         }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::ledger::Digest;
 use crate::protocol::{
-    DecodeError, PaymentPayload, PaymentRequirements, QuoteVerdict, Reason, Version, decode_payment, quote_digest,
-    terms_digest,
+    DecodeError, Identifier, PaymentPayload, PaymentRequirements, QuoteVerdict, Reason, Version, decode_payment,
+    quote_digest, terms_digest,
 };
-use crate::types::WaitFor;
+use crate::types::{AccountId, IdentifierRule, WaitFor};
 
 use super::decision::Decision;
 use super::gate::{Gate, PaymentHeaders};
@@ -23,24 +23,32 @@ pub struct VerifiedPayment {
     pub(super) wait_for: WaitFor,
     /// The genuine quote it came with.
     pub(super) quote: Option<Digest>,
+    /// The payer's own name for the purchase, where the route takes one.
+    pub(super) identifier: Option<String>,
     /// Why it could not be taken today, if only the ledger vouches for it.
     pub(super) stale: Option<Reason>,
 }
 
 impl VerifiedPayment {
+    /// Who pays.
+    #[must_use]
+    pub fn payer(&self) -> &AccountId {
+        &self.facts().payer
+    }
+
     pub(super) fn facts(&self) -> &PaymentFacts {
         self.incoming.facts()
     }
 }
 
 /// Terms that the payment may have been made under.
-struct Candidate {
-    terms: PaymentRequirements,
-    market: Arc<Market>,
-    wait_for: WaitFor,
-    quote: Option<Digest>,
+pub(super) struct Candidate {
+    pub terms: PaymentRequirements,
+    pub market: Arc<Market>,
+    pub wait_for: WaitFor,
+    pub quote: Option<Digest>,
     /// Why these terms don't hold today.
-    stale: Option<Reason>,
+    pub stale: Option<Reason>,
 }
 
 impl Gate {
@@ -51,7 +59,19 @@ impl Gate {
     /// The decision, when it is already made: refused, contradictory or unavailable.
     pub async fn verify(&self, route: &PricedRoute, headers: &PaymentHeaders<'_>) -> Result<VerifiedPayment, Decision> {
         let payload = single_payload(headers)?;
+        let identifier = identifier(route.identifier_rule(), &payload.identifier)?;
         let candidates = self.candidates(route, &payload);
+        let mut verified = self.verify_under(&payload, candidates).await?;
+        verified.identifier = identifier;
+        Ok(verified)
+    }
+
+    /// The first of these terms under which the payment is good, or under which the ledger knows it.
+    pub(super) async fn verify_under(
+        &self,
+        payload: &PaymentPayload,
+        candidates: Vec<Candidate>,
+    ) -> Result<VerifiedPayment, Decision> {
         let mut refusal = Reason::NoMatchingRequirements;
         let mut stale = Vec::new();
         for candidate in candidates {
@@ -67,6 +87,7 @@ impl Gate {
                 market: candidate.market,
                 wait_for: candidate.wait_for,
                 quote: candidate.quote,
+                identifier: None,
                 stale: objection,
             };
             match objection {
@@ -190,6 +211,15 @@ fn single_payload(headers: &PaymentHeaders<'_>) -> Result<PaymentPayload, Decisi
         return Err(refused(Reason::UnsupportedScheme));
     }
     Ok(payload)
+}
+
+fn identifier(rule: IdentifierRule, given: &Identifier) -> Result<Option<String>, Decision> {
+    match (rule, given) {
+        (IdentifierRule::Off, _) | (IdentifierRule::Optional, Identifier::Absent) => Ok(None),
+        (IdentifierRule::Required, Identifier::Absent) => Err(Decision::Contradiction(Reason::IdentifierRequired)),
+        (_, Identifier::Malformed) => Err(Decision::Contradiction(Reason::IdentifierMalformed)),
+        (_, Identifier::Given(identifier)) => Ok(Some(identifier.clone())),
+    }
 }
 
 pub(super) fn refused(reason: Reason) -> Decision {

@@ -5,12 +5,17 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::header::escape_non_ascii;
+use super::identifier::extensions;
 use super::quote::{QuoteKey, QuoteNonce, terms_digest};
 use super::requirements::{PaymentRequirements, QUOTE_KEY};
-use crate::types::UnixMillis;
+use super::vitwit;
+use crate::types::{IdentifierRule, UnixMillis};
 
 /// Most bytes of a `PAYMENT-REQUIRED` header; Node clients cap all headers of an answer at 16 KiB.
 const HEADER_BYTES_MAX: usize = 8 * 1024;
+
+/// Most bytes of an `X-Payment-Requirements` header, which stands beside it.
+const VITWIT_BYTES_MAX: usize = 4 * 1024;
 
 /// Room left in the header for what differs per request: reason and resource URL.
 const VARIABLE_BYTES: usize = 1024;
@@ -24,6 +29,8 @@ pub struct ResourceInfo {
     pub mime_type: String,
     /// v1 `outputSchema`.
     pub output_schema: Option<Value>,
+    /// Whether purchases may or must be named.
+    pub identifier: IdentifierRule,
 }
 
 /// One offer of a route.
@@ -50,6 +57,9 @@ pub enum ChallengeError {
     /// Too many or too long offers.
     #[error("the terms take {0} bytes as a header, at most {HEADER_BYTES_MAX} are allowed")]
     TooLong(usize),
+    /// The same for the vitwit dialect's header.
+    #[error("the terms in the vitwit dialect take {0} bytes as a header, at most {VITWIT_BYTES_MAX} are allowed")]
+    VitwitTooLong(usize),
 }
 
 /// A rendered 402.
@@ -59,6 +69,8 @@ pub struct Challenge {
     pub header: String,
     /// The JSON body: v1 terms where a v1 client can read all of them, the v2 terms otherwise.
     pub body: String,
+    /// The value of `X-Payment-Requirements`, where the vitwit dialect is spoken: the first offer alone.
+    pub vitwit: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +87,7 @@ enum Part {
 pub struct ChallengeTemplate {
     header: Vec<Part>,
     body: Option<Vec<Part>>,
+    vitwit: Option<Vec<Part>>,
     digests: Vec<[u8; 32]>,
 }
 
@@ -84,22 +97,30 @@ const URL_MARK: char = '\u{2}';
 const QUOTE_MARK: char = '\u{3}';
 
 impl ChallengeTemplate {
-    /// Renders the terms of a route.
+    /// Renders the terms of a route; `with_vitwit` also in the vitwit dialect.
     ///
     /// # Errors
-    /// When the header would outgrow 8 KiB.
-    pub fn new(offers: &[Offer], resource: &ResourceInfo) -> Result<Self, ChallengeError> {
+    /// When a header would outgrow its bounds, 8 KiB or for the vitwit dialect 4.
+    pub fn new(offers: &[Offer], resource: &ResourceInfo, with_vitwit: bool) -> Result<Self, ChallengeError> {
         let header = split(&v2_terms(offers, resource), true);
         let v1: Vec<Value> = offers
             .iter()
             .filter(|offer| offer.terms.network.is_v1_safe())
-            .map(|offer| v1_entry(offer, resource))
+            .map(|offer| v1_entry(offer, resource, offer.terms.network.v1_name()))
             .collect();
         let body = (!v1.is_empty())
             .then(|| split(&json!({"x402Version": 1, "error": REASON_MARK.to_string(), "accepts": v1}), false));
-        let template = Self { header, body, digests: offers.iter().map(|offer| offer.digest).collect() };
-        let bytes = template.header_bytes();
-        if bytes > HEADER_BYTES_MAX { Err(ChallengeError::TooLong(bytes)) } else { Ok(template) }
+        let vitwit = offers.first().filter(|_offer| with_vitwit).map(|first| vitwit_terms(first, resource));
+        let template = Self { header, body, vitwit, digests: offers.iter().map(|offer| offer.digest).collect() };
+        let bytes = bytes_of(&template.header).div_ceil(3) * 4;
+        let vitwit_bytes = template.vitwit.as_deref().map_or(0, bytes_of);
+        if bytes > HEADER_BYTES_MAX {
+            Err(ChallengeError::TooLong(bytes))
+        } else if vitwit_bytes > VITWIT_BYTES_MAX {
+            Err(ChallengeError::VitwitTooLong(vitwit_bytes))
+        } else {
+            Ok(template)
+        }
     }
 
     /// Completes the 402 for one request. `reason` is plain text, `url` an absolute URL.
@@ -122,22 +143,20 @@ impl ChallengeTemplate {
         };
         let v2 = fill(&self.header);
         let header = STANDARD.encode(&v2);
-        Challenge { header, body: self.body.as_deref().map_or(v2, fill) }
+        let vitwit = self.vitwit.as_deref().map(fill);
+        Challenge { header, body: self.body.as_deref().map_or(v2, fill), vitwit }
     }
+}
 
-    fn header_bytes(&self) -> usize {
-        const QUOTE_BYTES: usize = 55;
-        let bytes: usize = self
-            .header
-            .iter()
-            .map(|part| match part {
-                Part::Static(piece) => piece.len(),
-                Part::Quote(_) => QUOTE_BYTES,
-                Part::Reason | Part::Url => VARIABLE_BYTES / 2,
-            })
-            .sum();
-        bytes.div_ceil(3) * 4
-    }
+/// How long rendered parts may become.
+fn bytes_of(parts: &[Part]) -> usize {
+    const QUOTE_BYTES: usize = 55;
+    let bytes = |part: &Part| match part {
+        Part::Static(piece) => piece.len(),
+        Part::Quote(_) => QUOTE_BYTES,
+        Part::Reason | Part::Url => VARIABLE_BYTES / 2,
+    };
+    parts.iter().map(bytes).sum()
 }
 
 fn v2_terms(offers: &[Offer], resource: &ResourceInfo) -> Value {
@@ -158,15 +177,16 @@ fn v2_terms(offers: &[Offer], resource: &ResourceInfo) -> Value {
             about.insert(key.to_owned(), text.as_str().into());
         }
     }
-    json!({"x402Version": 2, "error": REASON_MARK.to_string(), "resource": about, "accepts": accepts, "extensions": {}})
+    json!({"x402Version": 2, "error": REASON_MARK.to_string(), "resource": about, "accepts": accepts,
+        "extensions": extensions(resource.identifier)})
 }
 
 /// An entry of a v1 body: absent fields are left out, never null, or v1 JavaScript throws.
-fn v1_entry(offer: &Offer, resource: &ResourceInfo) -> Value {
+fn v1_entry(offer: &Offer, resource: &ResourceInfo, network: Option<&str>) -> Value {
     let terms = &offer.terms;
     let mut entry = json!({
         "scheme": terms.scheme,
-        "network": terms.network.v1_name().unwrap_or(terms.network.as_str()),
+        "network": network.unwrap_or(terms.network.as_str()),
         "maxAmountRequired": terms.amount,
         "resource": URL_MARK.to_string(),
         "description": resource.description,
@@ -184,6 +204,15 @@ fn v1_entry(offer: &Offer, resource: &ResourceInfo) -> Value {
         }
     }
     entry
+}
+
+/// One v1 entry that says its own version: the only place of v1's shape where any network is safe (protocol §1.3).
+fn vitwit_terms(offer: &Offer, resource: &ResourceInfo) -> Vec<Part> {
+    let mut entry = v1_entry(offer, resource, Some(vitwit::network_name(&offer.terms.network)));
+    if let Value::Object(entry) = &mut entry {
+        entry.insert("x402Version".to_owned(), 1.into());
+    }
+    split(&entry, false)
 }
 
 /// Cuts rendered JSON at its placeholders.
@@ -235,7 +264,7 @@ mod tests {
 
     fn rendered(offers: &[Offer], resource: &ResourceInfo) -> (Value, Value) {
         let key = QuoteKey::new(&[1; 32]).unwrap();
-        let template = ChallengeTemplate::new(offers, resource).unwrap();
+        let template = ChallengeTemplate::new(offers, resource, false).unwrap();
         let challenge = template.render(
             "it's \"due\" \u{1}é",
             "https://h/p?x=\"",
@@ -243,7 +272,7 @@ mod tests {
             QuoteNonce::random().unwrap(),
             UnixMillis::from_secs(100),
         );
-        assert!(challenge.body.is_ascii());
+        assert!(challenge.body.is_ascii() && challenge.vitwit.is_none());
         let header = STANDARD.decode(&challenge.header).unwrap();
         (serde_json::from_slice(&header).unwrap(), serde_json::from_str(&challenge.body).unwrap())
     }
@@ -287,7 +316,36 @@ mod tests {
     #[test]
     fn terms_that_outgrow_the_header_are_refused() {
         let resource = ResourceInfo { description: "x".repeat(7000), ..ResourceInfo::default() };
-        assert!(matches!(ChallengeTemplate::new(&[offer("eip155:1")], &resource), Err(ChallengeError::TooLong(_))));
+        assert!(matches!(
+            ChallengeTemplate::new(&[offer("eip155:1")], &resource, false),
+            Err(ChallengeError::TooLong(_))
+        ));
+    }
+
+    #[test]
+    fn the_vitwit_dialect_shows_the_first_offer_as_raw_ascii_json_that_says_its_version() {
+        let resource = ResourceInfo { description: "Köln \u{7f}\n".into(), ..ResourceInfo::default() };
+        let template = ChallengeTemplate::new(&[offer("cosmos:grand-1"), offer("eip155:1")], &resource, true).unwrap();
+        let key = QuoteKey::new(&[1; 32]).unwrap();
+        let nonce = QuoteNonce::random().unwrap();
+        let challenge = template.render("due", "https://h/ü", &key, nonce, UnixMillis::from_secs(100));
+        let text = challenge.vitwit.unwrap();
+        assert!(text.bytes().all(|byte| (0x20..0x7f).contains(&byte)), "{text}");
+        assert_eq!(
+            serde_json::from_str::<Value>(&text).unwrap(),
+            json!({"x402Version":1,"scheme":"exact","network":"grand-1","maxAmountRequired":"10000","resource":"https://h/ü",
+                "description":"Köln \u{7f}\n","mimeType":"","payTo":"0xB","maxTimeoutSeconds":60,"asset":"0xA",
+                "extra":{"name":"USDC","version":"2"}})
+        );
+    }
+
+    #[test]
+    fn vitwit_terms_that_outgrow_their_header_are_refused() {
+        let output_schema = Some(json!({ "output": "x".repeat(4000) }));
+        let resource = ResourceInfo { output_schema, ..ResourceInfo::default() };
+        assert!(ChallengeTemplate::new(&[offer("eip155:1")], &resource, false).is_ok());
+        let refused = ChallengeTemplate::new(&[offer("eip155:1")], &resource, true);
+        assert!(matches!(refused, Err(ChallengeError::VitwitTooLong(_))));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub mod names {
     pub const PAYMENT_REQUIRED: &str = "payment-required";
     /// The outcome, v2.
     pub const PAYMENT_RESPONSE: &str = "payment-response";
+    /// The terms, vitwit: raw JSON of one v1 requirement.
+    pub const X_PAYMENT_REQUIREMENTS: &str = "x-payment-requirements";
     /// The outcome, v1.
     pub const X_PAYMENT_RESPONSE: &str = "x-payment-response";
 }
@@ -95,8 +97,7 @@ pub fn decode_object(value: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     let json = if value.first() == Some(&b'{') {
         value
     } else {
-        let engine = if value.iter().any(|byte| matches!(byte, b'-' | b'_')) { &URL_SAFE } else { &STANDARD };
-        decoded = engine.decode(value).map_err(|_error| DecodeError::Encoding)?;
+        decoded = decode_base64(value).ok_or(DecodeError::Encoding)?;
         &decoded
     };
     let parsed = parse_strict(json).map_err(|error| DecodeError::Json(error.to_string()))?;
@@ -106,6 +107,13 @@ pub fn decode_object(value: &[u8]) -> Result<Map<String, Value>, DecodeError> {
     }
 }
 
+/// Reads base64 in either alphabet, padded or not.
+#[must_use]
+pub fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let engine = if text.iter().any(|byte| matches!(byte, b'-' | b'_')) { &URL_SAFE } else { &STANDARD };
+    engine.decode(text).ok()
+}
+
 /// Encodes a JSON value for a response header: standard alphabet, padded, and ASCII only, since v1 clients decode Latin-1.
 #[must_use]
 pub fn encode_json(value: &impl Serialize) -> String {
@@ -113,16 +121,17 @@ pub fn encode_json(value: &impl Serialize) -> String {
     base64::engine::general_purpose::STANDARD.encode(escape_non_ascii(&json).as_bytes())
 }
 
-/// JSON text with everything beyond ASCII as `\uXXXX`.
+/// JSON text with everything that can't stand in a header (beyond ASCII, and DEL) as `\uXXXX`.
 pub(super) fn escape_non_ascii(json: &str) -> std::borrow::Cow<'_, str> {
     use std::fmt::Write;
-    if json.is_ascii() {
+    let is_plain = |character: char| character.is_ascii() && character != '\u{7f}';
+    if json.chars().all(is_plain) {
         return json.into();
     }
     let mut escaped = String::with_capacity(json.len() * 2);
     let mut units = [0_u16; 2];
     for character in json.chars() {
-        if character.is_ascii() {
+        if is_plain(character) {
             escaped.push(character);
         } else {
             for unit in character.encode_utf16(&mut units) {
@@ -164,9 +173,9 @@ mod tests {
 
     #[test]
     fn response_headers_are_ascii() {
-        let encoded = encode_json(&serde_json::json!({"a": "é😀"}));
+        let encoded = encode_json(&serde_json::json!({"a": "é😀\u{7f}"}));
         let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap();
-        assert_eq!(String::from_utf8(decoded).unwrap(), r#"{"a":"\u00e9\ud83d\ude00"}"#);
+        assert_eq!(String::from_utf8(decoded).unwrap(), r#"{"a":"\u00e9\ud83d\ude00\u007f"}"#);
     }
 
     proptest::proptest! {

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::header::DecodeError;
+use super::identifier::Identifier;
 use super::requirements::{PaymentRequirements, QUOTE_KEY};
+use super::vitwit;
 use crate::types::{AtomicAmount, ChainKind, Network};
 
 /// The x402 version a payment is written in; answers are given in the same.
@@ -13,6 +15,8 @@ pub enum Version {
     V1,
     /// `PAYMENT-SIGNATURE`.
     V2,
+    /// The vitwit dialect: v1 with the scheme's payload as a base64 string.
+    Vitwit,
 }
 
 /// The offer that a v2 client says it accepted: a selector, never an authority, unless its quote proves that we made it.
@@ -47,7 +51,9 @@ pub struct PaymentPayload {
     pub accepted: Option<Accepted>,
     /// The sealed quote, if the client echoed one.
     pub quote: Option<String>,
-    /// The scheme's payload.
+    /// The client's own name for the purchase; v2 only.
+    pub identifier: Identifier,
+    /// The scheme's payload: an object, or for Cosmos the base64 of a transaction's bytes.
     pub payload: Value,
 }
 
@@ -66,26 +72,42 @@ impl PaymentPayload {
             _ => return Err(DecodeError::Field { field: "payload", expected: "an object" }),
         };
         match version {
-            Version::V1 => {
+            Version::V1 | Version::Vitwit => {
                 let scheme = text(&object, "scheme", "scheme")?.to_owned();
                 let network = network(&object, "network")?;
-                Ok(Self { version, scheme, network, accepted: None, quote: None, payload })
+                let version = if payload.is_string() { Version::Vitwit } else { Version::V1 };
+                let (payload, identifier) = (unwrapped(payload, &network)?, Identifier::Absent);
+                Ok(Self { version, scheme, network, accepted: None, quote: None, identifier, payload })
             }
             Version::V2 => {
                 let Some(Value::Object(accepted)) = object.remove("accepted") else {
                     return Err(DecodeError::Field { field: "accepted", expected: "the accepted offer, an object" });
                 };
-                let (accepted, quote) = Accepted::from_object(accepted)?;
+                let (accepted, quote) = Accepted::from_object(accepted, "amount")?;
                 let (scheme, network) = (accepted.scheme.clone(), accepted.network.clone());
-                Ok(Self { version, scheme, network, accepted: Some(accepted), quote, payload })
+                let payload = unwrapped(payload, &network)?;
+                let identifier = Identifier::of(object.get("extensions"));
+                Ok(Self { version, scheme, network, accepted: Some(accepted), quote, identifier, payload })
             }
         }
     }
 }
 
+/// The payload as schemes read it.
+fn unwrapped(payload: Value, network: &Network) -> Result<Value, DecodeError> {
+    match payload {
+        Value::String(text) => vitwit::unwrap(&text, network.kind()),
+        payload => Ok(payload),
+    }
+}
+
 impl Accepted {
-    fn from_object(mut object: Map<String, Value>) -> Result<(Self, Option<String>), DecodeError> {
-        let amount = match object.get("amount") {
+    /// Reads terms whose price stands under `amount_key`: `amount` in v2, `maxAmountRequired` in v1.
+    pub(super) fn from_object(
+        mut object: Map<String, Value>,
+        amount_key: &str,
+    ) -> Result<(Self, Option<String>), DecodeError> {
+        let amount = match object.get(amount_key) {
             Some(Value::String(amount)) => amount.parse().ok(),
             Some(Value::Number(amount)) => amount.as_u64().map(AtomicAmount::from),
             _ => None,
@@ -120,11 +142,16 @@ impl Accepted {
     /// (protocol §2.2). EVM addresses compare without case, others byte for byte (§7).
     #[must_use]
     pub fn matches(&self, offer: &PaymentRequirements) -> bool {
-        self.matches_but_for_price(offer)
+        self.matches_payee(offer)
             && self.amount == offer.amount
             && self.max_timeout_seconds == offer.max_timeout_seconds
-            && same_account(offer.network.kind(), &self.pay_to, offer.pay_to.as_str())
             && is_subset(&offer.extra, &self.extra)
+    }
+
+    /// Whether scheme, network, asset and payee are the offer's.
+    #[must_use]
+    pub fn matches_payee(&self, offer: &PaymentRequirements) -> bool {
+        self.matches_but_for_price(offer) && same_account(offer.network.kind(), &self.pay_to, offer.pay_to.as_str())
     }
 
     /// Whether scheme, network and asset are the offer's.
@@ -218,6 +245,25 @@ mod tests {
         ] {
             assert!(!accepted(|accepted| accepted[key] = value).matches(&offer()), "{key}");
         }
+    }
+
+    #[test]
+    fn a_payload_as_a_base64_string_is_read_as_the_object_in_it() {
+        use base64::Engine;
+        let inner = serde_json::json!({"signature":"0x12","authorization":{"from":"0x1"}});
+        let wrapped = base64::engine::general_purpose::STANDARD.encode(inner.to_string());
+        let mut header =
+            serde_json::json!({"x402Version":1,"scheme":"exact","network":"base-sepolia","payload":wrapped});
+        let payload = decode_payment(header.to_string().as_bytes(), Version::V1).unwrap();
+        assert_eq!((payload.version, &payload.payload), (Version::Vitwit, &inner));
+        header["payload"] = inner.clone();
+        assert_eq!(decode_payment(header.to_string().as_bytes(), Version::V1).unwrap().version, Version::V1);
+        let v2 =
+            serde_json::json!({"x402Version":2,"payload":wrapped,"accepted":serde_json::to_value(offer()).unwrap()});
+        let payload = decode_payment(v2.to_string().as_bytes(), Version::V2).unwrap();
+        assert_eq!((payload.version, payload.payload), (Version::V2, inner));
+        header["payload"] = "bm90IGpzb24".into();
+        assert!(decode_payment(header.to_string().as_bytes(), Version::V1).is_err());
     }
 
     #[test]

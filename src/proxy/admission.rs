@@ -15,8 +15,8 @@ use super::intake::{self, Malformed};
 use super::respond::Answer;
 use super::upstream::{PROBE_AGE_MAX, client_address};
 use super::{Proxy, cors};
-use crate::config::{PaidRoute, RouteAction};
-use crate::payment::{Decision, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
+use crate::config::{PaidRoute, RouteAction, SettleMode};
+use crate::payment::{Decision, HeldPayment, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
 use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize};
 use crate::telemetry::Stage;
@@ -39,6 +39,14 @@ impl From<Malformed> for Stop {
     fn from(malformed: Malformed) -> Self {
         Answer::malformed(malformed).into()
     }
+}
+
+/// What a payment gave the right to.
+enum Taken {
+    /// It is paid: forward.
+    Paid(Box<Receipt>),
+    /// It is claimed: forward, and hold the answer.
+    Held(Box<HeldPayment>),
 }
 
 /// A request to a priced route, free of the session's buffers.
@@ -98,10 +106,18 @@ impl Proxy {
                 let (host, target) = (host.map(str::to_owned), target.into_owned());
                 let presented = Presented { route, paid, priced, host, target, v2, v1 };
                 // Boxed, so that free requests don't carry its state around.
-                let receipt = Box::pin(self.take_payment(session, context, &presented)).await?;
-                context.payment = Some(receipt.record().record.to_string());
-                context.receipt = Some(receipt);
-                context.outcome = Outcome::Undelivered;
+                match Box::pin(self.take_payment(session, context, &presented)).await? {
+                    Taken::Paid(receipt) => {
+                        context.payment = Some(receipt.record().record.to_string());
+                        context.receipt = Some(receipt);
+                        context.outcome = Outcome::Undelivered;
+                    }
+                    Taken::Held(held) => {
+                        context.payment = held.record().map(|record| record.record.to_string());
+                        context.held = Some(held);
+                        context.outcome = Outcome::Released;
+                    }
+                }
                 return forward_canonical(session, &presented.target);
             }
             // Price and configuration disagree: closed, whatever the reason.
@@ -143,7 +159,7 @@ impl Proxy {
         session: &mut Session,
         context: &mut Context,
         presented: &Presented<'_>,
-    ) -> Result<Box<Receipt>, Stop> {
+    ) -> Result<Taken, Stop> {
         let upstream = context.upstream.clone().ok_or_else(Answer::internal)?;
         let client = client_address(session.client_addr()).ok_or_else(Answer::internal)?;
         if !upstream.is_up(PROBE_AGE_MAX).await {
@@ -178,34 +194,55 @@ impl Proxy {
         }
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
         let route = presented.priced.name();
-        let request = PaidRequest { fingerprint, redeliverable, client, route, summary, origin: upstream.as_ref() };
+        let settles_after = presented.paid.settle == SettleMode::After;
+        let origin = upstream.as_ref();
+        let request = PaidRequest { fingerprint, redeliverable, settles_after, client, route, summary, origin };
         let decision = self.gate.admit(payment, request).await;
-        let Decision::Deliver(receipt) = decision else {
-            return Err(self.decided(session, presented, decision).into());
+        let taken = match decision {
+            Decision::Deliver(receipt) => Taken::Paid(receipt),
+            Decision::Forward(held) => Taken::Held(held),
+            decision => return Err(self.decided(session, presented, decision).into()),
         };
         if is_gone(session) {
-            // Dropping the receipt leaves the delivery uncounted: nothing has reached the origin.
+            // Dropping what was taken leaves the delivery uncounted: nothing has reached the origin.
             return Err(Stop::ClientGone);
         }
-        Ok(receipt)
+        Ok(taken)
     }
 
     fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {
+        let (path, query) = (presented.target.path().as_str(), presented.target.query());
+        let (route, priced, host) = (&presented.route, &presented.priced, presented.host.as_deref());
+        let headers = &session.req_header().headers;
+        self.decide(&Asked { route, priced, host, path, query, headers }, decision)
+    }
+
+    /// What a decision says to whoever asked.
+    fn decide(&self, asked: &Asked<'_>, decision: Decision) -> Answer {
         if let Decision::Refused { reason, .. } | Decision::Contradiction(reason) = &decision {
-            tracing::debug!(route = %presented.route.name(), %reason, "Refused a payment.");
+            tracing::debug!(route = %asked.route.name(), %reason, "Refused a payment.");
             self.metrics.refusal(reason.as_str());
         }
-        Answer::decision(decision, |reason| {
-            let asked = Asked {
-                route: &presented.route,
-                priced: &presented.priced,
-                host: presented.host.as_deref(),
-                path: presented.target.path().as_str(),
-                query: presented.target.query(),
-                headers: &session.req_header().headers,
-            };
-            self.terms(&asked, reason, false)
-        })
+        Answer::decision(decision, |reason| self.terms(asked, reason, false))
+    }
+
+    /// Moves the money for an answer that the origin has given (`settle = "after"`), or says what the client gets instead.
+    pub(super) async fn settle_held(
+        &self,
+        session: &mut Session,
+        route: &Arc<Route>,
+        held: HeldPayment,
+    ) -> Result<Box<Receipt>, Answer> {
+        let decision = match held.settle().await {
+            Decision::Deliver(receipt) => return Ok(receipt),
+            decision => decision,
+        };
+        let priced = self.site(route).and_then(|site| site.priced.clone()).ok_or_else(Answer::internal)?;
+        let head = session.req_header();
+        let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+        let target = canonicalize(head.raw_path()).map_err(|_error| Answer::internal())?;
+        let (path, query, headers) = (target.path().as_str(), target.query(), &head.headers);
+        Err(self.decide(&Asked { route, priced: &priced, host, path, query, headers }, decision))
     }
 }
 
@@ -230,7 +267,7 @@ fn unread(error: BodyError) -> Stop {
 }
 
 /// Whether the client hung up. A payment settled now, or a delivery made, would be spent on nobody.
-fn is_gone(session: &mut Session) -> bool {
+pub(super) fn is_gone(session: &mut Session) -> bool {
     let downstream = session.as_mut();
     downstream.is_body_done() && matches!(downstream.read_body_or_idle(true).now_or_never(), Some(Err(_)))
 }

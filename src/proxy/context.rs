@@ -6,8 +6,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderValue;
 
+use super::respond::Answer;
 use super::upstream::Upstream;
-use crate::payment::Receipt;
+use crate::payment::{HeldPayment, Receipt};
 use crate::route::Route;
 
 /// What became of a request; the `outcome` label of the request metric and of the access log.
@@ -40,6 +41,8 @@ pub(super) enum Outcome {
     Paid,
     /// Paid for; the answer was not delivered.
     Undelivered,
+    /// The origin refused a request whose payment was to be settled after it: nothing was charged.
+    Released,
     /// A free request that the origin did not answer.
     OriginError,
     /// The client went away.
@@ -67,6 +70,7 @@ impl Outcome {
             Self::OriginDown => "origin_unavailable",
             Self::Paid => "paid",
             Self::Undelivered => "undelivered",
+            Self::Released => "released",
             Self::OriginError => "origin_error",
             Self::ClientGone => "client_gone",
             Self::InternalError => "internal_error",
@@ -83,6 +87,10 @@ pub struct Context {
     /// Proof of payment. Without it nothing on a priced route is forwarded.
     /// Boxed: pingora moves a context several times a request, and most are of requests that pay nothing.
     pub(super) receipt: Option<Box<Receipt>>,
+    /// A claimed payment whose answer is held until its money has moved.
+    pub(super) held: Option<Box<HeldPayment>>,
+    /// What the client gets instead of the origin's answer.
+    pub(super) refusal: Option<Box<Answer>>,
     /// The ledger row's id, for the log; outlives the receipt.
     pub(super) payment: Option<String>,
     /// `Origin`, if a browser asked on a priced route: its page may read the terms and the outcome.
@@ -103,6 +111,8 @@ impl Context {
             route: None,
             upstream: None,
             receipt: None,
+            held: None,
+            refusal: None,
             payment: None,
             cors_origin: None,
             held_body: None,

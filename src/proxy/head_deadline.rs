@@ -68,7 +68,7 @@ pub async fn watched(heads: Arc<HeadDeadline>, limit_min: Duration, serving: imp
 }
 
 /// The head is complete: from here on other limits hold.
-pub(super) fn head_is_read() {
+pub fn head_is_read() {
     // Outside of `watched`, as in tests of single phases, nobody waits for it.
     let _unbounded = CONNECTION.try_with(|heads| heads.due_millis.store(NEVER, Ordering::Relaxed));
 }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use crate::config::UpstreamConfig;
-use crate::payment::Receipt;
+use crate::payment::{Receipt, Sale};
 use crate::protocol::{encode_json, names};
 
 /// Every name that starts so is the gateway's, in both directions.
@@ -85,9 +85,9 @@ pub(super) fn prepare_request(
     head: &mut RequestHeader,
     upstream: &UpstreamConfig,
     hop: &Hop<'_>,
-    receipt: Option<&Receipt>,
+    sale: Option<Sale<'_>>,
 ) -> pingora::Result<()> {
-    strip(head, receipt.is_some());
+    strip(head, sale.is_some());
     if let Some(client) = hop.client {
         head.insert_header("X-Forwarded-For", address_value(client)?)?;
     }
@@ -107,11 +107,12 @@ pub(super) fn prepare_request(
         value.set_sensitive(true);
         head.insert_header(name.clone(), value)?;
     }
-    if let Some(receipt) = receipt {
-        let record = receipt.record();
+    if let Some(Sale { record, transaction }) = sale {
         head.insert_header("X-Payment-Payer", record.claim.payer.as_str())?;
         head.insert_header("X-Payment-Network", record.claim.network.as_str())?;
-        head.insert_header("X-Payment-Transaction", receipt.transaction())?;
+        if let Some(transaction) = transaction {
+            head.insert_header("X-Payment-Transaction", transaction)?;
+        }
         head.insert_header("X-Payment-Amount", record.claim.amount.to_string())?;
         head.insert_header("X-Payment-Asset", record.claim.asset.as_str())?;
         head.insert_header("Idempotency-Key", record.record.0.as_str())?;

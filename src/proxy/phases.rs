@@ -11,13 +11,14 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 
-use super::admission::Stop;
+use super::admission::{Stop, is_gone};
 use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
 use super::upstream::client_address;
 use super::{Proxy, body, cors, head_deadline};
 use crate::config::RouteAction;
+use crate::payment::{HeldPayment, Receipt};
 use crate::telemetry::Stage;
 
 /// How long a client may leave a write waiting.
@@ -73,11 +74,11 @@ impl ProxyHttp for Proxy {
         context.connects += 1;
         // The last line of defence for promise 1: a priced route without a receipt goes nowhere.
         let is_free = context.route.as_ref().is_some_and(|route| matches!(route.config().action, RouteAction::Free));
-        if !is_free && context.receipt.is_none() {
+        if !is_free && context.receipt.is_none() && context.held.is_none() {
             return Err(Error::explain(ErrorType::InternalError, "no receipt for a priced route"));
         }
         let upstream = context.upstream.clone().ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
-        let peer = upstream.peer(context.receipt.is_some()).await;
+        let peer = upstream.peer(context.payment.is_some()).await;
         peer.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))
     }
 
@@ -108,10 +109,15 @@ impl ProxyHttp for Proxy {
         let client = client_address(session.client_addr());
         let host = session.req_header().headers.get(header::HOST);
         let hop = Hop { client, host, scheme: self.scheme };
-        headers::prepare_request(head, upstream.config(), &hop, context.receipt.as_deref())?;
+        let sale = context.receipt.as_deref().map(Receipt::sale);
+        let sale = sale.or_else(|| context.held.as_deref().and_then(HeldPayment::sale));
+        headers::prepare_request(head, upstream.config(), &hop, sale)?;
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
             context.forwarded = Some(Instant::now());
+        }
+        if let Some(held) = &mut context.held {
+            held.forwarding();
         }
         Ok(())
     }
@@ -137,7 +143,7 @@ impl ProxyHttp for Proxy {
         is_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
-        let may_repeat = context.receipt.is_none()
+        let may_repeat = context.payment.is_none()
             && context.held_body.is_none()
             && session.req_header().method.is_idempotent()
             && !session.as_ref().retry_buffer_truncated();
@@ -149,9 +155,10 @@ impl ProxyHttp for Proxy {
         error
     }
 
+    /// Runs before anything of the answer is written, so this is where the answer waits for the money (`settle = "after"`).
     async fn response_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         head: &mut ResponseHeader,
         context: &mut Context,
     ) -> Result<()> {
@@ -164,6 +171,9 @@ impl ProxyHttp for Proxy {
         if head.status.is_informational() {
             return Ok(());
         }
+        if let Some(held) = context.held.take() {
+            self.release_or_settle(session, head.status, held, context).await?;
+        }
         if let Some(receipt) = &context.receipt {
             headers::mark_paid(head, receipt)?;
         }
@@ -174,6 +184,11 @@ impl ProxyHttp for Proxy {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+        if let Some(answer) = context.refusal.take() {
+            return self.refuse(session, *answer, context).await;
+        }
+        // Dropped, the payment is let go: the client has paid nothing.
+        drop(context.held.take());
         let paid = context.receipt.as_ref().map(|receipt| (receipt.response(), receipt.is_good_for_another()));
         let is_begun = session.response_written().is_some_and(|head| !head.status.is_informational());
         let answer = Answer::failure(error, paid.as_ref().map(|(outcome, is_good)| (outcome, *is_good)))
@@ -181,6 +196,7 @@ impl ProxyHttp for Proxy {
         let status = answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         context.outcome = match (&answer, paid.is_some()) {
             (_, true) => Outcome::Undelivered,
+            (_, false) if payment_is_held(context) => Outcome::Released,
             (Some(answer), false) => answer.outcome,
             (None, false) if *error.esource() == pingora::ErrorSource::Downstream => Outcome::ClientGone,
             (None, false) => Outcome::OriginError,
@@ -246,6 +262,56 @@ impl ProxyHttp for Proxy {
     fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
         true
     }
+}
+
+impl Proxy {
+    /// What the origin's status means for a payment that waits for it: refused, it is let go; answered, it is settled.
+    async fn release_or_settle(
+        &self,
+        session: &mut Session,
+        status: StatusCode,
+        held: Box<HeldPayment>,
+        context: &mut Context,
+    ) -> Result<()> {
+        if status.is_client_error() || status.is_server_error() {
+            drop(held);
+            return Ok(());
+        }
+        let Some(route) = context.route.clone() else { return Err(Error::new_in(ErrorType::InternalError)) };
+        if is_gone(session) {
+            drop(held);
+            return Err(Error::new_down(ErrorType::ConnectionClosed));
+        }
+        match Box::pin(self.settle_held(session, &route, *held)).await {
+            Ok(receipt) => {
+                context.outcome = Outcome::Undelivered;
+                context.forwarded = Some(Instant::now());
+                context.receipt = Some(receipt);
+                Ok(())
+            }
+            Err(answer) => {
+                let status = answer.status.as_u16();
+                context.refusal = Some(Box::new(answer));
+                Err(Error::explain(ErrorType::HTTPStatus(status), "the payment was not settled after its request"))
+            }
+        }
+    }
+
+    /// Sends what a client gets whose payment was not settled; the origin's answer is dropped.
+    async fn refuse(&self, session: &mut Session, answer: Answer, context: &mut Context) -> FailToProxy {
+        let error_code = answer.status.as_u16();
+        context.outcome = answer.outcome;
+        session.set_keepalive(None);
+        if let Err(error) = respond::send(session, answer, context.cors_origin.as_ref()).await {
+            tracing::debug!(%error, "A client was gone before its answer.");
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+}
+
+/// Whether the request went to the origin before it was settled, and was not settled.
+fn payment_is_held(context: &Context) -> bool {
+    context.outcome == Outcome::Released
 }
 
 /// A bounded label: the route's key, or a dash for what no route took.

@@ -112,6 +112,9 @@ impl Answer {
             answer.headers = super::page::headers();
             answer.body = Bytes::from(page);
         }
+        if let Some(terms) = &challenge.vitwit {
+            answer = answer.with(HeaderName::from_static(names::X_PAYMENT_REQUIREMENTS), terms);
+        }
         answer.with(HeaderName::from_static(names::PAYMENT_REQUIRED), &challenge.header)
     }
 
@@ -157,7 +160,7 @@ impl Answer {
             Decision::OriginDown => Self::origin_down(),
             Decision::Unavailable => Self::unavailable(),
             // The caller keeps deliveries to itself; one that gets here is dropped, and with it recorded as undelivered.
-            Decision::Deliver(_) => Self::internal(),
+            Decision::Deliver(_) | Decision::Forward(_) => Self::internal(),
         }
     }
 
@@ -278,11 +281,15 @@ mod tests {
             transaction: "0xabc".into(),
             network: "eip155:1".into(),
             amount: None,
+            vitwit: None,
         })
     }
 
     fn terms(reason: &str) -> Answer {
-        Answer::challenge(Challenge { header: "dGVybXM=".into(), body: json!({ "error": reason }).to_string() }, None)
+        Answer::challenge(
+            Challenge { header: "dGVybXM=".into(), body: json!({ "error": reason }).to_string(), vitwit: None },
+            None,
+        )
     }
 
     fn has(answer: &Answer, name: &'static str) -> bool {

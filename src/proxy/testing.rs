@@ -60,6 +60,8 @@ pub(crate) fn paid_route() -> PaidRoute {
         max_timeout: Duration::from_secs(60),
         settle: SettleMode::Before,
         redeliver: Redeliver::Always,
+        vitwit: false,
+        payment_identifier: crate::types::IdentifierRule::Off,
     }
 }
 
@@ -94,6 +96,7 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
             drain_timeout: Duration::from_secs(3),
         },
         admin: AdminConfig { listen: any_port, token: None },
+        facilitator: None,
         ledger: LedgerConfig { url: LedgerUrl::Sqlite("unused".into()), retention: Duration::from_secs(60) },
         log: LogConfig { level: "info".into(), format: LogFormat::Text },
         upstreams: vec![upstream],
@@ -148,10 +151,12 @@ impl TestGate {
     /// The proxy's parts for a configuration.
     pub(crate) fn parts(&self, config: &Config) -> Parts {
         let priced = config.routes.iter().map(|route| match &route.action {
-            RouteAction::Paid(_) => {
+            RouteAction::Paid(paid) => {
                 let offer = Offer::new(&route.key, serde_json::from_value(terms()).unwrap());
                 let offer = PricedOffer { offer, market: self.market.clone(), wait_for: WaitFor::Confirmed };
-                Some(Arc::new(PricedRoute::new(route.key.clone(), vec![offer], ResourceInfo::default()).unwrap()))
+                Some(Arc::new(
+                    PricedRoute::new(route.key.clone(), vec![offer], ResourceInfo::default(), paid.vitwit).unwrap(),
+                ))
             }
             _ => None,
         });

@@ -26,6 +26,8 @@ pub(super) fn route(key: &str, action: &str, line: u32) -> RouteConfig {
             max_timeout: Duration::from_secs(60),
             settle: SettleMode::Before,
             redeliver: Redeliver::Always,
+            vitwit: false,
+            payment_identifier: crate::types::IdentifierRule::Off,
         }),
     };
     RouteConfig {

@@ -17,5 +17,5 @@ pub use cosmos_address::{CosmosAddressError, canonical_cosmos_address, is_bech32
 pub use evm_address::{EvmAddressError, canonical_evm_address};
 pub use known::{KNOWN_NETWORKS, KnownNetwork};
 pub use money::{AmountError, AtomicAmount, DecimalAmount, Price, PriceError};
-pub use network::{ChainKind, Network, NetworkError, WaitFor};
+pub use network::{ChainKind, IdentifierRule, Network, NetworkError, WaitFor};
 pub use solana_address::{SolanaAddressError, canonical_solana_address};

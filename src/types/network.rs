@@ -178,6 +178,18 @@ pub enum WaitFor {
     Finalized,
 }
 
+/// Whether clients may, or must, name their purchases (x402 extension `payment-identifier`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IdentifierRule {
+    /// Names are neither asked for nor read.
+    #[default]
+    Off,
+    /// Who names a purchase is charged for it once.
+    Optional,
+    /// A payment without one is refused.
+    Required,
+}
+
 impl WaitFor {
     /// The word in configuration and ledger.
     #[must_use]

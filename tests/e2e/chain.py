@@ -5,7 +5,7 @@ import json
 import pathlib
 import time
 
-from harness import START_TIMEOUT_SECS, expect, expect_equal
+from harness import START_TIMEOUT_SECS, expect, expect_equal, same_hex
 
 TESTS = pathlib.Path(__file__).resolve().parent.parent
 ANVIL_PACKAGES = TESTS / "node-tools/node_modules/@foundry-rs"
@@ -31,8 +31,17 @@ SELECTOR_BALANCE_OF = "0x70a08231"
 
 
 class Chain:
+    network_v2 = NETWORK_V2
+    network_v1 = NETWORK_V1
+    asset = USDC
+    payer = PAYER
+    pay_to = PAY_TO
+
     def __init__(self, port):
         self.port = port
+
+    def client_environment(self):
+        return {"PAYER_KEY": PAYER_KEY}
 
     def rpc(self, method, *params):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -68,7 +77,8 @@ class Chain:
         call = {"to": USDC, "data": SELECTOR_BALANCE_OF + word(account)}
         return int(self.rpc("eth_call", call, "latest"), 16)
 
-    def next_block(self):
+    def now(self):
+        """The next block: `transfers_since` counts from it."""
         return int(self.rpc("eth_blockNumber"), 16) + 1
 
     def transfers_since(self, block):
@@ -80,6 +90,17 @@ class Chain:
             ("0x" + log["topics"][1][-40:], "0x" + log["topics"][2][-40:], int(log["data"], 16), log["transactionHash"])
             for log in logs
         ]
+
+    def same(self, what, actual, expected):
+        same_hex(what, actual, expected)
+
+    def check_extra(self, v2, v1):
+        expect_equal("v2 domain", (v2["name"], v2["version"]), ("USDC", "2"))
+        expect_equal("v1 domain", v1, {"name": "USDC", "version": "2"})
+
+    def signed(self, payload):
+        """The part of a payment's payload that must stay secret."""
+        return payload["signature"].removeprefix("0x")
 
 
 def runtime_code(contract):

@@ -46,7 +46,7 @@ def child_environment(**extra):
 class Process:
     """A child whose output goes to a file, so that a failure can show it."""
 
-    def __init__(self, name, command, log_dir, **environment):
+    def __init__(self, name, command, log_dir, stdin=subprocess.DEVNULL, **environment):
         self.name = name
         self.log = log_dir / f"{name}.log"
         with self.log.open("wb") as output:
@@ -54,7 +54,7 @@ class Process:
                 [str(part) for part in command],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 env=child_environment(**environment),
             )
 

@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 from typing import NamedTuple
 
-from chain import PAYER_KEY
 from harness import Failure, child_environment, expect
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -21,6 +20,8 @@ class Client(NamedTuple):
     command: list
     # Also pays through the proxy that ends TLS: one of each package.
     tls: bool = False
+    # Also pays on Solana, and where both are offered on whichever it has a key for.
+    solana: bool = False
 
 
 def script(runner, name, *flags):
@@ -28,15 +29,15 @@ def script(runner, name, *flags):
 
 
 CLIENTS = {
-    "npm x402-fetch 1.2.0, v1": Client("v1", script(NODE, "fetch_v1.mjs"), tls=True),
-    "npm @x402/fetch 2.27.0, v2": Client("v2", script(NODE, "fetch_v2.mjs"), tls=True),
-    "npm @x402/fetch 2.27.0, v1": Client("v1", script(NODE, "fetch_v2.mjs", "--v1")),
+    "npm x402-fetch 1.2.0, v1": Client("v1", script(NODE, "fetch_v1.mjs"), tls=True, solana=True),
+    "npm @x402/fetch 2.27.0, v2": Client("v2", script(NODE, "fetch_v2.mjs"), tls=True, solana=True),
+    "npm @x402/fetch 2.27.0, v1": Client("v1", script(NODE, "fetch_v2.mjs", "--v1"), solana=True),
     "npm @x402/axios 2.11.0, v2": Client("v2", script(NODE, "axios_v2.mjs"), tls=True),
     "npm @x402/axios 2.11.0, v1": Client("v1", script(NODE, "axios_v2.mjs", "--v1")),
-    "PyPI x402 2.25.0 httpx, v2": Client("v2", script(PYTHON_2, "py_v2.py"), tls=True),
-    "PyPI x402 2.25.0 httpx, v1": Client("v1", script(PYTHON_2, "py_v2.py", "--v1")),
-    "PyPI x402 2.25.0 requests, v2": Client("v2", script(PYTHON_2, "py_v2.py", "--requests"), tls=True),
-    "PyPI x402 2.25.0 requests, v1": Client("v1", script(PYTHON_2, "py_v2.py", "--requests", "--v1")),
+    "PyPI x402 2.25.0 httpx, v2": Client("v2", script(PYTHON_2, "py_v2.py"), tls=True, solana=True),
+    "PyPI x402 2.25.0 httpx, v1": Client("v1", script(PYTHON_2, "py_v2.py", "--v1"), solana=True),
+    "PyPI x402 2.25.0 requests, v2": Client("v2", script(PYTHON_2, "py_v2.py", "--requests"), tls=True, solana=True),
+    "PyPI x402 2.25.0 requests, v1": Client("v1", script(PYTHON_2, "py_v2.py", "--requests", "--v1"), solana=True),
     "PyPI x402 1.0.0 httpx, v1": Client("v1", script(PYTHON_1, "py_v1.py")),
     "PyPI x402 1.0.0 requests, v1": Client("v1", script(PYTHON_1, "py_v1.py", "--requests"), tls=True),
     "crate x402-reqwest 2.0.2, v2": Client("v2", [REQWEST_PAY], tls=True),
@@ -44,9 +45,10 @@ CLIENTS = {
 }
 
 
-def run_client(client, gateway, headers, wallet=None):
-    """What the client reports of one paid request. `wallet`: the contract that pays instead of its owner."""
-    environment = {"PAYER_KEY": PAYER_KEY}
+def run_client(client, gateway, url, keys, headers, wallet=None):
+    """What the client reports of one paid request. `keys`: the environment that holds the payer's. `wallet`: the
+    contract that pays instead of its owner."""
+    environment = dict(keys)
     if wallet is not None:
         environment["PAYER_WALLET"] = wallet
     if gateway.certificate is not None:
@@ -55,7 +57,7 @@ def run_client(client, gateway, headers, wallet=None):
     lines = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
     try:
         done = subprocess.run(
-            [str(part) for part in [*client.command, *lines, gateway.url]],
+            [str(part) for part in [*client.command, *lines, url]],
             env=child_environment(**environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Real x402 clients pay through the real gateway on a real node; the last line is 'N passed, N failed'.
+"""Real x402 clients pay through the real gateway on real nodes; the last line is 'N passed, N failed'.
 
     tests/e2e/run.py [FILTER]        only the checks whose name contains FILTER
 
 Wants: openssl; `npm ci` done in tests/node-tools and in each tests/e2e/node*; the virtualenvs tests/e2e/python/.venv-1
-and .venv-2; `cargo build` done in tests/e2e/rust, into its own target folder; and the gateway built. TOLLHOUSE_BIN names
-another binary than target/debug/tollhouse. tests/run.sh sees to all of it.
+and .venv-2; `cargo build` done in tests/e2e/rust and tests/solana-node, into their own target folders; and the gateway
+built. TOLLHOUSE_BIN names another binary than target/debug/tollhouse. tests/run.sh sees to all of it.
 Everything listens on loopback, on free ports, and is stopped by its process id.
 """
 

@@ -1,4 +1,5 @@
-"""What runs while the checks do: node, origin, two gateways, and a proxy that ends TLS before the second."""
+"""What runs while the checks do: two nodes, origin, two gateways, a proxy that ends TLS before the second, and somebody
+else's resource server whose facilitator is the first."""
 
 import contextlib
 import http.client
@@ -13,10 +14,13 @@ import threading
 
 from chain import CHAIN_ID, GATEWAY_KEY, PAY_TO, PAYER, SHADOW_GATEWAY_KEY, TESTS, WALLET, Chain, anvil_binary
 from harness import Process, expect, free_port
+from solana_chain import FEE_PAYER_KEY, SolanaChain, node_binary
 
 PRICE = 10_000  # $0.01 in atomic units of USDC
 MINTED = 1_000 * PRICE
 PRICED_PATH = "/api/data"
+SOLANA_PATH = "/api/solana"
+EITHER_PATH = "/api/either"
 ANSWER_TIMEOUT_SECS = 90
 
 
@@ -111,7 +115,7 @@ def gateway_binary():
     return binary
 
 
-def configuration(gateway, origin_port, anvil_port):
+def configuration(gateway, origin_port, anvil_port, solana):
     public_url = "" if gateway.public_url is None else f'public_url = "{gateway.public_url}"'
     return f"""\
 [server]
@@ -120,6 +124,9 @@ listen = "127.0.0.1:{gateway.port}"
 
 [admin]
 listen = "127.0.0.1:{gateway.admin_port}"
+
+[facilitator]
+listen = "127.0.0.1:{gateway.facilitator_port}"
 
 [ledger]
 url = "sqlite:{gateway.name}.db"
@@ -132,9 +139,17 @@ rpc_url = "http://127.0.0.1:{anvil_port}"
 signer  = {{ env = "BASE_SEPOLIA_SIGNER" }}
 pay_to  = "{PAY_TO}"
 
+[networks.solana-devnet]
+rpc_url = "{solana.url}"
+genesis_hash = "{solana.genesis_hash}"
+signer  = {{ file = "fee-payer" }}
+pay_to  = "{solana.pay_to}"
+
 [routes]
 "/health"       = "free"
-"GET {PRICED_PATH}" = "$0.01"
+"GET {PRICED_PATH}" = {{ price = "$0.01", networks = ["base-sepolia"] }}
+"GET {SOLANA_PATH}" = {{ price = "$0.01", networks = ["solana-devnet"] }}
+"GET {EITHER_PATH}" = {{ price = "$0.01", networks = ["base-sepolia", "solana-devnet"] }}
 """
 
 
@@ -151,14 +166,14 @@ class Gateway:
         self.signer_key = signer_key
         self.port = free_port()
         self.admin_port = free_port()
+        self.facilitator_port = free_port()
         self.public_url = None
         # A file of certificates that clients must trust to reach public_url.
         self.certificate = None
 
-    @property
-    def url(self):
-        """The priced URL, as clients ask for it and as the terms must name it."""
-        return (self.public_url or f"http://127.0.0.1:{self.port}") + PRICED_PATH
+    def url(self, path):
+        """A priced URL, as clients ask for it and as the terms must name it."""
+        return (self.public_url or f"http://127.0.0.1:{self.port}") + path
 
     def get(self, path, headers=None, port=None):
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=ANSWER_TIMEOUT_SECS)
@@ -170,6 +185,25 @@ class Gateway:
 
     def ready(self):
         return self.get("/healthz", port=self.admin_port).status == 200
+
+
+class ResourceServer:
+    """Another's server behind official middleware: clients pay it, and it has that settled by a gateway."""
+
+    def __init__(self, gateway):
+        self.port = free_port()
+        self.gateway = gateway
+        self.url = f"http://127.0.0.1:{self.port}/report"
+        self.certificate = None
+
+    def get(self, path, headers=None):
+        return self.gateway.get(path, headers, port=self.port)
+
+    def ready(self):
+        return self.get("/answered").status == 200
+
+    def answered(self):
+        return json.loads(self.get("/answered").body)["answered"]
 
 
 class Shop:
@@ -189,6 +223,17 @@ class Shop:
         self.chain.place_contracts()
         for payer in (PAYER, WALLET):
             self.chain.mint(payer, MINTED)
+        # It ends with its standard input.
+        self.solana = SolanaChain(self.start("solana-node", [node_binary()], stdin=subprocess.PIPE))
+        self.solana.fund(MINTED)
+        fee_payer = self.directory / "fee-payer"
+        fee_payer.touch(mode=0o600)
+        fee_payer.write_text(FEE_PAYER_KEY)
+        self.offered = {
+            PRICED_PATH: [self.chain],
+            SOLANA_PATH: [self.solana],
+            EITHER_PATH: [self.chain, self.solana],
+        }
         self.origin = Origin()
 
         self.gateway = Gateway("tollhouse", GATEWAY_KEY)
@@ -200,15 +245,25 @@ class Shop:
         self.shadow.certificate = tls_proxy.certificate
         self.start_gateway(self.shadow)
 
+        self.resource_server = ResourceServer(self.gateway)
+        server = self.start(
+            "resource-server",
+            ["node", TESTS / "e2e/clients/express_server.mjs"],
+            PORT=str(self.resource_server.port),
+            FACILITATOR=f"http://127.0.0.1:{self.gateway.facilitator_port}",
+            PAY_TO=PAY_TO,
+        )
+        server.wait_until(self.resource_server.ready)
+
     def start_gateway(self, gateway):
         config = self.directory / f"{gateway.name}.toml"
-        config.write_text(configuration(gateway, self.origin.port, self.chain.port))
+        config.write_text(configuration(gateway, self.origin.port, self.chain.port, self.solana))
         command = [gateway_binary(), "run", "--config", config]
         gateway.process = self.start(gateway.name, command, BASE_SEPOLIA_SIGNER=gateway.signer_key)
         gateway.process.wait_until(gateway.ready)
 
-    def start(self, name, command, **environment):
-        process = Process(name, command, self.directory, **environment)
+    def start(self, name, command, **options):
+        process = Process(name, command, self.directory, **options)
         self.processes.append(process)
         return process
 

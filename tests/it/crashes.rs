@@ -6,44 +6,48 @@ use tollhouse::ledger::PaymentState;
 
 use futures::future::join_all;
 
-use crate::harness::{Call, Fault, Payment, Plan, Serve, Shop, Terms, eventually, paid};
+use crate::harness::{Call, Chain, Fault, Node, Plan, Serve, Shop, Terms, eventually, paid};
 
-fn killed_at(failpoints: &str) -> Plan {
+pub fn killed_at(failpoints: &str) -> Plan {
     let network = "settle_timeout = \"3s\"".to_owned();
     Plan { failpoints: failpoints.to_owned(), network, ..Plan::default() }
 }
 
 /// What the next start finds.
-struct Wreck {
-    shop: Shop,
-    payment: Payment,
+pub struct Wreck<N: Chain = Node> {
+    pub shop: Shop<N>,
+    pub payment: N::Payment,
 }
 
 /// Presents a payment to a gateway that dies at this point.
 async fn wreck(point: &str) -> Wreck {
-    let mut shop = Shop::open_with(killed_at(&format!("{point}=return"))).await;
-    let payment = shop.payment().await;
-    // The client may have its answer already when the gateway dies.
-    let _lost = shop.try_present(&payment.v2()).await;
-    assert!(!shop.gateway().wait_end().await.success());
-    Wreck { shop, payment }
+    Wreck::of(Shop::open_with(killed_at(&format!("{point}=return"))).await).await
 }
 
-impl Wreck {
-    async fn state(&self) -> Option<PaymentState> {
+impl<N: Chain> Wreck<N> {
+    /// Presents a payment to a gateway that dies of it.
+    pub async fn of(mut shop: Shop<N>) -> Self {
+        let payment = shop.payment().await;
+        // The client may have its answer already when the gateway dies.
+        let _lost = shop.try_present(&N::header(&payment)).await;
+        assert!(!shop.gateway().wait_end().await.success());
+        Self { shop, payment }
+    }
+
+    pub async fn state(&self) -> Option<PaymentState> {
         let rows = self.shop.rows().await;
         assert!(rows.len() <= 1);
         rows.first().map(|row| row.state)
     }
 
     /// Starts again and presents the payment: it is served without a second charge, and then spent.
-    async fn recover(mut self, hits: usize) {
+    pub async fn recover(mut self, hits: usize) {
         self.shop.restart().await;
-        let header = self.payment.v2();
+        let header = N::header(&self.payment);
         let answer = self.shop.present_until_decided(&header).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.outcome().unwrap()["success"], true);
-        assert_eq!(self.shop.node.transfers().await.len(), 1);
+        assert_eq!(self.shop.node.moved().await.len(), 1);
         assert_eq!(self.shop.priced_hits(), hits);
         self.shop.wait_state(PaymentState::Served).await;
         Terms::read(&self.shop.present(&header).await);

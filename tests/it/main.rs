@@ -2,7 +2,8 @@
 //!
 //! Each test has a shop of its own: a node, an origin that writes down what reaches it, a JSON-RPC proxy between gateway
 //! and node that can be told to misbehave, and the gateway's binary. Each ends with an audit: chain, ledger and origin
-//! must tell one story. Wants `npm ci --prefix tests/node-tools` and `--features failpoints`.
+//! must tell one story. Wants `npm ci --prefix tests/node-tools`, the Solana node of `tests/solana-node` built, and
+//! `--features failpoints`; `tests/run.sh` sees to all of it.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,15 +15,23 @@
 
 mod harness;
 
+mod after;
+mod cosmos;
 mod crashes;
 mod disk;
+mod facilitator;
+mod fees;
 mod forged;
 mod headers;
+mod identifiers;
 mod lifetime;
 mod nodes;
 mod origins;
 mod payers;
 mod paying;
 mod races;
+mod reorgs;
 mod requests;
+mod solana;
 mod tokens;
+mod vitwit;

@@ -52,7 +52,7 @@ async fn submit(shop: &Shop, payment: &Payment) -> String {
     shop.node.transact(call.abi_encode(), None).await
 }
 
-async fn cancel(shop: &Shop, payment: &Payment) {
+pub async fn cancel(shop: &Shop, payment: &Payment) {
     let (authorizer, nonce) = (shop.payer.address, payment.nonce);
     let signature = shop.payer.sign_cancel(nonce).into();
     shop.node.transact(Token::cancelAuthorizationCall { authorizer, nonce, signature }.abi_encode(), None).await;

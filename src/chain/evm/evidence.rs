@@ -2,19 +2,24 @@
 //!
 //! Reads only; what follows for a payment is decided in `settle`.
 
-use alloy::primitives::{Address, B256, Bytes};
+use alloy::primitives::{Address, B256, Bytes, U256};
 use alloy::sol_types::{SolCall, SolEvent};
 use serde_json::json;
 
 use super::Inner;
 use super::abi::{Block, Log, Receipt, Token};
 use super::decode::Authorization;
-use super::rpc::RpcError;
+use super::rpc::{RpcError, parse};
+use crate::ledger::SettledBlock;
+use crate::payment::scheme::{BlockStanding, Standings};
 
 /// Blocks whose logs are read in one call.
 const LOG_BLOCKS: u64 = 1000;
 /// Logs are read back to this long before the claim.
 const LOG_MARGIN_SECS: u64 = 600;
+
+/// Blocks asked for in one request.
+const BLOCKS_AT_ONCE: usize = 100;
 
 /// What the chain's logs say of an authorization that is gone.
 pub(super) enum Gone {
@@ -82,11 +87,43 @@ impl Inner {
             .map_err(|_error| RpcError::Transport("token gave no authorization state".to_owned()))
     }
 
+    /// What an account holds of a token at a block.
+    pub(super) async fn balance_of(&self, token: Address, account: Address, tag: &str) -> Result<U256, RpcError> {
+        let question = Token::balanceOfCall { account }.abi_encode();
+        let call = json!([{"to": token, "input": Bytes::from(question)}, tag]);
+        let answer: Bytes = self.rpc.call("eth_call", call).await?;
+        Token::balanceOfCall::abi_decode_returns(&answer)
+            .map_err(|_error| RpcError::Transport("token gave no balance".to_owned()))
+    }
+
     /// A block by number or tag.
     pub(super) async fn block(&self, tag: &str) -> Result<Block, RpcError> {
         let block: Option<Block> = self.rpc.call("eth_getBlockByNumber", json!([tag, false])).await?;
         block.ok_or_else(|| RpcError::Transport("node lacks a block".to_owned()))
     }
+}
+
+/// Whether blocks are still in the chain, and what is final. A chain without a `finalized` block has nothing final.
+pub(super) async fn stand(inner: &Inner, blocks: &[SettledBlock]) -> Result<Standings, RpcError> {
+    let mut standings = Vec::with_capacity(blocks.len());
+    for some in blocks.chunks(BLOCKS_AT_ONCE) {
+        let calls = some.iter().map(|block| ("eth_getBlockByNumber", json!([format!("{:#x}", block.number), false])));
+        for (block, result) in some.iter().zip(inner.rpc.batch(calls.collect()).await?) {
+            let found: Option<Block> = parse("eth_getBlockByNumber", result?)?;
+            standings.push(match found {
+                Some(found) if found.hash.to_string() == block.hash => BlockStanding::Held,
+                Some(_other) => BlockStanding::Gone,
+                // The node may be behind; a chain that got shorter grows again.
+                None => BlockStanding::Unknown,
+            });
+        }
+    }
+    let finalized = match inner.block("finalized").await {
+        Ok(block) => block.number,
+        Err(RpcError::Server { .. }) => 0,
+        Err(error) => return Err(error),
+    };
+    Ok(Standings { final_number: finalized, blocks: standings })
 }
 
 /// Whether a log is the token's and its indexed fields are these.
@@ -122,8 +159,6 @@ pub(super) fn is_only_use(receipt: &Receipt, token: Address, payer: Address) -> 
 
 #[cfg(test)]
 mod tests {
-    use alloy::primitives::U256;
-
     use super::*;
 
     fn log(address: Address, topics: Vec<B256>, data: Vec<u8>) -> Log {

@@ -120,7 +120,12 @@ impl World {
     pub(super) fn mine(&mut self) {
         self.number += 1;
         self.timestamp += 1;
-        while let Some((hash, raw)) = self.pool.remove(&self.nonce) {
+        while let Some((hash, raw)) = self.pool.get(&self.nonce).cloned() {
+            let transaction = TxEnvelope::decode_2718(&mut raw.as_ref()).unwrap();
+            if transaction.max_fee_per_gas() < u128::from(self.base_fee) {
+                break;
+            }
+            self.pool.remove(&self.nonce);
             self.nonce += 1;
             self.run(hash, &raw);
         }

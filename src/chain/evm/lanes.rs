@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use alloy::consensus::{SignableTransaction, TxEip1559};
-use alloy::eips::eip2718::Encodable2718;
+use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
+use alloy::eips::eip2718::{Decodable2718, Encodable2718};
 use alloy::primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use super::Inner;
 use super::abi::quantity;
+use super::bump::{PATIENCE, replacement};
 use super::rpc::RpcError;
 use crate::ledger::AccountNonce;
 use crate::types::AccountId;
@@ -40,10 +41,18 @@ const GAP_GRACE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 struct Entry {
     raw: Bytes,
+    added_at: Instant,
     /// Settlements that wait for it; without any, it is only kept going so that its nonce is passed.
     holders: usize,
     due: Instant,
     tries: u32,
+}
+
+impl Entry {
+    fn new(raw: Bytes) -> Self {
+        let now = Instant::now();
+        Self { raw, added_at: now, holders: 0, due: now, tries: 0 }
+    }
 }
 
 #[derive(Default)]
@@ -115,10 +124,10 @@ impl Ticket {
         self.lane.wake.notify_one();
     }
 
-    /// The transaction is mined deeply enough: forget it.
+    /// The transaction is mined deeply enough: forget it, and all that would have taken its place.
     pub(super) fn landed(&self) {
         if let Ok(mut queue) = self.lane.queue.lock() {
-            queue.entries.remove(&self.key);
+            queue.entries.retain(|(nonce, _), _| *nonce != self.key.0);
             queue.mined = queue.mined.max(self.key.0.saturating_add(1));
         }
     }
@@ -212,7 +221,7 @@ impl Lane {
             if queue.signed.remove(&hash) {
                 self.reserved.fetch_sub(1, Ordering::AcqRel);
             }
-            let fresh = Entry { raw, holders: 0, due: Instant::now(), tries: 0 };
+            let fresh = Entry::new(raw);
             let entry = queue.entries.entry((nonce, hash)).or_insert(fresh);
             entry.holders += 1;
             // One that is known from before is sent again, and so looked for at once.
@@ -315,10 +324,31 @@ impl Lane {
         let missing = || RpcError::Transport("no count".to_owned());
         let mined = counts.next().ok_or_else(missing)??;
         let pooled = counts.next().ok_or_else(missing)??;
-        match self.lost_nonce(mined, pooled) {
-            Some(nonce) => self.fill(inner, nonce).await,
+        if let Some(nonce) = self.lost_nonce(mined, pooled) {
+            return self.fill(inner, nonce, None).await;
+        }
+        let base_fee = inner.watch.head().and_then(|head| head.base_fee);
+        match base_fee.and_then(|base_fee| self.outgrown(mined, base_fee)) {
+            Some(held) => self.fill(inner, mined, Some(held)).await,
             None => Ok(()),
         }
+    }
+
+    /// What holds up the lane although nobody waits for it, at a fee that can't be mined: a settlement that ended otherwise,
+    /// or a filler. Gives the one of the highest fee.
+    fn outgrown(&self, mined: AccountNonce, base_fee: u128) -> Option<TxEip1559> {
+        let queue = self.queue.lock().ok()?;
+        let mut highest: Option<TxEip1559> = None;
+        for (_, entry) in queue.entries.range((mined, B256::ZERO)..=(mined, B256::repeat_byte(0xff))) {
+            let held = unsigned(&entry.raw)?;
+            if entry.holders > 0 || entry.added_at.elapsed() < PATIENCE || held.max_fee_per_gas >= base_fee {
+                return None;
+            }
+            if highest.as_ref().is_none_or(|highest| highest.max_fee_per_gas < held.max_fee_per_gas) {
+                highest = Some(held);
+            }
+        }
+        highest
     }
 
     /// Notes what the chain has; gives the nonce that has been missing for too long.
@@ -340,14 +370,19 @@ impl Lane {
         queue.gap.filter(|(_, since)| since.elapsed() >= GAP_GRACE).map(|(nonce, _)| nonce)
     }
 
-    /// Signs a transfer of nothing to oneself at a lost account nonce (threat E9).
-    async fn fill(&self, inner: &Inner, nonce: AccountNonce) -> Result<(), RpcError> {
+    /// Signs a transfer of nothing to oneself at a lost account nonce, or instead of what is held there (threat E9).
+    async fn fill(&self, inner: &Inner, nonce: AccountNonce, held: Option<TxEip1559>) -> Result<(), RpcError> {
         let Some(signer) = &self.signer else { return Ok(()) };
-        let fees = inner.fees().await?;
-        if fees.with_replacement(FILLER_GAS) > inner.config.max_fee {
+        let today = inner.fees().await?;
+        let base_fee = inner.watch.head().and_then(|head| head.base_fee).unwrap_or(0);
+        let fees = match &held {
+            Some(held) => replacement(held, base_fee, today, FILLER_GAS, inner.config.max_fee),
+            None => (today.with_replacement(FILLER_GAS) <= inner.config.max_fee).then_some(today),
+        };
+        let Some(fees) = fees else {
             tracing::warn!(signer = %self.account, account_nonce = nonce, "A lost account nonce is not filled now: over max_fee.");
             return Ok(());
-        }
+        };
         let transaction = TxEip1559 {
             chain_id: inner.chain_id,
             nonce,
@@ -370,8 +405,7 @@ impl Lane {
 
     fn insert_unheld(&self, nonce: AccountNonce, hash: B256, raw: Vec<u8>) {
         if let Ok(mut queue) = self.queue.lock() {
-            let entry = Entry { raw: raw.into(), holders: 0, due: Instant::now(), tries: 0 };
-            queue.entries.insert((nonce, hash), entry);
+            queue.entries.insert((nonce, hash), Entry::new(raw.into()));
             queue.gap = None;
         }
         self.wake.notify_one();
@@ -383,6 +417,14 @@ pub(super) fn sign(signer: &PrivateKeySigner, transaction: TxEip1559) -> Result<
     let signature = signer.sign_hash_sync(&transaction.signature_hash()).map_err(|error| error.to_string())?;
     let signed = transaction.into_signed(signature);
     Ok((*signed.hash(), signed.encoded_2718()))
+}
+
+/// What was signed, from its EIP-2718 bytes.
+pub(super) fn unsigned(raw: &[u8]) -> Option<TxEip1559> {
+    match TxEnvelope::decode_2718(&mut &*raw) {
+        Ok(TxEnvelope::Eip1559(signed)) => Some(signed.tx().clone()),
+        _ => None,
+    }
 }
 
 /// Reserves a place in the lane that has most room, among those that can pay `cost` for all they hold and one more, as far as

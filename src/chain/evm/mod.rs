@@ -3,13 +3,12 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
-mod cache;
+mod breaker;
+mod bump;
 mod decode;
 mod evidence;
 mod fees;
-mod inflight;
 mod lanes;
-mod losses;
 mod rpc;
 mod settle;
 mod simulate;
@@ -22,7 +21,7 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -34,20 +33,24 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use self::abi::quantity;
-use self::cache::{Expiring, RateLimit};
-use self::inflight::Inflight;
+use self::breaker::Breaker;
 use self::lanes::Lane;
-use self::losses::Losses;
 use self::rpc::Rpc;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
 use self::watch::Watch;
+use super::cache::{Expiring, RateLimit};
+use super::inflight::Inflight;
+use super::losses::Losses;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
-use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
-use crate::payment::scheme::{Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
+use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
+use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
+
+/// Payer and token.
+type Purse = (Address, Address);
 
 /// Wei in an ether, as digits.
 const ETHER_DECIMALS: u8 = 18;
@@ -80,15 +83,15 @@ struct Inner {
     lanes: Vec<Arc<Lane>>,
     /// Lanes of gas payers that only older payments know.
     old_lanes: Mutex<HashMap<AccountId, Arc<Lane>>>,
-    inflight: Arc<Inflight>,
+    inflight: Arc<Inflight<Purse>>,
     slow_fees: fees::SlowFees,
     code: Expiring<Address, bool>,
     refused: Expiring<[u8; 32], Reason>,
     /// Failed rows, by their own id, whose authorization is gone and brought them nothing.
     worthless: Expiring<String, ()>,
     look_ups: RateLimit,
-    losses: Losses,
-    disabled: Mutex<BTreeSet<Address>>,
+    losses: Losses<Address>,
+    breaker: Breaker,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
@@ -111,18 +114,6 @@ impl Inner {
         self.runtime.get()?.spawn(lanes::run(Arc::downgrade(self), Arc::clone(&lane)));
         old.insert(account.clone(), Arc::clone(&lane));
         Some(lane)
-    }
-
-    fn disable(&self, token: Address) {
-        if let Ok(mut disabled) = self.disabled.lock() {
-            disabled.insert(token);
-        }
-    }
-
-    /// Why a token is not taken, if it isn't.
-    fn disabled(&self, token: Address) -> Option<String> {
-        let is_disabled = self.disabled.lock().map_or(true, |disabled| disabled.contains(&token));
-        is_disabled.then(|| format!("token {token} did not move what it was told to"))
     }
 
     async fn verify(&self) -> Result<(), ChainError> {
@@ -181,7 +172,7 @@ impl EvmScheme {
         // The parser's own message may hold the text, and the text may hold a token.
         let urls =
             urls.map_err(|_error| vec![mistake_at(config.location, "expected an http or https URL as rpc_url")])?;
-        let rpc = Rpc::new(config.network.clone(), chain_id, urls, CALL_DEADLINE, observer)
+        let rpc = Rpc::new(config.network.clone(), rpc::identity(chain_id), urls, CALL_DEADLINE, observer)
             .map_err(|message| vec![mistake_at(config.location, message)])?;
         Ok(Arc::new(Self(Arc::new(Inner {
             network: config.network.clone(),
@@ -204,7 +195,7 @@ impl EvmScheme {
             worthless: Expiring::default(),
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
             losses: Losses::default(),
-            disabled: Mutex::default(),
+            breaker: Breaker::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
@@ -231,9 +222,10 @@ impl Scheme for EvmScheme {
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
         }
-        let tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
-        if let Some(text) = tokens.filter_map(|token| inner.disabled(token)).next() {
-            return no(text);
+        let now = Instant::now();
+        let mut tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
+        if !tokens.any(|token| inner.breaker.is_offered(token, now)) {
+            return no("every token failed its payers lately".to_owned());
         }
         if inner.losses.is_closed(Instant::now()) {
             return no("too many settlements failed on chain within the hour".to_owned());
@@ -262,12 +254,24 @@ impl Scheme for EvmScheme {
         Ok(Box::new(EvmPayment { inner: Arc::clone(&self.0), decoded, proven: OnceLock::new() }))
     }
 
-    async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
-        settle::settle(&self.0, record).await
+    fn availability_of(&self, asset: &AssetId) -> Availability {
+        let token = decode::address(asset.as_str());
+        match token.filter(|token| self.0.breaker.is_offered(*token, Instant::now())) {
+            Some(_) => self.availability(),
+            None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
+        }
+    }
+
+    async fn settle(&self, record: &PaymentRecord, attempts: &dyn Attempts) -> SettleOutcome {
+        settle::settle(&self.0, record, attempts).await
     }
 
     async fn late_settlement(&self, record: &PaymentRecord) -> Result<Option<Settlement>, VerifyError> {
         settle::late_settlement(&self.0, record).await.map_err(verify::unavailable)
+    }
+
+    async fn stand(&self, blocks: &[SettledBlock]) -> Result<Standings, VerifyError> {
+        evidence::stand(&self.0, blocks).await.map_err(verify::unavailable)
     }
 
     async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError> {

@@ -7,22 +7,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use alloy::consensus::TxEip1559;
 use alloy::primitives::{Address, B256, keccak256};
 use futures::FutureExt;
 use futures::future::{pending, select_all};
 use serde_json::{Value, json};
 
-use super::Inner;
 use super::abi::{Block, Receipt, quantity};
+use super::bump::Outgrown;
 use super::decode::{Authorization, address, decode, word};
 use super::evidence::{Gone, has_moved, is_only_use};
-use super::inflight::InflightGuard;
-use super::lanes::Ticket;
+use super::lanes::{self, Ticket};
 use super::rpc::{RpcError, parse};
 use super::watch::{Head, Watched};
-use crate::ledger::{AccountNonce, Attempt, NewPayment, PaymentRecord, Settlement};
-use crate::payment::scheme::SettleOutcome;
+use super::{Inner, Purse};
+use crate::chain::inflight::InflightGuard;
+use crate::ledger::{AccountNonce, Attempt, NewPayment, PaymentRecord, RecordId, Settlement};
+use crate::payment::scheme::{Attempts, SettleOutcome};
 use crate::protocol::{PaymentRequirements, Reason};
+use crate::types::AccountId;
 
 /// How often it is asked whether a transaction that isn't mined was overtaken.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -37,9 +40,9 @@ const WORTHLESS_HOLDS: Duration = Duration::from_secs(300);
 const STRIKES: u32 = 2;
 
 /// Drives a record to its end.
-pub(super) async fn settle(inner: &Arc<Inner>, record: &PaymentRecord) -> SettleOutcome {
+pub(super) async fn settle(inner: &Arc<Inner>, record: &PaymentRecord, attempts: &dyn Attempts) -> SettleOutcome {
     match Job::new(inner, record) {
-        Ok(job) => job.run().await,
+        Ok(job) => job.run(attempts).await,
         Err(detail) => {
             // Nothing can be proven about a row that can't be read, so it has no end here.
             tracing::error!(payment_id = %record.claim.id, record = %record.record, detail, "Payment can't be settled.");
@@ -78,27 +81,34 @@ pub(super) async fn late_settlement(
     Ok(settlement)
 }
 
-struct Try {
+pub(super) struct Try {
     hash: B256,
     nonce: Option<AccountNonce>,
     signer: Option<Address>,
+    /// Who signed it, if we did.
+    pub account: Option<AccountId>,
     ticket: Option<Ticket>,
-    watched: Watched,
+    /// What was signed, if it can be signed again.
+    pub transaction: Option<TxEip1559>,
+    pub signed_at: Instant,
+    pub watched: Watched,
     /// It will not move money any more: failed, or its account nonce went to another.
-    is_dead: bool,
+    pub is_dead: bool,
     /// A receipt says so. Of one that was overtaken only its absence is known, and an index may lag behind the state.
     is_reverted: bool,
     strikes: u32,
 }
 
 /// One payment on its way.
-struct Job {
-    inner: Arc<Inner>,
-    claim: NewPayment,
-    token: Address,
-    authorization: Authorization,
-    tries: Vec<Try>,
-    purse: InflightGuard,
+pub(super) struct Job {
+    pub inner: Arc<Inner>,
+    pub record: RecordId,
+    pub claim: NewPayment,
+    pub token: Address,
+    pub authorization: Authorization,
+    pub tries: Vec<Try>,
+    pub outgrown: Outgrown,
+    purse: InflightGuard<Purse>,
     is_finalized: bool,
     confirmations: u64,
     next_look: Instant,
@@ -120,12 +130,13 @@ impl Job {
         if !is_consistent {
             return Err("claim and payload disagree".to_owned());
         }
-        let purse =
-            inner.inflight.enter((decoded.authorization.from, decoded.token), &claim.id, decoded.authorization.value);
+        let purse = inner.inflight.enter((decoded.authorization.from, decoded.token), &claim.id, claim.amount);
         let is_new = record.attempts.len() == 1 && inner.clock.now().since(claim.claimed_at) < LOOK_EVERY;
         let tries = record.attempts.iter().map(|attempt| Try::new(inner, attempt, is_new)).collect::<Result<_, _>>()?;
         Ok(Self {
             inner: Arc::clone(inner),
+            record: record.record.clone(),
+            outgrown: Outgrown::default(),
             token: decoded.token,
             authorization: decoded.authorization,
             tries,
@@ -139,14 +150,18 @@ impl Job {
         })
     }
 
-    async fn run(mut self) -> SettleOutcome {
+    async fn run(mut self, attempts: &dyn Attempts) -> SettleOutcome {
         let _interest = self.inner.watch.interest();
         let mut heads = self.inner.watch.heads();
         let mut pause = ERROR_PAUSE.0;
         loop {
             // Marks the head as seen before it is used, so that none is missed while working.
             heads.borrow_and_update();
-            match self.look().await {
+            let looked = match self.look().await {
+                Ok(None) => self.bump(attempts).await.map(|()| None),
+                ended => ended,
+            };
+            match looked {
                 Ok(Some(outcome)) => return self.end(outcome),
                 Ok(None) => {
                     pause = ERROR_PAUSE.0;
@@ -176,6 +191,7 @@ impl Job {
             SettleOutcome::Paid(settlement) => {
                 if !settlement.is_external {
                     losses.paid(payer, Instant::now());
+                    self.inner.breaker.works(self.token);
                 }
                 self.purse.paid();
             }
@@ -257,8 +273,8 @@ impl Job {
             });
         }
         let payment_id = &self.claim.id;
-        tracing::error!(%payment_id, transaction, token = %self.token, "Token did not move what it was told to; it is not taken any more.");
-        self.inner.disable(self.token);
+        tracing::error!(%payment_id, transaction, token = %self.token, "Token did not move what it was told to.");
+        self.inner.breaker.lied(self.token, Instant::now());
         SettleOutcome::Failed {
             reason: Reason::EvmTransferEventMismatch,
             transaction: Some(transaction),
@@ -273,12 +289,24 @@ impl Job {
         if self.inner.is_authorization_used(self.token, &self.authorization, block).await? {
             return self.judge_used(block).await;
         }
+        if failed.is_some() {
+            self.blame_token(block).await;
+        }
         let reason = if failed.is_some() { Reason::EvmTransactionFailed } else { Reason::UnexpectedSettleError };
         Ok(Some(SettleOutcome::Failed {
             reason,
             transaction: failed.map(|receipt| receipt.transaction_hash.to_string()),
             still_usable: deep.timestamp < self.authorization.valid_before_secs(),
         }))
+    }
+
+    /// A payer that has the money and did not take its word back is not to blame for a settlement that reverted.
+    async fn blame_token(&self, block: u64) {
+        let payer = self.authorization.from;
+        let balance = self.inner.balance_of(self.token, payer, &format!("{block:#x}")).await;
+        if balance.is_ok_and(|balance| balance >= self.authorization.value) {
+            self.inner.breaker.failed(self.token, payer, Reason::EvmTransactionFailed, Instant::now());
+        }
     }
 
     /// Past the authorization's end by the chain's own clock, at a block that counts as settled: if it is unused there, it
@@ -462,7 +490,7 @@ impl Job {
 }
 
 impl Try {
-    fn new(inner: &Arc<Inner>, attempt: &Attempt, is_new: bool) -> Result<Self, String> {
+    pub(super) fn new(inner: &Arc<Inner>, attempt: &Attempt, is_new: bool) -> Result<Self, String> {
         let signed = &attempt.signed;
         let hash = word(&signed.transaction).ok_or("transaction id is no hash")?;
         if keccak256(&signed.raw) != hash {
@@ -470,6 +498,7 @@ impl Try {
         }
         let signer = signed.signer.as_ref();
         let watched = inner.watch.add(hash, is_new);
+        let (now, age) = (Instant::now(), inner.clock.now().since(attempt.signed_at));
         let ticket = match (signer, signed.account_nonce) {
             (Some(signer), Some(nonce)) => {
                 let lane = inner.lane_of(signer).ok_or("signer is no address, or the network was not started")?;
@@ -481,7 +510,10 @@ impl Try {
             hash,
             nonce: signed.account_nonce,
             signer: signer.and_then(|signer| address(signer.as_str())),
+            account: signed.signer.clone(),
             ticket,
+            transaction: lanes::unsigned(&signed.raw),
+            signed_at: if is_new { Instant::now() } else { now.checked_sub(age).unwrap_or(now) },
             watched,
             is_dead: false,
             is_reverted: false,

@@ -10,18 +10,18 @@ use alloy::primitives::{Address, Bytes, TxKind, U256};
 use alloy::sol_types::{Revert, SolCall, SolError};
 use serde_json::{Value, json};
 
-use super::Inner;
 use super::abi::{Token, TokenErrors, TransferByBytes, TransferByParts};
 use super::decode::{Authorization, Decoded, PayerSignature};
 use super::fees::{Fees, USUAL_GAS};
-use super::inflight::InflightGuard;
 use super::lanes::{self, Reservation};
-use super::rpc::RpcError;
+use super::rpc::{RpcError, is_revert};
 use super::verify::{PayerKind, unavailable};
+use super::{Inner, Purse};
+use crate::chain::inflight::InflightGuard;
 use crate::ledger::{AccountNonce, NewAttempt};
 use crate::payment::scheme::{SettlementPlan, SignError, VerifyError};
 use crate::protocol::Reason;
-use crate::types::AccountId;
+use crate::types::{AccountId, AtomicAmount};
 
 /// Most gas for a payer that signs with ECDSA.
 const ECDSA_GAS_MAX: u64 = 300_000;
@@ -67,7 +67,7 @@ pub(super) fn settlement_call(authorization: &Authorization, signature: &PayerSi
 /// A settlement that may be signed. Keep it until the settlement runs: it holds the lane's place and the payer's.
 struct Plan {
     lane: Reservation,
-    _purse: InflightGuard,
+    _purse: InflightGuard<Purse>,
     transaction: TxEip1559,
     cost_max: U256,
 }
@@ -98,7 +98,7 @@ pub(super) async fn simulate(
     decoded: &Decoded,
     kind: PayerKind,
 ) -> Result<Box<dyn SettlementPlan>, VerifyError> {
-    if let Some(detail) = inner.disabled(decoded.token) {
+    if let Some(detail) = inner.breaker.refusal(decoded.token, &decoded.facts.id, Instant::now()) {
         return Err(VerifyError::Unavailable { detail });
     }
     let authorization = &decoded.authorization;
@@ -109,11 +109,11 @@ pub(super) async fn simulate(
     if let Some(detail) = inner.losses.refusal(authorization.from, Instant::now()) {
         return Err(VerifyError::Unavailable { detail: detail.to_owned() });
     }
-    let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value);
+    let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value.into());
     let fees = inner.fees().await.map_err(unavailable)?;
     let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS))
         .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
-    check_overdraft(inner, &purse, purse_key, authorization.value).await?;
+    check_overdraft(inner, &purse, purse_key, authorization.value.into()).await?;
     let input = settlement_call(authorization, &decoded.signature);
     let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
     check_cost(inner, &fees, gas_limit)?;
@@ -147,9 +147,9 @@ fn check_cost(inner: &Inner, fees: &Fees, gas_limit: u64) -> Result<(), VerifyEr
 /// A payer with others in flight must have enough for all of them (threat C2).
 async fn check_overdraft(
     inner: &Inner,
-    purse: &InflightGuard,
+    purse: &InflightGuard<Purse>,
     key: (Address, Address),
-    amount: U256,
+    amount: AtomicAmount,
 ) -> Result<(), VerifyError> {
     let ahead = purse.ahead().ok_or(Reason::EvmInsufficientBalance)?;
     if ahead.is_zero() {
@@ -159,11 +159,7 @@ async fn check_overdraft(
     if inner.inflight.balance(key).is_some_and(|balance| balance >= needed) {
         return Ok(());
     }
-    let question = Token::balanceOfCall { account: key.0 }.abi_encode();
-    let call = json!([{"to": key.1, "input": Bytes::from(question)}, "latest"]);
-    let answer: Bytes = inner.rpc.call("eth_call", call).await.map_err(unavailable)?;
-    let balance = Token::balanceOfCall::abi_decode_returns(&answer)
-        .map_err(|_error| VerifyError::Unavailable { detail: "token gave no balance".to_owned() })?;
+    let balance = AtomicAmount::from(inner.balance_of(key.1, key.0, "latest").await.map_err(unavailable)?);
     inner.inflight.set_balance(key, balance);
     // What ended meanwhile is off the balance and off the sum.
     let ahead = purse.ahead().ok_or(Reason::EvmInsufficientBalance)?;
@@ -190,11 +186,15 @@ async fn estimate(
             let gas = gas.ok_or_else(|| VerifyError::Unavailable { detail: "absurd gas estimate".to_owned() })?;
             Ok((gas + gas / 5 + GAS_MARGIN).min(gas_max))
         }
-        Err(error) if error.is_revert() => {
+        Err(error) if is_revert(&error) => {
             let reason = match known_refusal(&error) {
                 Some(reason) => reason,
                 None => diagnose(inner, decoded).await?,
             };
+            // A contract that speaks for its payer may revert as it likes.
+            if reason == Reason::EvmSimulationFailed && kind == PayerKind::Ecdsa {
+                inner.breaker.failed(decoded.token, decoded.authorization.from, reason, Instant::now());
+            }
             inner.refused.put(decoded.presented(), reason, REFUSAL_HOLDS);
             Err(reason.into())
         }
@@ -202,19 +202,26 @@ async fn estimate(
     }
 }
 
-/// The one call that is worth making when a token doesn't say why.
+/// What is worth asking when a token doesn't say why: whether the authorization is gone, or the money was never there.
 async fn diagnose(inner: &Inner, decoded: &Decoded) -> Result<Reason, VerifyError> {
     let authorization = &decoded.authorization;
     let question = Token::authorizationStateCall { authorizer: authorization.from, nonce: authorization.nonce };
     let call = json!([{"to": decoded.token, "input": Bytes::from(question.abi_encode())}, "latest"]);
     let answer: Bytes = match inner.rpc.call("eth_call", call).await {
         Ok(answer) => answer,
-        Err(error) if error.is_revert() => return Ok(Reason::EvmSimulationFailed),
+        Err(error) if is_revert(&error) => return Ok(Reason::EvmSimulationFailed),
         Err(error) => return Err(unavailable(error)),
     };
     match Token::authorizationStateCall::abi_decode_returns(&answer) {
-        Ok(true) => Ok(Reason::EvmNonceAlreadyUsed),
-        _ => Ok(Reason::EvmSimulationFailed),
+        Ok(true) => return Ok(Reason::EvmNonceAlreadyUsed),
+        Ok(false) => {}
+        Err(_unreadable) => return Ok(Reason::EvmSimulationFailed),
+    }
+    match inner.balance_of(decoded.token, authorization.from, "latest").await {
+        Ok(balance) if balance < authorization.value => Ok(Reason::EvmInsufficientBalance),
+        Ok(_) => Ok(Reason::EvmSimulationFailed),
+        Err(error) if is_revert(&error) => Ok(Reason::EvmSimulationFailed),
+        Err(error) => Err(unavailable(error)),
     }
 }
 

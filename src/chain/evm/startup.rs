@@ -11,7 +11,7 @@ use super::Inner;
 use super::abi::Token;
 use super::decode::{address, domain_separator};
 use super::lanes::Lane;
-use super::rpc::RpcError;
+use super::rpc::{RpcError, is_revert};
 use crate::chain::ChainError;
 use crate::config::{Diagnostic, EvmConfig, Location, NetworkConfig, SignerSource};
 use crate::types::{AccountId, Asset, Network};
@@ -168,7 +168,7 @@ async fn asset_problems(inner: &Inner, asset: &Asset) -> Result<Vec<String>, Rpc
 fn answer_of(result: Option<Result<Value, RpcError>>) -> Result<Option<Bytes>, RpcError> {
     match result {
         Some(Ok(value)) => Ok(serde_json::from_value(value).ok()),
-        Some(Err(error)) if error.is_revert() => Ok(None),
+        Some(Err(error)) if is_revert(&error) => Ok(None),
         Some(Err(error)) => Err(error),
         None => Ok(None),
     }

@@ -16,8 +16,8 @@ use super::watch::Watch;
 use super::*;
 use crate::chain::NoObserver;
 use crate::config::{EvmConfig, Location, Secret, SignerSource, WaitFor};
-use crate::ledger::{Attempt, Holder, NewAttempt, NewPayment, PaymentState, RecordId, Settlement};
-use crate::payment::scheme::{SettlementPlan, VerifyError};
+use crate::ledger::{Attempt, Holder, LedgerError, NewAttempt, NewPayment, PaymentState, RecordId, Settlement};
+use crate::payment::scheme::{AttemptError, SettlementPlan, VerifyError};
 use crate::types::{AssetId, Eip712Domain, ManualClock, UnixMillis};
 
 const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
@@ -128,6 +128,31 @@ fn signed(authorization: &Authorization) -> Value {
     payload(authorization, &payer().sign_hash_sync(&hash).unwrap().as_bytes())
 }
 
+/// Writes nothing down: further attempts are refused.
+struct NoAttempts;
+
+#[async_trait]
+impl Attempts for NoAttempts {
+    async fn record(&self, _record: &RecordId, _attempt: NewAttempt) -> Result<(), AttemptError> {
+        Err(AttemptError::from(LedgerError::NotWritten("no ledger".to_owned())))
+    }
+}
+
+/// Keeps what it is given, which must not have been sent by then.
+struct Kept {
+    world: Shared,
+    attempts: Mutex<Vec<NewAttempt>>,
+}
+
+#[async_trait]
+impl Attempts for Kept {
+    async fn record(&self, _record: &RecordId, attempt: NewAttempt) -> Result<(), AttemptError> {
+        assert!(!self.world.lock().unwrap().sent.iter().any(|raw| **raw == attempt.raw), "sent before it was recorded");
+        self.attempts.lock().unwrap().push(attempt);
+        Ok(())
+    }
+}
+
 fn reason(error: VerifyError) -> Reason {
     match error {
         VerifyError::Invalid { reason } => reason,
@@ -185,6 +210,7 @@ impl Shop {
                 valid_until: facts.valid_until,
                 signer: None,
                 claimed_at: signed_at,
+                identifier: None,
             },
             state: PaymentState::Signed,
             attempts,
@@ -205,13 +231,13 @@ impl Shop {
     }
 
     async fn settle(&self, record: &PaymentRecord) -> SettleOutcome {
-        let settled = tokio::time::timeout(Duration::from_secs(40), self.scheme.settle(record)).await;
+        let settled = tokio::time::timeout(Duration::from_secs(40), self.scheme.settle(record, &NoAttempts)).await;
         settled.expect("settlement did not end")
     }
 
     /// Asserts that a settlement has not ended after a while.
     async fn stays_open(&self, record: &PaymentRecord, wait: Duration) {
-        let settled = tokio::time::timeout(wait, self.scheme.settle(record)).await;
+        let settled = tokio::time::timeout(wait, self.scheme.settle(record, &NoAttempts)).await;
         assert!(settled.is_err(), "ended as {settled:?}");
     }
 }
@@ -395,7 +421,7 @@ async fn a_silent_node_is_waited_for_once_by_all_who_ask_for_the_head() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = Url::parse(&format!("http://{}/", silent.local_addr().unwrap())).unwrap();
     let deadline = Duration::from_millis(300);
-    let rpc = Rpc::new(Network::evm(CHAIN), CHAIN, vec![url], deadline, Arc::new(NoObserver)).unwrap();
+    let rpc = Rpc::new(Network::evm(CHAIN), rpc::identity(CHAIN), vec![url], deadline, Arc::new(NoObserver)).unwrap();
     let watch = Watch::default();
     let started = std::time::Instant::now();
     let asked = futures::future::join_all((0..20).map(|_| watch.refresh_head(&rpc, Duration::ZERO))).await;
@@ -653,6 +679,61 @@ async fn an_expired_settlement_that_is_still_unmined_is_sent_on_so_that_its_lane
 }
 
 #[tokio::test]
+async fn a_settlement_that_the_base_fee_has_outgrown_is_signed_again_recorded_and_then_sent() {
+    let shop = shop().await;
+    shop.change(|world| world.is_automine = false);
+    let record = shop.claimed(1, 0).await;
+    let kept = Arc::new(Kept { world: Arc::clone(&shop.world), attempts: Mutex::default() });
+    let settling = {
+        let (scheme, record, kept) = (Arc::clone(&shop.scheme), record.clone(), Arc::clone(&kept));
+        tokio::spawn(async move { scheme.settle(&record, &*kept).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    shop.change(|world| {
+        assert_eq!(world.sent.len(), 1);
+        world.base_fee *= 10;
+    });
+    for _ in 0..6 {
+        shop.change(World::mine);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let outcome = tokio::time::timeout(Duration::from_secs(20), settling).await.unwrap().unwrap();
+    let SettleOutcome::Paid(settlement) = outcome else { panic!("{outcome:?}") };
+    let attempts = kept.attempts.lock().unwrap().clone();
+    assert_eq!((attempts.len(), &settlement.transaction), (1, &attempts[0].transaction));
+    assert_eq!(attempts[0].account_nonce, record.attempts[0].signed.account_nonce);
+    let fee = |raw: &[u8]| lanes::unsigned(raw).unwrap().max_fee_per_gas;
+    assert!(fee(&attempts[0].raw) >= fee(&record.attempts[0].signed.raw) * 9 / 8);
+    assert_eq!(shop.world.lock().unwrap().state_used.len(), 1);
+}
+
+#[tokio::test]
+async fn a_higher_fee_that_is_not_written_down_is_never_sent() {
+    let shop = shop().await;
+    shop.change(|world| world.is_automine = false);
+    let record = shop.claimed(1, 0).await;
+    let settling = {
+        let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
+        tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    shop.change(|world| world.base_fee *= 10);
+    for _ in 0..6 {
+        shop.change(World::mine);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    let raw = record.attempts[0].signed.raw.clone();
+    shop.change(|world| assert!(world.sent.iter().all(|sent| **sent == raw)));
+    assert!(!settling.is_finished());
+    // The fee falls again: what was signed first is mined.
+    shop.change(|world| {
+        world.base_fee /= 10;
+        world.mine();
+    });
+    paid_by(&record, &tokio::time::timeout(Duration::from_secs(20), settling).await.unwrap().unwrap());
+}
+
+#[tokio::test]
 async fn a_receipt_counts_only_at_its_depth_and_only_if_the_chain_keeps_it() {
     let shop = shop().await;
     let mut record = shop.claimed(1, 0).await;
@@ -662,7 +743,7 @@ async fn a_receipt_counts_only_at_its_depth_and_only_if_the_chain_keeps_it() {
     let hash: B256 = record.attempts[0].signed.transaction.parse().unwrap();
     let settling = {
         let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
-        tokio::spawn(async move { scheme.settle(&record).await })
+        tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await })
     };
     tokio::time::sleep(Duration::from_millis(300)).await;
     shop.change(|world| {
@@ -719,7 +800,7 @@ async fn a_node_whose_indexes_are_behind_its_state_never_proves_a_payment_failed
     shop.clock.advance(Duration::from_secs(20));
     let settling = {
         let (scheme, record) = (Arc::clone(&shop.scheme), record.clone());
-        tokio::spawn(async move { scheme.settle(&record).await })
+        tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await })
     };
     tokio::time::sleep(Duration::from_secs(24)).await;
     assert!(!settling.is_finished(), "ended as {:?}", settling.await);

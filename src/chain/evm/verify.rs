@@ -11,7 +11,7 @@ use serde_json::json;
 use super::Inner;
 use super::abi::ContractWallet;
 use super::decode::{Decoded, PayerSignature, address, domain_separator};
-use super::rpc::RpcError;
+use super::rpc::{RpcError, is_revert};
 use crate::payment::scheme::{IncomingPayment, PaymentFacts, SettlementPlan, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::UnixMillis;
@@ -191,7 +191,7 @@ impl Inner {
             Ok(answer) => {
                 answer.len() >= 32 && answer.starts_with(ContractWallet::isValidSignatureCall::SELECTOR.as_slice())
             }
-            Err(error) if error.is_revert() => false,
+            Err(error) if is_revert(&error) => false,
             Err(error) => return Err(unavailable(error)),
         };
         if is_valid {

@@ -1,8 +1,10 @@
-//! `tollhouse dev`: a chain, a token, an origin, a funded payer and the gateway in one process, offline.
+//! `tollhouse dev`: an EVM chain with a token, a Cosmos chain, an origin, a funded payer and the gateway in one process,
+//! offline.
 //!
 //! The gateway is the one that `run` starts, with a configuration that was written to a file like any other. What is worth
 //! money elsewhere is worth nothing here.
 
+pub(super) mod cosmos;
 mod ports;
 mod state;
 #[cfg(test)]
@@ -12,6 +14,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +26,10 @@ use self::ports::GatewayPorts;
 use self::state::{Key, StateDir};
 use super::run::{Runtimes, runtime, start_logging};
 use crate::app::Blueprint;
+use crate::devnet::cosmos::{COSMOS_CHAIN_ID, COSMOS_DENOM, CosmosChain, CosmosParams};
 use crate::devnet::{CHAIN_ID, Chain, Journal, Node, Origin, ROUTES, TOKEN};
 use crate::server::{Listening, Running, termination};
-use crate::types::SystemClock;
+use crate::types::{SystemClock, canonical_cosmos_address};
 
 /// Threads for chain and origin.
 const DEVNET_THREADS: usize = 2;
@@ -45,9 +49,29 @@ pub struct DevArgs {
     /// Keep everything in this folder: keys, configuration, books and chain [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Give this account gas and 1000 test USDC; may be given several times
+    /// Give this account, 0x… or noble1…, gas and 1000 test USDC; may be given several times
     #[arg(long, value_name = "ADDRESS")]
-    pub fund: Vec<Address>,
+    pub fund: Vec<Account>,
+}
+
+/// An account on one of the chains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// Of the EVM chain.
+    Evm(Address),
+    /// Of the Cosmos chain.
+    Cosmos(String),
+}
+
+impl FromStr for Account {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = canonical_cosmos_address("noble", text) {
+            return Ok(Self::Cosmos(address));
+        }
+        text.parse().map(Self::Evm).map_err(|_error| format!("expected an address 0x… or noble1…, got {text:?}"))
+    }
 }
 
 pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
@@ -70,6 +94,7 @@ struct Shop {
     state: StateDir,
     ports: GatewayPorts,
     chain: SocketAddr,
+    cosmos: CosmosChain,
     origin: SocketAddr,
     _running: (Running<Node>, Running<Origin>),
     payer: Key,
@@ -83,8 +108,14 @@ impl Shop {
         let seller = state.key("seller")?;
         let journal = if state.is_kept() { Some(Journal::open(&state.file("chain.jsonl"))?) } else { None };
         let mut chain = Chain::new(Arc::new(SystemClock), journal)?;
-        for account in [gas_payer.address, payer.address].iter().chain(&args.fund) {
-            chain.fund(*account, U256::from(FUND_UNITS))?;
+        let cosmos_journal = state.is_kept().then(|| state.file("cosmos.jsonl"));
+        let cosmos = CosmosChain::start(CosmosParams { journal: cosmos_journal, ..CosmosParams::default() }).await?;
+        let own = [gas_payer.address, payer.address].map(Account::Evm).into_iter();
+        for account in own.chain([Account::Cosmos(payer.cosmos.clone())]).chain(args.fund.iter().cloned()) {
+            match account {
+                Account::Evm(address) => drop(chain.fund(address, U256::from(FUND_UNITS))?),
+                Account::Cosmos(address) => cosmos.fund(&address, COSMOS_DENOM, FUND_UNITS.into())?,
+            }
         }
         let node = Arc::new(Node::new(chain));
         tokio::spawn(Arc::clone(&node).keep_time());
@@ -94,15 +125,16 @@ impl Shop {
             state,
             ports: GatewayPorts::find(args.port)?,
             chain: node.address(),
+            cosmos,
             origin: origin.address(),
             _running: (node.start(false), origin.start(false)),
             payer,
         };
-        shop.state.write("gateway.toml", &shop.configuration(&gas_payer, seller.address))?;
+        shop.state.write("gateway.toml", &shop.configuration(&gas_payer, &seller))?;
         Ok(shop)
     }
 
-    fn configuration(&self, gas_payer: &Key, pay_to: Address) -> String {
+    fn configuration(&self, gas_payer: &Key, seller: &Key) -> String {
         let routes: String = ROUTES.iter().map(|route| format!("{:?} = {:?}\n", route.key, route.price)).collect();
         format!(
             "# Written by `tollhouse dev` at each start.\n\
@@ -111,13 +143,17 @@ impl Shop {
              [ledger]\nurl = \"sqlite:tollhouse.db\"\n\n\
              [log]\nlevel = \"warn\"\n\n\
              [upstreams.shop]\nservers = [\"{}\"]\n\n\
-             [networks.base-sepolia]\nrpc_url = \"http://{}\"\nsigner = {{ file = {:?} }}\npay_to = \"{pay_to}\"\n\n\
+             [networks.base-sepolia]\nrpc_url = \"http://{}\"\nsigner = {{ file = {:?} }}\npay_to = \"{}\"\n\n\
+             [networks.grand-1]\ngrpc_url = \"{}\"\npay_to = \"{}\"\n\n\
              [routes]\n{routes}",
             self.ports.shop,
             self.ports.admin,
             self.origin,
             self.chain,
             gas_payer.file_name(),
+            seller.address,
+            self.cosmos.grpc_url(),
+            seller.cosmos,
         )
     }
 
@@ -148,6 +184,13 @@ impl Shop {
         writeln!(out, "A shop, its chain and its payer are on this machine. Nothing here is worth anything.\n")?;
         writeln!(out, "Ask without paying, for a 402:\n  curl -i {shop}/weather\n")?;
         writeln!(out, "Pay, and get the answer:\n  {program} pay --key-file {key_file} {shop}/weather\n")?;
+        let grpc_url = self.cosmos.grpc_url();
+        let network = format!("cosmos:{COSMOS_CHAIN_ID}");
+        writeln!(out, "Pay on the Cosmos chain instead:")?;
+        writeln!(
+            out,
+            "  {program} pay --network {network} --grpc-url {grpc_url} --key-file {key_file} {shop}/weather\n"
+        )?;
         for route in ROUTES {
             writeln!(out, "  {:<8}{shop}{:<10}{}", route.price, route.path, route.about)?;
         }
@@ -158,6 +201,11 @@ impl Shop {
         writeln!(
             out,
             "  curl {chain} -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"dev_mint\",\"params\":[\"0x…\"]}}'"
+        )?;
+        writeln!(
+            out,
+            "Cosmos   {grpc_url} (gRPC), chain id {COSMOS_CHAIN_ID}, {COSMOS_DENOM}; {} has 1000 USDC",
+            self.payer.cosmos
         )?;
         let fate = if self.state.is_kept() { "" } else { ", removed at the end; --dir keeps one" };
         writeln!(out, "State    {}{fate}\n\nCtrl-C ends it.", self.state.path().display())?;

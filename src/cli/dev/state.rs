@@ -10,8 +10,13 @@ use alloy::signers::local::PrivateKeySigner;
 use anyhow::{Context, anyhow, bail};
 use zeroize::Zeroizing;
 
+use crate::cli::pay::cosmos::CosmosKey;
+
 /// Marks a folder as ours and is locked while a shop runs in it.
 const LOCK_FILE: &str = "tollhouse-dev.lock";
+
+/// What addresses of the Cosmos chain start with.
+const BECH32_PREFIX: &str = "noble";
 
 /// A folder that is ours; a temporary one goes when this does.
 pub(super) struct StateDir {
@@ -21,11 +26,13 @@ pub(super) struct StateDir {
 }
 
 /// A key that lies in the folder.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Key {
     name: &'static str,
-    /// Whose it is.
+    /// Whose it is on the EVM chain.
     pub address: Address,
+    /// And on the Cosmos chain.
+    pub cosmos: String,
 }
 
 impl Key {
@@ -89,7 +96,8 @@ impl StateDir {
             }
             Err(error) => return Err(error).with_context(failed),
         };
-        Ok(Key { name, address: signer.address() })
+        let cosmos = CosmosKey::new(Zeroizing::new(signer.to_bytes().into())).address(BECH32_PREFIX)?;
+        Ok(Key { name, address: signer.address(), cosmos })
     }
 }
 

@@ -58,7 +58,12 @@ impl Open {
 
     /// Runs the printed `pay` line, for another path of the shop.
     async fn pay(&self, path: &str) -> (Exit, Value) {
-        let line = self.printed.lines().find(|line| line.contains(" pay --key-file ")).unwrap();
+        self.pay_by(" pay --key-file ", path).await
+    }
+
+    /// Runs the printed line that holds these words, for another path of the shop.
+    async fn pay_by(&self, words: &str, path: &str) -> (Exit, Value) {
+        let line = self.printed.lines().find(|line| line.contains(words)).unwrap();
         let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let url = words.last_mut().unwrap();
         *url = url.replace("/weather", path);
@@ -147,6 +152,30 @@ async fn everything_on_the_menu_is_sold() {
     assert_eq!(exit, Exit::Success);
     assert_eq!(shop.payments().await, 4);
     shop.close();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_printed_line_pays_on_the_cosmos_chain_and_the_chain_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop");
+    for opened in 1..=2 {
+        let shop = Open::new(args(21_360, Some(&path))).unwrap();
+        let (exit, answer) = shop.pay_by(" pay --network cosmos:grand-1 ", "/weather").await;
+        assert_eq!((exit, &answer["receipt"]["network"]), (Exit::Success, &json!("cosmos:grand-1")), "{answer}");
+        assert_eq!(answer["receipt"]["payer"], shop.word("Cosmos", "noble1").trim_end_matches(';'));
+        assert_eq!(shop.payments().await, opened);
+        shop.close();
+    }
+}
+
+#[test]
+fn accounts_of_either_chain_can_be_funded() {
+    let cosmos = "noble10xcqpzrky6eff2g52qdye53xkk9jxkvrfr05cd";
+    assert_eq!(cosmos.parse(), Ok(Account::Cosmos(cosmos.to_owned())));
+    assert_eq!(TOKEN.to_string().parse(), Ok(Account::Evm(TOKEN)));
+    for bad in ["", "noble1", "cosmos10xcqpzrky6eff2g52qdye53xkk9jxkvrfr05cd", "0x12"] {
+        assert!(bad.parse::<Account>().is_err(), "{bad}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

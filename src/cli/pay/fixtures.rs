@@ -19,6 +19,17 @@ pub fn offer(network: &str, amount: &str) -> Value {
         "extra":{"name":"USDC","version":"2","quote":"sealed-quote"}})
 }
 
+/// A mint that nobody knows.
+pub const OTHER_MINT: &str = "So11111111111111111111111111111111111111112";
+
+/// A v2 offer of USDC on Solana's devnet.
+pub fn solana_offer(amount: &str) -> Value {
+    json!({"scheme":"exact","network":"solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1","amount":amount,
+        "asset":"4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU",
+        "payTo":"2wKupLR9q6wXYppw8Gr2NvWxKBUqm4PPJKkQfoxHDBg4","maxTimeoutSeconds":60,
+        "extra":{"feePayer":"EwWqGE4ZFKLofuestmU4LDdK7XM1N4ALgdZccwYugwGd","quote":"sealed-quote"}})
+}
+
 /// The `PAYMENT-REQUIRED` header and the v1 body of a 402 with these offers.
 pub fn terms_402(offers: &[Value]) -> (String, String) {
     let v1: Vec<Value> = offers
@@ -33,6 +44,13 @@ pub fn terms_402(offers: &[Value]) -> (String, String) {
     let v2 = json!({"x402Version":2,"error":"payment_required","resource":{"url":"http://h/p"},"accepts":offers,
         "extensions":{}});
     (encode_json(&v2), json!({"x402Version":1,"error":"payment_required","accepts":v1}).to_string())
+}
+
+/// A v2 offer of USDC on Noble's test network.
+pub fn cosmos_offer(amount: &str) -> Value {
+    let pay_to = super::cosmos::CosmosKey::new(zeroize::Zeroizing::new([8; 32])).address("noble").unwrap();
+    json!({"scheme":"exact","network":"cosmos:grand-1","amount":amount,"asset":"uusdc","payTo":pay_to,
+        "maxTimeoutSeconds":60,"extra":{"quote":"sealed-quote"}})
 }
 
 /// A saved payment.

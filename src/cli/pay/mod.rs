@@ -2,6 +2,7 @@
 //! that one is ever presented again.
 
 mod choose;
+pub(super) mod cosmos;
 mod deliver;
 #[cfg(test)]
 mod fixtures;
@@ -9,6 +10,7 @@ mod receipt;
 mod saved;
 mod send;
 mod sign;
+mod solana;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -25,15 +27,17 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use serde_json::{Map, Value, json};
 
-use self::choose::{Max, Payable};
+use self::choose::{BankSend, Max, Method as PayMethod, Payable};
+use self::cosmos::{CosmosError, CosmosKey, FeeChoice, FeeCoin};
 use self::saved::{Saved, SavedPayment};
 use self::send::{PaymentHeader, Presented, Request};
 use self::sign::{PayerKey, SignError};
+use self::solana::SolanaError;
 use self::terms::Terms;
 use super::human::{amount_text, network_text, printable};
 use crate::config::Secret;
 use crate::protocol::{Version, encode_json, names};
-use crate::types::{Clock, Network, SystemClock};
+use crate::types::{ChainKind, Clock, Network, SystemClock};
 
 /// Longest body of a 402 that is read for v1 terms.
 const TERMS_BODY_BYTES_MAX: usize = 256 * 1024;
@@ -53,21 +57,34 @@ pub struct PayArgs {
     /// Request body, or @FILE to read it from a file
     #[arg(long, short = 'd', value_name = "TEXT|@FILE")]
     pub data: Option<String>,
-    /// Most that may be paid: dollars, or atomic units of one asset as '10000 0xASSET'
+    /// Most that may be paid: dollars, or atomic units of one asset as '10000 ASSET'
     #[arg(long, default_value = "$0.10", value_name = "AMOUNT")]
     pub max: Max,
     /// Pay on this network only: a name such as base-sepolia, or a CAIP-2 id
     #[arg(long, value_name = "NAME")]
     pub network: Option<Network>,
-    /// File with the payer's key, 32 bytes in hex [default: the environment variable TOLLHOUSE_KEY]
+    /// File with the payer's key: 32 bytes in hex pay on EVM chains, and on Cosmos chains with --grpc-url or a Cosmos
+    /// --network; a key pair, as solana-keygen writes it or in base58, pays on Solana [default: the environment variable TOLLHOUSE_KEY]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// JSON-RPC node to ask for a recent block: needed to pay on Solana
+    #[arg(long, value_name = "URL", env = solana::RPC_VARIABLE, hide_env_values = true)]
+    pub rpc_url: Option<Url>,
+    /// gRPC node to ask for the payer's sequence and the gas price: needed to pay on Cosmos
+    #[arg(long, value_name = "URL")]
+    pub grpc_url: Option<Url>,
+    /// Gas limit of a payment on Cosmos [default: 120000]
+    #[arg(long, value_name = "N")]
+    pub gas: Option<u64>,
+    /// Fee of a payment on Cosmos, as '12000 uusdc' [default: the node's minimum for the gas]
+    #[arg(long, value_name = "AMOUNT")]
+    pub fee: Option<FeeCoin>,
     /// Pay by x402 v1, even if the server speaks v2
     #[arg(long)]
     pub v1: bool,
     /// Present a saved payment again instead of paying: its file or id, or none if only one is saved
     #[arg(long, value_name = "FILE|ID", num_args = 0..=1, default_missing_value = "",
-        conflicts_with_all = ["url", "method", "headers", "data", "max", "network", "key_file", "v1"])]
+        conflicts_with_all = ["url", "method", "headers", "data", "max", "network", "key_file", "v1", "grpc_url", "gas", "fee"])]
     pub resume: Option<String>,
     /// How long to present the same payment again while its outcome is pending
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration, value_name = "TIME")]
@@ -89,6 +106,16 @@ pub enum Exit {
     Failure,
     /// The payment's outcome is still unknown.
     Pending,
+}
+
+impl PayArgs {
+    /// Whether a key of 32 bytes is meant for a Cosmos chain: nothing in it says so.
+    fn is_for_cosmos(&self) -> bool {
+        match &self.network {
+            Some(network) => network.kind() == ChainKind::Cosmos,
+            None => self.grpc_url.is_some(),
+        }
+    }
 }
 
 impl Exit {
@@ -152,9 +179,12 @@ pub(super) async fn pay(
             printable(terms.error.as_deref().unwrap_or("no reason"))
         );
     }
-    let offer = choose::choose(&terms.offers, args.network.as_ref(), &args.max)?;
-    let key = PayerKey::load(args.key_file.as_deref(), key_variable)?;
-    let signed = sign_payment(&request, &terms, &offer, &key, clock)?;
+    let mut key = PayerKey::load(args.key_file.as_deref(), key_variable)?;
+    if args.is_for_cosmos() {
+        key = key.for_cosmos();
+    }
+    let offer = choose::choose(&terms.offers, key.kind(), args.network.as_ref(), &args.max)?;
+    let signed = sign_payment(args, &request, &terms, &offer, &key, clock).await?;
     let saved = Saved::create(&directory, signed).context("nothing was sent: the payment could not be saved")?;
     let asked = amount_text(offer.terms.amount, &offer.terms.network, offer.terms.asset.as_str());
     writeln!(
@@ -162,7 +192,7 @@ pub(super) async fn pay(
         "paying {} on {} to {}; if this is cut short:\n  {}",
         printable(&asked),
         network_text(&offer.terms.network),
-        offer.pay_to,
+        offer.pay_to(),
         saved.resume_line()
     )?;
     present(args, &saved, io).await
@@ -216,7 +246,8 @@ async fn read_terms(mut response: Response, v1_only: bool) -> anyhow::Result<Ter
 }
 
 /// Signs the one payment of this run and puts it together with its request.
-fn sign_payment(
+async fn sign_payment(
+    args: &PayArgs,
     request: &Request,
     terms: &Terms,
     offer: &Payable,
@@ -226,8 +257,12 @@ fn sign_payment(
     let mut nonce = [0_u8; 32];
     getrandom::fill(&mut nonce).map_err(|error| anyhow!("no randomness for the payment's nonce: {error}"))?;
     let now_secs = clock.now().as_secs();
-    let valid_before = now_secs.checked_add(offer.terms.max_timeout_seconds).ok_or(SignError::Window)?;
-    let payload = key.authorize(offer, valid_before, nonce)?;
+    let lifetime = match offer.method {
+        PayMethod::Eip3009(_) | PayMethod::Send(_) => offer.terms.max_timeout_seconds,
+        PayMethod::Spl(_) => solana::LIFETIME_SECS,
+    };
+    let valid_before = now_secs.checked_add(lifetime).ok_or(SignError::Window)?;
+    let payload = sign_payload(args, offer, key, valid_before, nonce).await?;
     let mut headers = Vec::new();
     for (name, value) in &request.headers {
         let value = value.to_str().with_context(|| format!("header {name} is not plain text and can't be saved"))?;
@@ -248,15 +283,53 @@ fn sign_payment(
         asset: offer.terms.asset.clone(),
         amount: offer.terms.amount,
         pay_to: offer.terms.pay_to.clone(),
-        payer: key.address(),
+        payer: key.address(offer)?,
     })
+}
+
+/// What the payer signs for an offer that its key was chosen for.
+async fn sign_payload(
+    args: &PayArgs,
+    offer: &Payable,
+    key: &PayerKey,
+    valid_before: u64,
+    nonce: [u8; 32],
+) -> anyhow::Result<Value> {
+    match (&offer.method, key) {
+        (PayMethod::Eip3009(evm), PayerKey::Evm(key)) => {
+            Ok(sign::authorize(key, evm, offer.terms.amount, valid_before, nonce)?)
+        }
+        (PayMethod::Spl(spl), PayerKey::Solana(key)) => {
+            let node = args.rpc_url.as_ref().ok_or(SolanaError::NoNode)?;
+            let amount = u64::try_from(offer.terms.amount.value()).map_err(|_error| SolanaError::Amount)?;
+            let recent = solana::recent(&send::client()?, node, &spl.mint).await?;
+            let memo = alloy::hex::encode(nonce.get(..16).unwrap_or(&nonce));
+            Ok(json!({"transaction": solana::transaction(key, spl, amount, &recent, &memo)?}))
+        }
+        (PayMethod::Send(send), PayerKey::Cosmos(key)) => sign_send(args, offer, send, key).await,
+        _ => bail!("nothing was paid: the key is for other chains than the offer"),
+    }
+}
+
+async fn sign_send(args: &PayArgs, offer: &Payable, send: &BankSend, key: &CosmosKey) -> anyhow::Result<Value> {
+    let node = args.grpc_url.as_ref().ok_or(CosmosError::NoNode)?;
+    let window = Duration::from_secs(offer.terms.max_timeout_seconds);
+    let choice = FeeChoice { gas: args.gas, fee: args.fee.clone() };
+    let recent = cosmos::recent(node, &key.address(&send.prefix)?, send, window, &choice).await?;
+    if let (None, Some(fee)) = (&args.fee, &recent.fee)
+        && fee.denom == send.denom
+        && !choose::is_fee_within(fee.amount, &offer.terms, &args.max)
+    {
+        bail!("nothing was paid: the node wants a fee above --max; allow it by --fee '{fee}'");
+    }
+    Ok(json!({"transaction": cosmos::transaction(key, send, offer.terms.amount, &recent)?}))
 }
 
 /// The payment header's value (protocol §2.1, §2.2): v2 echoes the offer whole, with the sealed quote in its `extra`.
 fn payment_value(terms: &Terms, offer: &Payable, payload: Value) -> String {
     let mut object = Map::new();
     match terms.version {
-        Version::V1 => {
+        Version::V1 | Version::Vitwit => {
             object.insert("x402Version".to_owned(), json!(1));
             object.insert("scheme".to_owned(), json!(offer.terms.scheme));
             object.insert("network".to_owned(), offer.raw.get("network").cloned().unwrap_or_default());

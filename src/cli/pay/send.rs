@@ -76,7 +76,7 @@ impl PaymentHeader {
     /// When the value is no legal header value.
     pub fn new(version: Version, value: &str) -> Result<Self, SendError> {
         let name = match version {
-            Version::V1 => names::X_PAYMENT,
+            Version::V1 | Version::Vitwit => names::X_PAYMENT,
             Version::V2 => names::PAYMENT_SIGNATURE,
         };
         let mut value = HeaderValue::from_str(value).map_err(|_error| SendError::Header)?;

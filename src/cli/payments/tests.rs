@@ -31,6 +31,7 @@ fn new_payment(nonce: u32) -> NewPayment {
         valid_until: UnixMillis::from_secs(2_000_000_000),
         signer: None,
         claimed_at: UnixMillis::from_secs(1_767_225_600 + u64::from(nonce)),
+        identifier: None,
     }
 }
 

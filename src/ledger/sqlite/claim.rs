@@ -25,14 +25,11 @@ impl Operation for Claim {
         let Self { payment, sign } = self;
         let record = new_record_id()?;
         let now = books.now();
-        if !insert_payment(books, &record, &payment, now).await? {
+        if !insert_payment(books, &record, &payment, now, PaymentState::Signed, 0).await? {
             return Ok(ClaimOutcome::Exists(load_live(books, &payment).await?));
         }
         let nonce = take_nonce(books, &payment).await?;
-        let signed = catch_unwind(AssertUnwindSafe(|| sign(nonce)))
-            .unwrap_or_else(|_panic| Err("the signer panicked".to_owned()))
-            .and_then(|signed| check_signed(&payment, nonce, signed))
-            .map_err(LedgerError::NotSigned)?;
+        let signed = check_signed(&payment, nonce, sign).map_err(LedgerError::NotSigned)?;
         let attempt = Attempt { number: 1, signed, signed_at: now };
         insert_attempt(books, &record, &attempt).await?;
         Ok(ClaimOutcome::Claimed(PaymentRecord {
@@ -50,6 +47,10 @@ impl Operation for Claim {
     }
 }
 
+/// States in which a payment may be signed again: before it is paid, and after its block was taken back.
+const SIGNED_AND_SETTLED: [PaymentState; 5] =
+    [PaymentState::Signed, PaymentState::Paid, PaymentState::Delivering, PaymentState::Served, PaymentState::Owed];
+
 /// [`crate::ledger::Ledger::record_attempt`].
 pub(super) struct RecordAttempt {
     pub(super) record: RecordId,
@@ -61,7 +62,7 @@ impl Operation for RecordAttempt {
     const NAME: &'static str = "record_attempt";
 
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
-        let mut payment = require(books, &self.record, &[PaymentState::Signed], Self::NAME).await?;
+        let mut payment = require(books, &self.record, &SIGNED_AND_SETTLED, Self::NAME).await?;
         let last = payment.attempts.last().map_or(0, |attempt| attempt.number);
         let number = last.checked_add(1).ok_or_else(|| LedgerError::NotWritten("too many attempts".to_owned()))?;
         let now = books.now();
@@ -78,33 +79,41 @@ impl Operation for RecordAttempt {
     }
 }
 
-fn new_record_id() -> Result<RecordId, LedgerError> {
+pub(super) fn new_record_id() -> Result<RecordId, LedgerError> {
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random).map_err(|error| LedgerError::NotWritten(format!("no randomness: {error}")))?;
     Ok(RecordId(format!("pay_{}", hex::encode(&random))))
 }
 
-/// What was signed must be what was claimed: any other account nonce would leave a gap or meet another payment's.
-fn check_signed(payment: &NewPayment, nonce: Option<AccountNonce>, signed: NewAttempt) -> Result<NewAttempt, String> {
+/// Signs; what was signed must be what was claimed: any other account nonce would leave a gap or meet another payment's.
+pub(super) fn check_signed(
+    payment: &NewPayment,
+    nonce: Option<AccountNonce>,
+    sign: SignInClaim,
+) -> Result<NewAttempt, String> {
+    let signed = catch_unwind(AssertUnwindSafe(|| sign(nonce)))
+        .unwrap_or_else(|_panic| Err("the signer panicked".to_owned()))?;
     if nonce.is_some() && (signed.account_nonce != nonce || signed.signer != payment.signer) {
         return Err(format!("signed with account nonce {:?} where the claim took {nonce:?}", signed.account_nonce));
     }
     Ok(signed)
 }
 
-/// Whether the payment id was free, and is now taken by this row.
-async fn insert_payment(
+/// Whether the payment id, and the payer's name for the purchase, were free, and is now taken by this row.
+pub(super) async fn insert_payment(
     books: &mut Books,
     record: &RecordId,
     payment: &NewPayment,
     now: UnixMillis,
+    state: PaymentState,
+    attempts: u32,
 ) -> Result<bool, StepError> {
     let inserted = sqlx::query(
         "INSERT INTO payments (record, payment_id, state, deliveries, claimed_at, updated_at, valid_until, network, \
          asset, amount, payer, pay_to, signer, payload_digest, fingerprint, holder, redeliverable, wait_for, \
-         confirmations, pay_to_exclusive, route, request, terms, payload) \
-         VALUES ($1, $2, 'signed', 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
-         $20, $21, $22) ON CONFLICT (payment_id) WHERE state NOT IN ('released', 'failed') DO NOTHING",
+         confirmations, pay_to_exclusive, route, request, terms, payload, identifier) \
+         VALUES ($1, $2, $23, $24, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, \
+         $20, $21, $22, $25) ON CONFLICT DO NOTHING",
     )
     .bind(&record.0)
     .bind(&payment.id.0)
@@ -128,16 +137,24 @@ async fn insert_payment(
     .bind(&payment.request)
     .bind(&payment.terms)
     .bind(&payment.payload)
+    .bind(state.as_str())
+    .bind(i64::from(attempts))
+    .bind(&payment.identifier)
     .execute(&mut books.connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
 }
 
-async fn load_live(books: &mut Books, payment: &NewPayment) -> Result<PaymentRecord, StepError> {
+pub(super) async fn load_live(books: &mut Books, payment: &NewPayment) -> Result<PaymentRecord, StepError> {
     let found = sqlx::query(select_payments!(
-        "WHERE p.payment_id = $1 AND p.state NOT IN ('released', 'failed') ORDER BY a.number"
+        "WHERE p.record = (SELECT record FROM (\
+         SELECT record, 0 AS age_rank FROM payments WHERE payment_id = $1 AND state NOT IN ('released', 'failed') \
+         UNION ALL SELECT record, 1 AS age_rank FROM payments WHERE payer = $2 AND identifier = $3 \
+         AND state NOT IN ('released', 'failed', 'reorged')) candidates ORDER BY age_rank LIMIT 1) ORDER BY a.number"
     ))
     .bind(&payment.id.0)
+    .bind(payment.payer.as_str())
+    .bind(&payment.identifier)
     .fetch_all(&mut books.connection)
     .await?;
     let live = rows::payments(&found)?.pop();
@@ -146,7 +163,7 @@ async fn load_live(books: &mut Books, payment: &NewPayment) -> Result<PaymentRec
 
 /// The next account nonce of the payment's signer, if it has one. A signer whose count was never compared with its
 /// chain's has none to give.
-async fn take_nonce(books: &mut Books, payment: &NewPayment) -> Result<Option<AccountNonce>, StepError> {
+pub(super) async fn take_nonce(books: &mut Books, payment: &NewPayment) -> Result<Option<AccountNonce>, StepError> {
     let Some(signer) = &payment.signer else { return Ok(None) };
     let taken: Option<i64> = sqlx::query_scalar(
         "UPDATE signers SET next_nonce = next_nonce + 1 WHERE network = $1 AND signer = $2 \
@@ -162,7 +179,7 @@ async fn take_nonce(books: &mut Books, payment: &NewPayment) -> Result<Option<Ac
     }
 }
 
-async fn insert_attempt(books: &mut Books, record: &RecordId, attempt: &Attempt) -> Result<(), StepError> {
+pub(super) async fn insert_attempt(books: &mut Books, record: &RecordId, attempt: &Attempt) -> Result<(), StepError> {
     let nonce = attempt.signed.account_nonce.map(|nonce| as_bigint(nonce, "account nonce")).transpose()?;
     sqlx::query(
         "INSERT INTO attempts (record, number, signer, account_nonce, transaction_id, fee_max, signed_at, raw) \

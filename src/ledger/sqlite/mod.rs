@@ -5,6 +5,8 @@
 
 mod claim;
 mod fault;
+mod finality;
+mod forwarded;
 mod reader;
 mod rows;
 mod steps;
@@ -24,13 +26,15 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::claim::{Claim, RecordAttempt};
+use self::finality::{RecordFinal, RecordReorged, RecordSettledAgain};
+use self::forwarded::{ClaimForwarded, RecordSigned, Release};
 use self::steps::{RecordDelivering, RecordFailed, RecordPaid, RecordServed, RecordUndelivered, RecoverDeliveries};
 use self::store::OwnedFile;
 use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, Probe, PruneSome, ValueOrInsert};
 use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
 use super::{
-    AccountNonce, ClaimOutcome, DeliveryBegun, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter, PaymentId,
-    PaymentRecord, RecordId, Settlement, SignInClaim, Total,
+    AccountNonce, ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
+    PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
 
@@ -167,12 +171,33 @@ impl Ledger for SqliteLedger {
         self.reader()?.find(id).await
     }
 
+    async fn find_identified(&self, payer: &AccountId, identifier: &str) -> Result<Option<PaymentRecord>, LedgerError> {
+        self.reader()?.find_identified(payer, identifier).await
+    }
+
     async fn get(&self, record: &RecordId) -> Result<Option<PaymentRecord>, LedgerError> {
         self.reader()?.get(record).await
     }
 
     async fn claim(&self, payment: NewPayment, sign: SignInClaim) -> Result<ClaimOutcome, LedgerError> {
         self.write(Claim { payment, sign }).await
+    }
+
+    async fn claim_forwarded(&self, payment: NewPayment, attempts_max: u32) -> Result<ForwardOutcome, LedgerError> {
+        self.write(ClaimForwarded { payment, attempts_max }).await
+    }
+
+    async fn record_signed(
+        &self,
+        record: &RecordId,
+        signer: Option<AccountId>,
+        sign: SignInClaim,
+    ) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordSigned { record: record.clone(), signer, sign }).await
+    }
+
+    async fn release(&self, record: &RecordId, uncount: bool) -> Result<PaymentRecord, LedgerError> {
+        self.write(Release { record: record.clone(), uncount }).await
     }
 
     async fn record_attempt(&self, record: &RecordId, attempt: NewAttempt) -> Result<PaymentRecord, LedgerError> {
@@ -231,6 +256,35 @@ impl Ledger for SqliteLedger {
 
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
         self.reader()?.unfinished(network).await
+    }
+
+    async fn unfinal_blocks(
+        &self,
+        network: &Network,
+        since: UnixMillis,
+        blocks_max: u32,
+    ) -> Result<Vec<SettledBlock>, LedgerError> {
+        self.reader()?.unfinal_blocks(network, since, blocks_max).await
+    }
+
+    async fn settled_in(&self, network: &Network, block: &SettledBlock) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.settled_in(network, block).await
+    }
+
+    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError> {
+        self.write(RecordFinal { network: network.clone(), block: block.clone() }).await
+    }
+
+    async fn record_settled_again(
+        &self,
+        record: &RecordId,
+        settlement: Settlement,
+    ) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordSettledAgain { record: record.clone(), settlement }).await
+    }
+
+    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError> {
+        self.write(RecordReorged { record: record.clone(), reason: reason.to_owned() }).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {

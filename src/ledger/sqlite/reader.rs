@@ -7,10 +7,13 @@ use std::time::Duration;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{QueryBuilder, Sqlite};
 
+use super::claim::as_bigint;
 use super::rows::{self, select_payments};
 use super::store;
-use crate::ledger::{LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, Total};
-use crate::types::{AssetId, AtomicAmount, Network, UnixMillis};
+use crate::ledger::{
+    LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Total,
+};
+use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
 /// Reads at the same time; each connection is a thread of its own.
 const CONNECTIONS_MAX: u32 = 4;
@@ -69,6 +72,25 @@ impl SqliteReader {
         .await
     }
 
+    /// As [`crate::ledger::Ledger::find_identified`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn find_identified(
+        &self,
+        payer: &AccountId,
+        identifier: &str,
+    ) -> Result<Option<PaymentRecord>, LedgerError> {
+        let found = sqlx::query(select_payments!(
+            "WHERE p.payer = $1 AND p.identifier = $2 AND p.state NOT IN ('released', 'failed', 'reorged') ORDER BY a.number"
+        ))
+        .bind(payer.as_str())
+        .bind(identifier)
+        .fetch_all(&self.pool)
+        .await;
+        Ok(rows::payments(&found.map_err(not_read)?)?.pop())
+    }
+
     /// As [`crate::ledger::Ledger::get`].
     ///
     /// # Errors
@@ -96,6 +118,47 @@ impl SqliteReader {
         rows::payments(&found.map_err(not_read)?)
     }
 
+    /// As [`crate::ledger::Ledger::unfinal_blocks`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn unfinal_blocks(
+        &self,
+        network: &Network,
+        since: UnixMillis,
+        blocks_max: u32,
+    ) -> Result<Vec<SettledBlock>, LedgerError> {
+        let found = sqlx::query(
+            "SELECT DISTINCT settled_block, settled_block_hash FROM payments WHERE network = $1 AND settled_final = 0 \
+             AND state IN ('paid', 'delivering', 'served', 'owed') AND paid_at >= $2 \
+             ORDER BY settled_block LIMIT $3",
+        )
+        .bind(network.as_str())
+        .bind(since.0)
+        .bind(i64::from(blocks_max))
+        .fetch_all(&self.pool)
+        .await;
+        found.map_err(not_read)?.iter().map(rows::settled_block).collect()
+    }
+
+    /// As [`crate::ledger::Ledger::settled_in`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn settled_in(&self, network: &Network, block: &SettledBlock) -> Result<Vec<PaymentRecord>, LedgerError> {
+        let found = sqlx::query(select_payments!(
+            "WHERE p.network = $1 AND p.settled_block = $2 AND p.settled_final = 0 \
+             AND p.state IN ('paid', 'delivering', 'served', 'owed') AND p.settled_block_hash = $3 \
+             ORDER BY p.claimed_at, p.record, a.number"
+        ))
+        .bind(network.as_str())
+        .bind(as_bigint(block.number, "block")?)
+        .bind(&block.hash)
+        .fetch_all(&self.pool)
+        .await;
+        rows::payments(&found.map_err(not_read)?)
+    }
+
     /// As [`crate::ledger::Ledger::failed_but_usable`].
     ///
     /// # Errors
@@ -106,7 +169,7 @@ impl SqliteReader {
         now: UnixMillis,
     ) -> Result<Vec<PaymentRecord>, LedgerError> {
         let found = sqlx::query(select_payments!(
-            "WHERE p.network = $1 AND p.state = 'failed' AND p.valid_until > $2 \
+            "WHERE p.network = $1 AND p.state IN ('failed', 'reorged') AND p.valid_until > $2 \
              ORDER BY p.valid_until, p.record, a.number"
         ))
         .bind(network.as_str())

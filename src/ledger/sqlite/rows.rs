@@ -10,7 +10,7 @@ use sqlx::{Row, Sqlite};
 
 use crate::ledger::{
     Attempt, Digest, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState, RecordId,
-    Settlement, Total, hex,
+    SettledBlock, Settlement, Total, hex,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -142,6 +142,7 @@ impl<'row> Stored<'row> {
             valid_until: self.time("valid_until")?,
             signer: self.account_if_any("signer")?,
             claimed_at: self.time("claimed_at")?,
+            identifier: self.get_if_any("identifier")?,
         })
     }
 
@@ -204,6 +205,12 @@ pub(super) fn subtotal(row: &SqliteRow) -> Result<Total, LedgerError> {
     let state: PaymentState = stored.parse("state")?;
     let network: Network = stored.parse("network")?;
     Ok(Total { state, network, asset: stored.asset("asset")?, count, amount: amount.into() })
+}
+
+/// A row of `settled_block` and `settled_block_hash`.
+pub(super) fn settled_block(row: &SqliteRow) -> Result<SettledBlock, LedgerError> {
+    let stored = Stored { row, record: "blocks".to_owned() };
+    Ok(SettledBlock { number: stored.integer("settled_block")?, hash: stored.get("settled_block_hash")? })
 }
 
 /// A holder as one tagged text.

@@ -31,7 +31,7 @@ pub(super) async fn require(
 }
 
 /// Why an UPDATE that names its starting states met no row.
-async fn refused(books: &mut Books, record: &RecordId, step: &'static str) -> StepError {
+pub(super) async fn refused(books: &mut Books, record: &RecordId, step: &'static str) -> StepError {
     match load(books, record).await {
         Ok(Some(payment)) => LedgerError::IllegalStep { record: record.clone(), found: payment.state, step }.into(),
         Ok(None) => LedgerError::Missing(record.clone()).into(),
@@ -53,9 +53,11 @@ impl Operation for RecordPaid {
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
         let (state, delivery) = if self.deliver { (PaymentState::Delivering, 1) } else { (PaymentState::Paid, 0) };
         let updated = sqlx::query(
-            "UPDATE payments SET state = $2, deliveries = deliveries + $3, paid_at = $4, updated_at = $4, \
+            "UPDATE payments SET state = $2, deliveries = CASE WHEN deliveries < $3 THEN $3 ELSE deliveries END, \
+             paid_at = $4, updated_at = $4, settled_final = 0, \
              settled_transaction = $5, settled_block = $6, settled_block_hash = $7, settled_externally = $8, \
-             failure = NULL, failed_transaction = NULL \
+             failure = NULL, failed_transaction = NULL, \
+             identifier = CASE WHEN state = 'signed' THEN identifier ELSE NULL END \
              WHERE record = $1 AND state IN ('signed', 'failed', 'reorged')",
         )
         .bind(&self.record.0)
@@ -203,7 +205,13 @@ impl Operation for RecoverDeliveries {
         .bind(i64::from(self.at_start))
         .execute(&mut books.connection)
         .await?;
-        Ok(changed.rows_affected())
+        let released =
+            sqlx::query("UPDATE payments SET state = 'released', updated_at = $1 WHERE state = 'forwarded' AND $2 = 1")
+                .bind(now)
+                .bind(i64::from(self.at_start))
+                .execute(&mut books.connection)
+                .await?;
+        Ok(changed.rows_affected().saturating_add(released.rows_affected()))
     }
 }
 

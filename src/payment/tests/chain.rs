@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use crate::ledger::{AccountNonce, NewAttempt, PaymentId, PaymentRecord, Settlement};
 use crate::payment::scheme::{
-    Availability, IncomingPayment, PaymentFacts, Scheme, SettleOutcome, SettlementPlan, SignError, VerifyError,
+    Attempts, Availability, IncomingPayment, PaymentFacts, Scheme, SettleOutcome, SettlementPlan, SignError,
+    VerifyError,
 };
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, AssetId, Network, UnixMillis};
@@ -168,7 +169,7 @@ impl Scheme for FakeChain {
         }))
     }
 
-    async fn settle(&self, _record: &PaymentRecord) -> SettleOutcome {
+    async fn settle(&self, _record: &PaymentRecord, _attempts: &dyn Attempts) -> SettleOutcome {
         self.settles.fetch_add(1, Ordering::SeqCst);
         let mut outcome = self.outcome.subscribe();
         outcome.wait_for(Option::is_some).await.unwrap().clone().unwrap()

@@ -1,6 +1,7 @@
 //! The money path without sockets: a scripted chain, a real ledger.
 
 pub(crate) mod chain;
+mod clearing;
 mod redelivery;
 mod settling;
 mod verifying;
@@ -86,7 +87,7 @@ impl Shop {
             Arc::new(Metrics::new().unwrap()),
             tokio::runtime::Handle::current(),
         );
-        let route = PricedRoute::new(ROUTE.to_owned(), vec![offer], ResourceInfo::default()).unwrap();
+        let route = PricedRoute::new(ROUTE.to_owned(), vec![offer], ResourceInfo::default(), false).unwrap();
         Self { gate, chain, ledger, route, clock, origin: Origin(AtomicBool::new(true)), _folder: folder }
     }
 
@@ -110,6 +111,7 @@ impl Shop {
         let request = PaidRequest {
             fingerprint: [request; 32],
             redeliverable: true,
+            settles_after: false,
             client,
             route: ROUTE,
             summary: "GET /a".to_owned(),

@@ -73,7 +73,7 @@ async fn open(opening: Opening) -> Shop {
     upstream.read_timeout = opening.read_timeout;
     let config = config(upstream, routes);
     let gate = TestGate::open(opening.settle_timeout).await;
-    let server = Server::bind(gate.parts(&config), gate.admin_parts(&config)).await.unwrap();
+    let server = Server::bind(gate.parts(&config), gate.admin_parts(&config), None).await.unwrap();
     let (address, admin) = (server.address(), server.admin_address());
     let (stop, stopped) = oneshot::channel();
     let ended = tokio::spawn(server.run(async { drop(stopped.await) }, |_within| async {}));

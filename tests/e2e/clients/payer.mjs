@@ -14,6 +14,17 @@ export function parseCommand() {
   return { url: positionals[0], v1: values.v1, headers };
 }
 
+/** Base58 of PAYER_SOLANA_KEY, and the node to ask for a recent block; nothing if this payer has no money on Solana. */
+export function solanaPayer() {
+  const key = process.env.PAYER_SOLANA_KEY;
+  return key === undefined ? null : { key, config: { rpcUrl: process.env.SOLANA_RPC_URL } };
+}
+
+/** Whether this payer has money on an EVM chain. */
+export function hasEvmKey() {
+  return process.env.PAYER_KEY !== undefined;
+}
+
 /** The account of PAYER_KEY, or the contract at PAYER_WALLET with that account as the owner who signs for it. */
 export function payerAccount({ privateKeyToAccount, toAccount }) {
   const owner = privateKeyToAccount(process.env.PAYER_KEY);

@@ -1,6 +1,7 @@
 """Pays one request with PyPI x402 2.25.0 and prints one JSON line about what happened.
 
-    PAYER_KEY=0x… [PAYER_WALLET=0x…] python py_v2.py URL [--requests] [--v1] [--header 'Name: value']…
+    [PAYER_KEY=0x… [PAYER_WALLET=0x…]] [PAYER_SOLANA_KEY=… SOLANA_RPC_URL=…] \\
+        python py_v2.py URL [--requests] [--v1] [--header 'Name: value']…
 
 --requests uses the client for `requests` instead of the one for `httpx`. --v1 also registers the v1 scheme and hides the
 PAYMENT-REQUIRED header from the client, which would otherwise win: the client then pays by the v1 terms in the body. The
@@ -8,6 +9,7 @@ spend controls stay at their defaults, so the terms must name the network's real
 """
 
 import asyncio
+import os
 
 import httpx
 import requests
@@ -18,6 +20,9 @@ from x402.http.clients.requests import x402HTTPAdapter
 from x402.mechanisms.evm import EthAccountSigner
 from x402.mechanisms.evm.exact.client import ExactEvmScheme
 from x402.mechanisms.evm.exact.v1.client import ExactEvmSchemeV1
+from x402.mechanisms.svm.exact.client import ExactSvmScheme
+from x402.mechanisms.svm.exact.v1.client import ExactSvmSchemeV1
+from x402.mechanisms.svm.signers import KeypairSigner
 
 from report import parse_arguments, payer_account, print_report
 
@@ -27,10 +32,16 @@ OFFERS = []
 
 
 def register(client):
-    signer = EthAccountSigner(payer_account())
-    client.register("eip155:*", ExactEvmScheme(signer))
-    if ARGUMENTS.v1:
-        client.register_v1("base-sepolia", ExactEvmSchemeV1(signer))
+    if "PAYER_KEY" in os.environ:
+        signer = EthAccountSigner(payer_account())
+        client.register("eip155:*", ExactEvmScheme(signer))
+        if ARGUMENTS.v1:
+            client.register_v1("base-sepolia", ExactEvmSchemeV1(signer))
+    if "PAYER_SOLANA_KEY" in os.environ:
+        signer, node = KeypairSigner.from_base58(os.environ["PAYER_SOLANA_KEY"]), os.environ["SOLANA_RPC_URL"]
+        client.register("solana:*", ExactSvmScheme(signer, node))
+        if ARGUMENTS.v1:
+            client.register_v1("solana-devnet", ExactSvmSchemeV1(signer, node))
     return client
 
 

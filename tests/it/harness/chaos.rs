@@ -24,6 +24,8 @@ pub enum Fault {
     Hold,
     /// 503; the node hears nothing.
     Unavailable,
+    /// The node gets it; 503 is answered all the same.
+    LieUnavailable,
     /// This result instead of the node's, which is not asked.
     Result(Value),
     /// This error instead of the node's answer; the node is not asked.
@@ -96,10 +98,17 @@ impl Chaos {
 
     /// Calls that a payment causes, as opposed to those that look after the chain all the time.
     pub fn payment_calls(&self) -> usize {
-        ["eth_call", "eth_estimateGas", "eth_getCode", "eth_sendRawTransaction"]
-            .into_iter()
-            .map(|method| self.count(method))
-            .sum()
+        [
+            "eth_call",
+            "eth_estimateGas",
+            "eth_getCode",
+            "eth_sendRawTransaction",
+            "simulateTransaction",
+            "sendTransaction",
+        ]
+        .into_iter()
+        .map(|method| self.count(method))
+        .sum()
     }
 
     /// Waits for the next call of `method` after `seen` of them.
@@ -162,6 +171,7 @@ async fn answer(state: &State, body: &[u8]) -> Option<(u16, String)> {
     let mut answers = Vec::new();
     let mut lies = Vec::new();
     let mut is_lost = false;
+    let mut is_denied = false;
     for call in &calls {
         let method = call["method"].as_str().unwrap_or_default();
         state.calls.lock().unwrap().push((method.to_owned(), call["params"].clone()));
@@ -183,12 +193,16 @@ async fn answer(state: &State, body: &[u8]) -> Option<(u16, String)> {
             }
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
             Some(Fault::LoseAnswer) => is_lost = true,
+            Some(Fault::LieUnavailable) => is_denied = true,
             Some(Fault::Hold) | None => {}
         }
         passed.push(call);
     }
     let is_lied_about = |answer: &Value| lies.iter().any(|lie| lie["id"] == answer["id"]);
     answers.extend(state.forward(&passed).await?.into_iter().filter(|answer| !is_lied_about(answer)));
+    if is_denied {
+        return Some((503, "busy".to_owned()));
+    }
     answers.append(&mut lies);
     let text = if is_batch { Value::Array(answers) } else { answers.pop()? };
     (!is_lost).then(|| (200, text.to_string()))

@@ -21,7 +21,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// Runs the binary, or a shell that limits itself first and then becomes the binary.
-    pub fn spawn(config: &Path, environment: &[(&str, &str)], limit: Option<&str>) -> Self {
+    pub fn spawn(config: &Path, environment: &[(&str, String)], limit: Option<&str>) -> Self {
         let binary = env!("CARGO_BIN_EXE_tollhouse");
         let mut command = match limit {
             None => Command::new(binary),
@@ -39,7 +39,7 @@ impl Gateway {
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }
-        command.envs(environment.iter().copied());
+        command.envs(environment.iter().map(|(name, value)| (*name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         Self { child: command.spawn().unwrap(), log, log_start }
     }

@@ -1,19 +1,25 @@
 //! What a test needs of the world.
 
+mod chain;
 mod chaos;
+mod cosmos;
 mod gateway;
 mod http;
 mod node;
 mod origin;
 mod payer;
 mod shop;
+mod solana;
 
+pub use chain::Chain;
 pub use chaos::Fault;
-pub use http::{Answer, Call};
-pub use node::{OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
+pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
+pub use http::{Answer, Call, decode_header};
+pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
 pub use origin::Serve;
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use shop::{PRICE, Plan, Shop, paid};
+pub use solana::{SolanaNode, TOKEN_2022_MINT};
 
 use shop::HOST;
 

@@ -4,12 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use alloy::consensus::{Transaction, TxEnvelope};
+use alloy::eips::eip2718::Decodable2718;
 use alloy::primitives::{Address, B256, U256, address, keccak256};
 use alloy::sol;
 use alloy::sol_types::{SolCall, SolEvent};
 use serde_json::{Value, json};
 
+use super::chain::{Chain, Moved};
 use super::http::Call;
+use super::payer::{Header, Payer, Payment, Terms};
+use super::shop::Plan;
 use super::{eventually, free_port};
 
 pub const CHAIN_ID: u64 = 84_532;
@@ -169,6 +174,71 @@ impl Node {
             Transfer { from, value: log["data"].as_str().unwrap().parse().unwrap(), transaction, nonce: own[0] }
         };
         paid.as_array().unwrap().iter().map(transfer).collect()
+    }
+}
+
+impl Chain for Node {
+    type Payer = Payer;
+    type Payment = Payment;
+
+    const SEND: &'static str = "eth_sendRawTransaction";
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn network(&self, rpc_port: u16, plan: &Plan) -> String {
+        let signer = match plan.second_signer {
+            None => "{ env = \"BASE_SEPOLIA_SIGNER\" }",
+            Some(_) => "[{ env = \"BASE_SEPOLIA_SIGNER\" }, { env = \"SECOND_SIGNER\" }]",
+        };
+        format!(
+            "[networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}\"\n\
+             signer = {signer}\npay_to = \"{PAY_TO}\"\n{}",
+            plan.network
+        )
+    }
+
+    fn environment(&self, plan: &Plan) -> Vec<(&'static str, String)> {
+        vec![
+            ("BASE_SEPOLIA_SIGNER", plan.signer.to_owned()),
+            ("SECOND_SIGNER", plan.second_signer.unwrap_or_default().to_owned()),
+        ]
+    }
+
+    async fn fund_payer(&self, value: u64) -> Payer {
+        let payer = Payer::random();
+        self.mint(payer.address, value).await;
+        payer
+    }
+
+    async fn pay(&self, payer: &Payer, terms: &Terms) -> Payment {
+        payer.pay(terms)
+    }
+
+    fn header(payment: &Payment) -> Header {
+        payment.v2()
+    }
+
+    async fn moved(&self) -> Vec<Moved> {
+        let moved = |Transfer { from, value, transaction, nonce }| Moved {
+            transaction,
+            authorization: format!("{from} {nonce}"),
+            value,
+        };
+        self.transfers().await.into_iter().map(moved).collect()
+    }
+
+    fn sent(params: &Value) -> Option<String> {
+        let raw = params[0].as_str().unwrap();
+        let bytes = alloy::hex::decode(raw).unwrap();
+        let transaction = TxEnvelope::decode_2718(&mut bytes.as_slice()).unwrap();
+        let is_filler = transaction.value() == U256::ZERO && transaction.input().is_empty();
+        (!is_filler).then(|| hash_of(raw))
+    }
+
+    fn payment_secret(payload: &Value) -> String {
+        payload["signature"].as_str().unwrap().trim_start_matches("0x").to_owned()
     }
 }
 

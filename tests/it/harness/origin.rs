@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncWriteExt, BufReader};
@@ -17,6 +18,8 @@ pub enum Serve {
     Fine,
     /// This status and a small JSON body.
     Status(u16),
+    /// As `Fine`, after a while.
+    Slow(Duration),
     /// Half of a body.
     CutOff,
     /// The connection is closed instead of an answer.
@@ -114,6 +117,10 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
         Serve::Status(status) => (status, answer.as_str()),
         Serve::CutOff => (200, &answer[..answer.len() / 2]),
         Serve::NoAnswer => return Ok(()),
+        Serve::Slow(wait) => {
+            tokio::time::sleep(wait).await;
+            (200, answer.as_str())
+        }
         Serve::Stall => std::future::pending().await,
     };
     let head = format!(

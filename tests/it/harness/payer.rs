@@ -91,6 +91,17 @@ impl Payment {
         ("X-PAYMENT", encode(&self.v1_json()))
     }
 
+    /// In the vitwit dialect: v1 with the payload as a base64 string.
+    pub fn vitwit_json(&self) -> Value {
+        let mut payment = self.v1_json();
+        payment["payload"] = encode(&self.payload).into();
+        payment
+    }
+
+    pub fn vitwit(&self) -> Header {
+        ("X-PAYMENT", encode(&self.vitwit_json()))
+    }
+
     /// The same, but for one field of what was signed.
     pub fn with(&self, field: &str, value: Value) -> Self {
         let mut changed = self.clone();

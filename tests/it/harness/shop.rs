@@ -1,23 +1,22 @@
-//! A whole shop, and the audit at its end.
+//! A whole shop, on whatever chain, and the audit at its end.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy::consensus::TxEnvelope;
-use alloy::eips::eip2718::Decodable2718;
-use alloy::primitives::U256;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tollhouse::ledger::{PaymentFilter, PaymentRecord, PaymentState, SqliteReader};
 
+use super::chain::Chain;
 use super::chaos::{Chaos, Fault};
 use super::gateway::Gateway;
 use super::http::{Answer, Call};
-use super::node::{Node, PAY_TO, SIGNER, hash_of};
+use super::node::{Node, SIGNER};
 use super::origin::Origin;
-use super::payer::{Header, Payer, Payment, Terms};
+use super::payer::{Header, Terms};
+use super::solana::SolanaNode;
 use super::{eventually, free_port};
 
 /// The shop's name, whatever port it has.
@@ -27,25 +26,29 @@ pub const PRICE: u64 = 10_000;
 /// Times a paid request may reach the origin (contract §3).
 const DELIVERIES_MAX: usize = 2;
 /// What the payer has at first.
-const FUNDS: u64 = 100 * PRICE;
+pub const FUNDS: u64 = 100 * PRICE;
 
 /// What a test wants to be different.
 pub struct Plan {
-    /// More lines of `[networks.base-sepolia]`.
+    /// More lines of the network's table.
     pub network: String,
     /// More lines of `[server]`.
     pub server: String,
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
-    /// The gas payer's key.
+    /// Whether the facilitator API listens.
+    pub is_facilitator: bool,
+    /// The gas payer's key (EVM).
     pub signer: &'static str,
-    /// The key of a second gas payer, if there is one.
+    /// The key of a second gas payer, if there is one (EVM).
     pub second_signer: Option<&'static str>,
     /// `[log] level`.
     pub log: &'static str,
     /// Whether the gateway talks to the node itself, past the proxy that counts and misbehaves.
     pub is_direct: bool,
+    /// Whether priced routes settle after their requests, so that the origin hears of no transaction.
+    pub settles_after: bool,
     /// `FAILPOINTS`.
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
@@ -60,25 +63,28 @@ impl Default for Plan {
             server: String::new(),
             upstream: String::new(),
             routes: routes.to_owned(),
+            is_facilitator: false,
             signer: SIGNER,
             second_signer: None,
             log: "info,tollhouse=debug",
             is_direct: false,
+            settles_after: false,
             failpoints: String::new(),
             limit: None,
         }
     }
 }
 
-pub struct Shop {
+pub struct Shop<N: Chain = Node> {
     pub plan: Plan,
     gateway: Option<Gateway>,
-    pub node: Arc<Node>,
+    pub node: Arc<N>,
     pub rpc: Chaos,
     pub origin: Origin,
-    pub payer: Payer,
+    pub payer: N::Payer,
     pub port: u16,
     pub admin_port: u16,
+    pub facilitator_port: u16,
     directory: TempDir,
 }
 
@@ -101,12 +107,33 @@ impl Shop {
 
     /// A shop on a chain where there may be others.
     pub async fn build_on(node: Arc<Node>, plan: Plan) -> Self {
-        let payer = Payer::random();
-        node.mint(payer.address, FUNDS).await;
-        let rpc = Chaos::start(node.port).await;
+        Self::on(node, plan).await
+    }
+}
+
+impl Shop<SolanaNode> {
+    /// As `open`, on Solana.
+    pub async fn open_on_solana(plan: Plan) -> Self {
+        let mut shop = Self::on(Arc::new(SolanaNode::start().await), plan).await;
+        shop.start().await;
+        shop
+    }
+
+    /// Opens on a chain whose blocks come this fast.
+    pub async fn open_on_fast_solana(slot_millis: u64, plan: Plan) -> Self {
+        let mut shop = Self::on(Arc::new(SolanaNode::start_with(slot_millis).await), plan).await;
+        shop.start().await;
+        shop
+    }
+}
+
+impl<N: Chain> Shop<N> {
+    async fn on(node: Arc<N>, plan: Plan) -> Self {
+        let payer = node.fund_payer(FUNDS).await;
+        let rpc = Chaos::start(node.port()).await;
         let origin = Origin::start().await;
         let directory = tempfile::tempdir().unwrap();
-        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, directory }
+        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
     }
 
     /// The running gateway.
@@ -128,36 +155,37 @@ impl Shop {
     }
 
     fn write_config(&self) {
-        let Plan { network, server, upstream, routes, log, .. } = &self.plan;
-        let signer = match self.plan.second_signer {
-            None => "{ env = \"BASE_SEPOLIA_SIGNER\" }",
-            Some(_) => "[{ env = \"BASE_SEPOLIA_SIGNER\" }, { env = \"SECOND_SIGNER\" }]",
+        let Plan { server, upstream, routes, log, .. } = &self.plan;
+        let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };
+        let facilitator = match self.plan.is_facilitator {
+            true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
+            false => String::new(),
         };
-        let rpc_port = if self.plan.is_direct { self.node.port } else { self.rpc.port };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
+             {facilitator}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
-             [networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}\"\n\
-             signer = {signer}\npay_to = \"{PAY_TO}\"\n{network}\n\
+             {}\n\
              [routes]\n{routes}",
-            self.port, self.admin_port, self.origin.port
+            self.port,
+            self.admin_port,
+            self.origin.port,
+            self.node.network(rpc_port, &self.plan),
         );
         std::fs::write(self.config(), text).unwrap();
     }
 
     /// Runs the gateway with a configuration of the plan, whatever comes of it.
     pub fn launch(&mut self) -> Gateway {
-        (self.port, self.admin_port) = (free_port(), free_port());
+        (self.port, self.admin_port, self.facilitator_port) = (free_port(), free_port(), free_port());
         self.write_config();
-        let environment = [
-            ("BASE_SEPOLIA_SIGNER", self.plan.signer),
-            ("SECOND_SIGNER", self.plan.second_signer.unwrap_or_default()),
-            ("FAILPOINTS", self.plan.failpoints.as_str()),
-        ];
-        let wanted = environment.len() - usize::from(self.plan.failpoints.is_empty());
-        Gateway::spawn(&self.config(), &environment[..wanted], self.plan.limit)
+        let mut environment = self.node.environment(&self.plan);
+        if !self.plan.failpoints.is_empty() {
+            environment.push(("FAILPOINTS", self.plan.failpoints.clone()));
+        }
+        Gateway::spawn(&self.config(), &environment, self.plan.limit)
     }
 
     /// Starts the gateway and waits until it takes payments.
@@ -210,8 +238,8 @@ impl Shop {
     }
 
     /// An honest payment for `/api/data`, not presented yet.
-    pub async fn payment(&self) -> Payment {
-        self.payer.pay(&self.terms().await)
+    pub async fn payment(&self) -> N::Payment {
+        self.node.pay(&self.payer, &self.terms().await).await
     }
 
     /// `GET /api/data` with a payment header.
@@ -225,9 +253,9 @@ impl Shop {
     }
 
     /// Pays and gets the answer.
-    pub async fn buy(&self) -> Payment {
+    pub async fn buy(&self) -> N::Payment {
         let payment = self.payment().await;
-        let answer = self.present(&payment.v2()).await;
+        let answer = self.present(&N::header(&payment)).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         payment
     }
@@ -265,19 +293,19 @@ impl Shop {
     /// Starts to present a payment and comes back when the gateway is about to send its settlement, which is held.
     /// What is returned is the client's connection.
     pub async fn present_and_hold(&self, call: &Call) -> TcpStream {
-        let sent = self.rpc.count("eth_sendRawTransaction");
-        self.rpc.set("eth_sendRawTransaction", Fault::Hold);
+        let sent = self.rpc.count(N::SEND);
+        self.rpc.set(N::SEND, Fault::Hold);
         let client = call.open(self.port).await.unwrap();
-        self.rpc.wait_for("eth_sendRawTransaction", sent).await;
+        self.rpc.wait_for(N::SEND, sent).await;
         client
     }
 
     /// Nobody was charged, nothing was written, nothing reached the origin.
     pub async fn assert_untouched(&self) {
-        assert_eq!(self.node.transfers().await, []);
+        assert_eq!(self.node.moved().await, []);
         assert_eq!(self.rows().await.len(), 0);
         assert_eq!(self.priced_hits(), 0);
-        assert_eq!(self.rpc.count("eth_sendRawTransaction"), 0);
+        assert_eq!(self.rpc.count(N::SEND), 0);
     }
 
     pub fn priced_hits(&self) -> usize {
@@ -286,7 +314,7 @@ impl Shop {
 
     /// One transfer, one hit, one row that is served.
     pub async fn assert_sold_once(&self) {
-        assert_eq!(self.node.transfers().await.len(), 1);
+        assert_eq!(self.node.moved().await.len(), 1);
         assert_eq!(self.priced_hits(), 1);
         self.wait_state(PaymentState::Served).await;
         assert_eq!(self.rows().await.iter().filter(|row| row.state == PaymentState::Served).count(), 1);
@@ -299,12 +327,12 @@ impl Shop {
 
     /// As `audit`, for a chain on which others moved money past the gateway in these transactions.
     pub async fn audit_but(mut self, foreign: &[String]) {
-        let transfers = self.node.transfers().await;
+        let transfers = self.node.moved().await;
         let rows = self.rows().await;
-        let mut nonces: Vec<_> = transfers.iter().map(|transfer| (transfer.from, transfer.nonce)).collect();
-        nonces.sort_unstable();
-        nonces.dedup();
-        assert_eq!(nonces.len(), transfers.len(), "I2: an authorization moved money twice: {transfers:?}");
+        let mut keys: Vec<_> = transfers.iter().map(|transfer| &transfer.authorization).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), transfers.len(), "I2: an authorization moved money twice: {transfers:?}");
         for transfer in transfers.iter().filter(|transfer| !foreign.contains(&transfer.transaction)) {
             let settled_by = |row: &&PaymentRecord| {
                 row.settlement.as_ref().is_some_and(|settlement| settlement.transaction == transfer.transaction)
@@ -318,19 +346,32 @@ impl Shop {
             assert!(has_recourse, "I3: {:?}", own[0]);
             assert_eq!(own[0].claim.amount.value(), transfer.value, "I4");
         }
-        self.audit_hits(&transfers.iter().map(|transfer| transfer.transaction.as_str()).collect::<Vec<_>>());
+        let transactions: Vec<_> = transfers.iter().map(|transfer| transfer.transaction.as_str()).collect();
+        self.audit_hits(&transactions, &rows);
         self.audit_sent(&rows);
         self.audit_log(&rows);
         self.gateway().kill();
     }
 
     /// I1 and I2: what reached the origin was paid, and not delivered too often.
-    fn audit_hits(&self, transactions: &[&str]) {
+    fn audit_hits(&self, transactions: &[&str], rows: &[PaymentRecord]) {
         let mut delivered: HashMap<String, Vec<String>> = HashMap::new();
         for hit in self.origin.hits().into_iter().filter(|hit| hit.target.starts_with("/api/")) {
-            let transaction = hit.header("x-payment-transaction").expect("I1: a priced hit without payment").to_owned();
-            assert!(transactions.contains(&transaction.as_str()), "I1: {transaction} moved nothing");
-            delivered.entry(transaction).or_default().push(format!("{} {}", hit.method, hit.target));
+            let payment = match hit.header("x-payment-transaction") {
+                Some(transaction) => {
+                    assert!(transactions.contains(&transaction), "I1: {transaction} moved nothing");
+                    let is_settled_by = |row: &&PaymentRecord| {
+                        row.settlement.as_ref().is_some_and(|settlement| settlement.transaction == transaction)
+                    };
+                    rows.iter().find(is_settled_by)
+                }
+                None => {
+                    assert!(self.plan.settles_after, "I1: a priced hit without payment");
+                    rows.iter().find(|row| hit.header("idempotency-key") == Some(row.record.0.as_str()))
+                }
+            };
+            let id = payment.expect("I1: a hit that no row accounts for").claim.id.0.clone();
+            delivered.entry(id).or_default().push(format!("{} {}", hit.method, hit.target));
         }
         for (transaction, mut requests) in delivered {
             assert!(requests.len() <= DELIVERIES_MAX, "I2: {transaction} was delivered {} times", requests.len());
@@ -343,13 +384,9 @@ impl Shop {
     fn audit_sent(&self, rows: &[PaymentRecord]) {
         let known: Vec<_> =
             rows.iter().flat_map(|row| &row.attempts).map(|attempt| attempt.signed.transaction.as_str()).collect();
-        for params in self.rpc.calls("eth_sendRawTransaction") {
-            let raw = params[0].as_str().unwrap();
-            if !known.contains(&hash_of(raw).as_str()) {
-                let bytes = alloy::hex::decode(raw).unwrap();
-                let filler = TxEnvelope::decode_2718(&mut bytes.as_slice()).unwrap();
-                use alloy::consensus::Transaction;
-                assert!(filler.value() == U256::ZERO && filler.input().is_empty(), "I5: sent but not written: {raw}");
+        for params in self.rpc.calls(N::SEND) {
+            if let Some(transaction) = N::sent(&params) {
+                assert!(known.contains(&transaction.as_str()), "I5: sent but not written: {transaction}");
             }
         }
     }
@@ -357,11 +394,13 @@ impl Shop {
     /// I8: neither keys nor signatures are in the log.
     fn audit_log(&self, rows: &[PaymentRecord]) {
         let log = std::fs::read_to_string(self.directory.path().join("gateway.log")).unwrap().to_lowercase();
-        assert!(!log.contains(self.plan.signer), "I8: the key is in the log");
+        for (_, secret) in self.node.environment(&self.plan) {
+            assert!(secret.is_empty() || !log.contains(&secret.to_lowercase()), "I8: the key is in the log");
+        }
         for row in rows {
             let payload: serde_json::Value = serde_json::from_str(&row.claim.payload).unwrap();
-            let signature = payload["signature"].as_str().unwrap().to_lowercase();
-            assert!(!log.contains(signature.trim_start_matches("0x")), "I8: a signature is in the log");
+            let secret = N::payment_secret(&payload).to_lowercase();
+            assert!(!secret.is_empty() && !log.contains(&secret), "I8: a payment is in the log");
         }
     }
 }

@@ -201,3 +201,27 @@ async fn a_signer_that_ran_out_of_nonces_signs_nothing() {
     assert!(matches!(refused, Err(LedgerError::NotWritten(_))), "{refused:?}");
     assert_eq!(rig.next_nonce().await, last);
 }
+
+#[tokio::test]
+async fn a_payers_name_for_a_purchase_is_taken_while_its_payment_may_still_be_or_was_paid() {
+    let rig = Rig::new().await;
+    let named = |id: &str| NewPayment { identifier: Some("order_0000000001".to_owned()), ..payment(id) };
+    let first = rig.claim(named("a")).await;
+    let taken = rig.ledger.claim(named("b"), signing()).await.unwrap();
+    assert!(matches!(taken, ClaimOutcome::Exists(row) if row.record == first.record), "by another authorization");
+    let found = async || {
+        let found = rig.ledger.find_identified(&first.claim.payer, "order_0000000001").await.unwrap();
+        found.map(|row| row.record)
+    };
+    assert_eq!(found().await, Some(first.record.clone()));
+    assert_eq!(rig.next_nonce().await, 1, "a lost race takes no nonce");
+    rig.ledger.record_failed(&first.record, "expired", None).await.unwrap();
+    assert_eq!(found().await, None);
+    let second = rig.claim(named("b")).await;
+    assert_eq!(found().await, Some(second.record.clone()));
+    // The first lands after all: its payer is credited, the name stays with the second.
+    rig.ledger.record_paid(&first.record, settlement(), false).await.unwrap();
+    assert_eq!(found().await, Some(second.record));
+    let stranger = NewPayment { payer: AccountId::new("0xstranger").unwrap(), ..named("c") };
+    assert!(matches!(rig.ledger.claim(stranger, signing()).await.unwrap(), ClaimOutcome::Claimed(_)));
+}

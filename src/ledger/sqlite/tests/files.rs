@@ -179,3 +179,36 @@ async fn a_row_that_cannot_be_read_is_named_and_never_guessed() {
     sqlx::query("UPDATE attempts SET raw = 'zz'").execute(&mut connection).await.unwrap();
     assert!(matches!(rig.ledger.unfinished(&network()).await, Err(LedgerError::Corrupt { .. })));
 }
+
+#[tokio::test]
+async fn books_of_the_first_version_are_brought_up_with_all_their_rows() {
+    use sqlx::{ConnectOptions, Connection};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("old.db");
+    let mut old = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true)
+        .foreign_keys(true)
+        .connect()
+        .await
+        .unwrap();
+    let first = sqlx::migrate!("src/ledger/migrations/sqlite").iter().next().unwrap().clone();
+    let migrator = sqlx::migrate::Migrator { migrations: vec![first].into(), ..sqlx::migrate::Migrator::DEFAULT };
+    migrator.run_direct(None, &mut old, false).await.unwrap();
+    let row = "INSERT INTO payments (record, payment_id, state, deliveries, claimed_at, updated_at, valid_until, network, \
+         asset, amount, payer, pay_to, payload_digest, fingerprint, holder, redeliverable, wait_for, confirmations, \
+         pay_to_exclusive, route, request, terms, payload) VALUES ('pay_1', 'id', 'signed', 0, 1, 1, 1, 'eip155:84532', \
+         '0xA', '5', '0xB', '0xC', $1, $1, 'address:127.0.0.1', 1, 'confirmed', 1, 0, 'r', 'q', 't', 'p')";
+    sqlx::query(row).bind("ab".repeat(32)).execute(&mut old).await.unwrap();
+    let attempt = "INSERT INTO attempts (record, number, transaction_id, fee_max, signed_at, raw) \
+         VALUES ('pay_1', 1, '0xhash', '9', 1, '00')";
+    sqlx::query(attempt).execute(&mut old).await.unwrap();
+    old.close().await.unwrap();
+    let ledger = SqliteLedger::open(&path, Arc::new(ManualClock::new(NOON))).await.unwrap();
+    let record = RecordId("pay_1".to_owned());
+    let paid = ledger.record_paid(&record, settlement(), true).await.unwrap();
+    assert_eq!((paid.attempts.len(), paid.attempts[0].signed.transaction.as_str()), (1, "0xhash"));
+    assert_eq!((paid.state, paid.claim.identifier.as_deref()), (PaymentState::Delivering, None));
+    ledger.close().await;
+}

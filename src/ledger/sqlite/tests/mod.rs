@@ -3,6 +3,7 @@
 mod claims;
 mod faults;
 mod files;
+mod forwarded;
 mod model;
 mod steps;
 mod upkeep;
@@ -124,6 +125,7 @@ fn payment(id: &str) -> NewPayment {
         valid_until: NOON.plus(Duration::from_secs(3600)),
         signer: Some(signer()),
         claimed_at: NOON,
+        identifier: None,
     }
 }
 

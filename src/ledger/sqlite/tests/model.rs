@@ -1,11 +1,12 @@
 //! Random histories against a reference that fits on a page.
 
-use PaymentState::{Delivering, Failed, Owed, Paid, Released, Served, Signed};
+use PaymentState::{Delivering, Failed, Owed, Paid, Released, Reorged, Served, Signed};
 use proptest::prelude::*;
 
 use super::*;
 
 const MAX: u32 = 2;
+const SETTLED: [PaymentState; 4] = [Paid, Delivering, Served, Owed];
 const REDELIVER_FOR_MS: i64 = 10_000;
 
 #[derive(Debug, Clone)]
@@ -17,6 +18,8 @@ enum Step {
     RecordDelivering(usize),
     Undelivered { row: usize, uncount: bool },
     RecordServed(usize),
+    Reorged(usize),
+    SettledAgain(usize),
     Recover { at_start: bool },
     Wait { ms: u64 },
     Reopen,
@@ -33,6 +36,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => row().prop_map(Step::RecordDelivering),
         3 => (row(), any::<bool>()).prop_map(|(row, uncount)| Step::Undelivered { row, uncount }),
         1 => row().prop_map(Step::RecordServed),
+        1 => row().prop_map(Step::Reorged),
+        1 => row().prop_map(Step::SettledAgain),
         1 => any::<bool>().prop_map(|at_start| Step::Recover { at_start }),
         2 => (1..6_000_u64).prop_map(|ms| Step::Wait { ms }),
         1 => Just(Step::Reopen),
@@ -83,11 +88,11 @@ impl Reference {
             }
             Step::RecordPaid { row, deliver } => {
                 let Some(found) = self.rows.get(row).cloned() else { return false };
-                let may = found.state == Signed || (found.state == Failed && !self.is_live(found.id));
+                let may = matches!(found.state, Signed | Reorged) || (found.state == Failed && !self.is_live(found.id));
                 if may {
                     let row = &mut self.rows[row];
                     row.state = if deliver { Delivering } else { Paid };
-                    row.deliveries += u32::from(deliver);
+                    row.deliveries = row.deliveries.max(u32::from(deliver));
                     row.paid_at = now;
                 }
                 may
@@ -105,7 +110,11 @@ impl Reference {
                 true
             }
             Step::Reopen => true,
-            Step::Attempt(row) => self.change(row, Signed, |row| row.attempts += 1),
+            Step::Attempt(row) => {
+                self.change_any(row, &[Signed, Paid, Delivering, Served, Owed], |row| row.attempts += 1)
+            }
+            Step::Reorged(row) => self.change_any(row, &SETTLED, |row| row.state = Reorged),
+            Step::SettledAgain(row) => self.change_any(row, &SETTLED, |_row| ()),
             Step::RecordFailed(row) => self.change(row, Signed, |row| row.state = Failed),
             Step::RecordServed(row) => self.change(row, Delivering, |row| row.state = Served),
             Step::RecordDelivering(row) => self.change(row, Paid, |row| {
@@ -124,7 +133,11 @@ impl Reference {
     }
 
     fn change(&mut self, row: usize, from: PaymentState, change: impl FnOnce(&mut Row)) -> bool {
-        let Some(row) = self.rows.get_mut(row).filter(|row| row.state == from) else { return false };
+        self.change_any(row, &[from], change)
+    }
+
+    fn change_any(&mut self, row: usize, from: &[PaymentState], change: impl FnOnce(&mut Row)) -> bool {
+        let Some(row) = self.rows.get_mut(row).filter(|row| from.contains(&row.state)) else { return false };
         change(row);
         true
     }
@@ -153,6 +166,8 @@ async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step)
         Step::Attempt(row) => ledger.record_attempt(&named(row), attempt(Some(0))).await.is_ok(),
         Step::RecordPaid { row, deliver } => ledger.record_paid(&named(row), settlement(), deliver).await.is_ok(),
         Step::RecordFailed(row) => ledger.record_failed(&named(row), "why", None).await.is_ok(),
+        Step::Reorged(row) => ledger.record_reorged(&named(row), "why").await.is_ok(),
+        Step::SettledAgain(row) => ledger.record_settled_again(&named(row), settlement()).await.is_ok(),
         Step::RecordDelivering(row) => match ledger.record_delivering(&named(row), MAX, settled_after).await {
             Ok(DeliveryBegun::Begun(_) | DeliveryBegun::Owed(_)) => true,
             Ok(DeliveryBegun::NotPaid(_)) | Err(_) => false,

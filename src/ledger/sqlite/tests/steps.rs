@@ -1,7 +1,7 @@
 //! The state machine: which step starts from which state, and where it leads.
 
 use super::*;
-use PaymentState::{Claimed, Delivering, Failed, Owed, Paid, Released, Reorged, Served, Signed};
+use PaymentState::{Claimed, Delivering, Failed, Forwarded, Owed, Paid, Released, Reorged, Served, Signed};
 
 const MAX: u32 = 2;
 
@@ -13,6 +13,8 @@ async fn take(rig: &Rig, record: &RecordId, step: &str) -> Result<PaymentRecord,
         "record_failed" => rig.ledger.record_failed(record, "why", Some("0xbad")).await,
         "record_undelivered" => rig.ledger.record_undelivered(record, MAX, false).await,
         "record_served" => rig.ledger.record_served(record).await,
+        "record_settled_again" => rig.ledger.record_settled_again(record, settlement()).await,
+        "record_reorged" => rig.ledger.record_reorged(record, "why").await,
         other => panic!("{other}"),
     }
 }
@@ -20,13 +22,17 @@ async fn take(rig: &Rig, record: &RecordId, step: &str) -> Result<PaymentRecord,
 #[tokio::test]
 async fn every_step_is_taken_from_its_own_states_and_refused_from_all_others() {
     let rig = Rig::new().await;
-    let table: [(&str, &[PaymentState], PaymentState); 6] = [
-        ("record_attempt", &[Signed], Signed),
-        ("record_paid", &[Signed, Failed, Reorged], Paid),
-        ("record_paid and deliver", &[Signed, Failed, Reorged], Delivering),
-        ("record_failed", &[Signed], Failed),
-        ("record_undelivered", &[Delivering], Paid),
-        ("record_served", &[Delivering], Served),
+    let settled = [Paid, Delivering, Served, Owed];
+    // The state that a step leads to, or none where it stays.
+    let table: [(&str, &[PaymentState], Option<PaymentState>); 8] = [
+        ("record_attempt", &[Signed, Paid, Delivering, Served, Owed], None),
+        ("record_paid", &[Signed, Failed, Reorged], Some(Paid)),
+        ("record_paid and deliver", &[Signed, Failed, Reorged], Some(Delivering)),
+        ("record_failed", &[Signed], Some(Failed)),
+        ("record_undelivered", &[Delivering], Some(Paid)),
+        ("record_served", &[Delivering], Some(Served)),
+        ("record_settled_again", &settled, None),
+        ("record_reorged", &settled, Some(Reorged)),
     ];
     for (step, from, to) in table {
         for state in PaymentState::ALL {
@@ -35,7 +41,7 @@ async fn every_step_is_taken_from_its_own_states_and_refused_from_all_others() {
             let before = rig.ledger.get(&record).await.unwrap().unwrap();
             match take(&rig, &record, step).await {
                 Ok(after) if from.contains(&state) => {
-                    assert_eq!(after.state, to, "{step} from {state}");
+                    assert_eq!(after.state, to.unwrap_or(state), "{step} from {state}");
                     assert_eq!(seen(&after), seen(&rig.ledger.get(&record).await.unwrap().unwrap()));
                 }
                 Err(LedgerError::IllegalStep { record: named, found, .. }) if !from.contains(&state) => {
@@ -60,7 +66,7 @@ async fn a_delivery_begins_only_from_paid() {
         match (state, rig.ledger.record_delivering(&record, MAX, NOON).await.unwrap()) {
             (Paid, DeliveryBegun::Begun(begun)) => assert_eq!((begun.state, begun.deliveries), (Delivering, 1)),
             (
-                Claimed | Signed | Delivering | Served | Released | Failed | Reorged | Owed,
+                Claimed | Forwarded | Signed | Delivering | Served | Released | Failed | Reorged | Owed,
                 DeliveryBegun::NotPaid(row),
             ) => {
                 assert_eq!((row.state, row.deliveries), (state, 0));
@@ -193,4 +199,35 @@ async fn paid_rows_that_are_too_old_become_owed_now_and_then() {
     assert_eq!(rig.ledger.recover_deliveries(MAX, NOON, false).await.unwrap(), 0);
     assert_eq!(rig.ledger.recover_deliveries(MAX, UnixMillis(NOON.0 + 1), false).await.unwrap(), 1);
     assert_eq!(rig.state(&record).await, Owed);
+}
+
+#[tokio::test]
+async fn a_block_is_watched_until_it_is_final_and_all_its_payments_with_it() {
+    let rig = Rig::new().await;
+    let block = |number: u64| SettledBlock { number, hash: format!("0x{number}") };
+    let settled = |number: u64| Settlement { block: number, block_hash: format!("0x{number}"), ..settlement() };
+    let mut records = Vec::new();
+    for (id, number) in [("a", 2), ("b", 1), ("c", 2)] {
+        let record = rig.claim(payment(id)).await.record;
+        rig.ledger.record_paid(&record, settled(number), false).await.unwrap();
+        records.push(record);
+    }
+    let unfinal = async |since| rig.ledger.unfinal_blocks(&network(), since, 10).await.unwrap();
+    assert_eq!(unfinal(NOON).await, [block(1), block(2)], "lowest first, each once");
+    assert_eq!(unfinal(UnixMillis(NOON.0 + 1)).await, [], "not for ever");
+    assert_eq!(rig.ledger.unfinal_blocks(&network(), NOON, 1).await.unwrap(), [block(1)]);
+    assert_eq!(rig.ledger.unfinal_blocks(&Network::evm(1), NOON, 10).await.unwrap(), []);
+    rig.ledger.record_final(&network(), &SettledBlock { hash: "0xother".to_owned(), ..block(2) }).await.unwrap();
+    let in_two = rig.ledger.settled_in(&network(), &block(2)).await.unwrap();
+    assert_eq!(in_two.len(), 2);
+    assert!(in_two.iter().all(|row| [&records[0], &records[2]].contains(&&row.record)));
+    rig.ledger.record_final(&network(), &block(2)).await.unwrap();
+    assert_eq!(unfinal(NOON).await, [block(1)]);
+    // Moved to another block, it is watched there.
+    rig.ledger.record_settled_again(&records[0], settled(5)).await.unwrap();
+    assert_eq!(unfinal(NOON).await, [block(1), block(5)]);
+    rig.ledger.record_reorged(&records[1], "payment_expired").await.unwrap();
+    assert_eq!(unfinal(NOON).await, [block(5)], "nothing to watch of what is undone");
+    let undone = rig.ledger.failed_but_usable(&network(), NOON).await.unwrap();
+    assert_eq!((undone.len(), undone[0].failure.as_deref()), (1, Some("payment_expired")), "it may land after all");
 }

@@ -45,7 +45,9 @@ async fn pruning_takes_old_finished_payments_and_nothing_that_may_still_matter()
         rig.ledger.list(&PaymentFilter::default()).await.unwrap().into_iter().map(|row| row.claim.id.0).collect();
     left.sort();
     let mut expected: Vec<String> = PaymentState::ALL.iter().map(|state| format!("{state} usable")).collect();
-    expected.extend(["claimed", "signed", "paid", "delivering", "reorged", "owed", "recent"].map(str::to_owned));
+    expected.extend(
+        ["claimed", "forwarded", "signed", "paid", "delivering", "reorged", "owed", "recent"].map(str::to_owned),
+    );
     expected.sort();
     assert_eq!(left, expected);
 }

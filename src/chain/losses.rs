@@ -5,10 +5,9 @@
 //! payers that lately paid; when it lost more, nobody. What is in flight by then still runs.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-
-use alloy::primitives::Address;
 
 /// Payers that are remembered; when there are more, the network's own bounds must do.
 const PAYERS_MAX: usize = 10_000;
@@ -31,19 +30,23 @@ struct Payer {
     seen_at: Instant,
 }
 
-#[derive(Default)]
-struct State {
-    payers: HashMap<Address, Payer>,
+struct State<K> {
+    payers: HashMap<K, Payer>,
     lost_at: VecDeque<Instant>,
 }
 
-/// A network's losses.
-#[derive(Default)]
-pub(super) struct Losses(Mutex<State>);
+/// A network's losses; `K` is its payers' address.
+pub(super) struct Losses<K>(Mutex<State<K>>);
 
-impl Losses {
+impl<K> Default for Losses<K> {
+    fn default() -> Self {
+        Self(Mutex::new(State { payers: HashMap::new(), lost_at: VecDeque::new() }))
+    }
+}
+
+impl<K: Eq + Hash + Copy> Losses<K> {
     /// A settlement of this payer's failed on chain.
-    pub(super) fn lost(&self, payer: Address, now: Instant) {
+    pub(super) fn lost(&self, payer: K, now: Instant) {
         let Ok(mut state) = self.0.lock() else { return };
         state.lost_at.push_back(now);
         if state.lost_at.len() > CLOSED_AT {
@@ -56,13 +59,13 @@ impl Losses {
     }
 
     /// A settlement of this payer's moved its money.
-    pub(super) fn paid(&self, payer: Address, now: Instant) {
+    pub(super) fn paid(&self, payer: K, now: Instant) {
         let Ok(mut state) = self.0.lock() else { return };
         state.remember(payer, Payer { losses: 0, waits_until: now, seen_at: now }, now);
     }
 
     /// Why this payer's payments aren't taken now, if they aren't.
-    pub(super) fn refusal(&self, payer: Address, now: Instant) -> Option<&'static str> {
+    pub(super) fn refusal(&self, payer: K, now: Instant) -> Option<&'static str> {
         let Ok(state) = self.0.lock() else { return Some("losses are not known") };
         let known = state.payers.get(&payer).filter(|known| now.saturating_duration_since(known.seen_at) < PAYER_HOLDS);
         if known.is_some_and(|known| known.waits_until > now) {
@@ -80,7 +83,7 @@ impl Losses {
     }
 }
 
-impl State {
+impl<K: Eq + Hash + Copy> State<K> {
     fn lost_since(&self, now: Instant) -> usize {
         self.lost_at.iter().filter(|at| now.saturating_duration_since(**at) < WINDOW).count()
     }
@@ -89,7 +92,7 @@ impl State {
         self.lost_since(now) >= CHOOSY_AT
     }
 
-    fn remember(&mut self, payer: Address, what: Payer, now: Instant) {
+    fn remember(&mut self, payer: K, what: Payer, now: Instant) {
         if self.payers.len() >= PAYERS_MAX && !self.payers.contains_key(&payer) {
             self.payers.retain(|_, known| now.saturating_duration_since(known.seen_at) < PAYER_HOLDS);
         }
@@ -103,56 +106,52 @@ impl State {
 mod tests {
     use super::*;
 
-    fn payer(number: u8) -> Address {
-        Address::repeat_byte(number)
-    }
-
     #[test]
     fn a_payer_whose_settlements_fail_waits_longer_each_time_until_it_pays() {
         let (losses, start) = (Losses::default(), Instant::now());
-        assert_eq!(losses.refusal(payer(1), start), None);
-        losses.lost(payer(1), start);
-        assert!(losses.refusal(payer(1), start + Duration::from_secs(59)).is_some());
-        assert_eq!(losses.refusal(payer(2), start), None, "nobody else waits for it");
+        assert_eq!(losses.refusal(1, start), None);
+        losses.lost(1, start);
+        assert!(losses.refusal(1, start + Duration::from_secs(59)).is_some());
+        assert_eq!(losses.refusal(2, start), None, "nobody else waits for it");
         let again = start + Duration::from_secs(61);
-        assert_eq!(losses.refusal(payer(1), again), None);
-        losses.lost(payer(1), again);
-        assert!(losses.refusal(payer(1), again + Duration::from_secs(119)).is_some());
+        assert_eq!(losses.refusal(1, again), None);
+        losses.lost(1, again);
+        assert!(losses.refusal(1, again + Duration::from_secs(119)).is_some());
         for _ in 0..100 {
-            losses.lost(payer(1), again);
+            losses.lost(1, again);
         }
-        assert!(losses.refusal(payer(1), again + Duration::from_secs(3599)).is_some());
+        assert!(losses.refusal(1, again + Duration::from_secs(3599)).is_some());
         let later = again + Duration::from_secs(3601);
-        losses.paid(payer(1), later);
-        losses.lost(payer(1), later);
-        assert_eq!(losses.refusal(payer(1), later + Duration::from_secs(61)), None, "it began anew");
+        losses.paid(1, later);
+        losses.lost(1, later);
+        assert_eq!(losses.refusal(1, later + Duration::from_secs(61)), None, "it began anew");
     }
 
     #[test]
     fn a_network_that_lost_much_takes_who_paid_and_one_that_lost_more_takes_nobody_for_a_while() {
         let (losses, start) = (Losses::default(), Instant::now());
-        losses.paid(payer(1), start);
+        losses.paid(1, start);
         for number in 0..CHOOSY_AT {
-            assert_eq!(losses.refusal(payer(2), start), None, "{number}");
-            losses.lost(Address::left_padding_from(&number.to_be_bytes()), start);
+            assert_eq!(losses.refusal(2, start), None, "{number}");
+            losses.lost(1_000 + number, start);
         }
-        assert!(losses.refusal(payer(2), start).is_some());
-        assert_eq!(losses.refusal(payer(1), start), None);
+        assert!(losses.refusal(2, start).is_some());
+        assert_eq!(losses.refusal(1, start), None);
         assert!(!losses.is_closed(start));
         for _ in CHOOSY_AT..CLOSED_AT {
-            losses.lost(payer(3), start);
+            losses.lost(3, start);
         }
         assert!(losses.is_closed(start));
         let later = start + WINDOW;
         assert!(!losses.is_closed(later));
-        assert_eq!(losses.refusal(payer(2), later), None);
+        assert_eq!(losses.refusal(2, later), None);
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let (losses, now) = (Losses::default(), Instant::now());
         for number in 0..PAYERS_MAX * 2 {
-            losses.lost(Address::left_padding_from(&number.to_be_bytes()), now);
+            losses.lost(1_000 + number, now);
         }
         let state = losses.0.lock().unwrap();
         assert_eq!((state.payers.len(), state.lost_at.len()), (PAYERS_MAX, CLOSED_AT));

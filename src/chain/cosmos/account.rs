@@ -1,0 +1,120 @@
+//! What a chain keeps of an account: its number, which never changes, and its sequence, which every transaction moves on.
+
+use std::time::Duration;
+
+use cosmrs::proto::Any;
+use cosmrs::proto::cosmos::auth::v1beta1::{BaseAccount, QueryAccountRequest, QueryAccountResponse};
+use cosmrs::proto::cosmos::crypto::secp256k1::PubKey;
+use cosmrs::proto::cosmos::vesting::v1beta1::{
+    BaseVestingAccount, ContinuousVestingAccount, DelayedVestingAccount, PeriodicVestingAccount, PermanentLockedAccount,
+};
+use cosmrs::proto::prost::{Message, Name};
+
+use super::Inner;
+use super::decode::{Decoded, SECP256K1};
+use super::rpc::{Node, RpcError};
+use super::verify::unavailable;
+use crate::payment::scheme::VerifyError;
+use crate::protocol::Reason;
+
+/// How long an account's number is remembered: for ever would be right, but for chains that begin anew.
+const NUMBER_HOLDS: Duration = Duration::from_secs(600);
+
+/// Reads an account of the kinds that a single key signs for.
+fn base_account(answer: QueryAccountResponse) -> Option<BaseAccount> {
+    let account = answer.account?;
+    let vesting = |vesting: Option<BaseVestingAccount>| vesting?.base_account;
+    read::<BaseAccount>(&account)
+        .or_else(|| vesting(read::<ContinuousVestingAccount>(&account)?.base_vesting_account))
+        .or_else(|| vesting(read::<DelayedVestingAccount>(&account)?.base_vesting_account))
+        .or_else(|| vesting(read::<PeriodicVestingAccount>(&account)?.base_vesting_account))
+        .or_else(|| vesting(read::<PermanentLockedAccount>(&account)?.base_vesting_account))
+}
+
+/// The message in an `Any`, if it is of this type.
+fn read<M: Message + Name + Default>(any: &Any) -> Option<M> {
+    let is_named = any.type_url.strip_prefix('/').is_some_and(|name| name == M::full_name());
+    if is_named { M::decode(any.value.as_slice()).ok() } else { None }
+}
+
+/// Whether the key that the chain keeps for an account, if it keeps one yet, is the one that signed.
+fn has_key(account: &BaseAccount, decoded: &Decoded) -> bool {
+    let Some(any) = &account.pub_key else { return true };
+    let key = PubKey { key: decoded.public_key.to_encoded_point(true).as_bytes().to_vec() };
+    any.type_url == SECP256K1 && any.value == key.encode_to_vec()
+}
+
+fn question(decoded: &Decoded) -> QueryAccountRequest {
+    QueryAccountRequest { address: decoded.facts.payer.as_str().to_owned() }
+}
+
+impl Inner {
+    /// The payer's account, as the chain has it now.
+    async fn account(&self, decoded: &Decoded) -> Result<BaseAccount, VerifyError> {
+        let answer = self.rpc.call(question(decoded)).await.map_err(|error| {
+            if error.is_not_found() { Reason::CosmosAccountNotFound.into() } else { unavailable(error) }
+        })?;
+        let account = base_account(answer).filter(|account| has_key(account, decoded)).ok_or(Reason::CosmosSigner)?;
+        if account.address != decoded.facts.payer.as_str() {
+            return Err(VerifyError::Unavailable { detail: "node answered with another account".to_owned() });
+        }
+        self.account_numbers.put(decoded.facts.payer.clone(), account.account_number, NUMBER_HOLDS);
+        Ok(account)
+    }
+
+    /// The payer's account number; remembered, and asked for only so often.
+    pub(super) async fn account_number(&self, decoded: &Decoded) -> Result<u64, VerifyError> {
+        if let Some(number) = self.account_numbers.get(&decoded.facts.payer) {
+            return Ok(number);
+        }
+        if !self.look_ups.take() {
+            return Err(VerifyError::Unavailable { detail: "too many look-ups of unknown payers".to_owned() });
+        }
+        Ok(self.account(decoded).await?.account_number)
+    }
+
+    /// The sequence that the payer's next transaction must have.
+    pub(super) async fn sequence(&self, decoded: &Decoded) -> Result<u64, VerifyError> {
+        Ok(self.account(decoded).await?.sequence)
+    }
+}
+
+/// The payer's sequence as one node has it.
+pub(super) async fn sequence_at(node: Node<'_>, decoded: &Decoded) -> Result<u64, RpcError> {
+    let account = base_account(node.call(question(decoded)).await?)
+        .filter(|account| account.address == decoded.facts.payer.as_str())
+        .ok_or_else(|| RpcError::Transport("node gave no account".to_owned()))?;
+    Ok(account.sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any<M: Message + Name>(message: &M) -> QueryAccountResponse {
+        let account = Any { type_url: format!("/{}", M::full_name()), value: message.encode_to_vec() };
+        QueryAccountResponse { account: Some(account) }
+    }
+
+    #[test]
+    fn plain_and_vesting_accounts_are_read_and_others_are_not() {
+        let base =
+            BaseAccount { address: "noble1x".to_owned(), account_number: 7, sequence: 3, ..BaseAccount::default() };
+        let base_vesting_account =
+            Some(BaseVestingAccount { base_account: Some(base.clone()), ..BaseVestingAccount::default() });
+        assert_eq!(base_account(any(&base)), Some(base.clone()));
+        let delayed = DelayedVestingAccount { base_vesting_account: base_vesting_account.clone() };
+        assert_eq!(base_account(any(&delayed)), Some(base.clone()));
+        let continuous = ContinuousVestingAccount { base_vesting_account: base_vesting_account.clone(), start_time: 1 };
+        assert_eq!(base_account(any(&continuous)), Some(base.clone()));
+        let periodic =
+            PeriodicVestingAccount { base_vesting_account: base_vesting_account.clone(), ..Default::default() };
+        assert_eq!(base_account(any(&periodic)), Some(base.clone()));
+        let locked = PermanentLockedAccount { base_vesting_account };
+        assert_eq!(base_account(any(&locked)), Some(base.clone()));
+        let mut module = any(&base);
+        module.account.as_mut().unwrap().type_url = "/cosmos.auth.v1beta1.ModuleAccount".to_owned();
+        assert_eq!(base_account(module), None);
+        assert_eq!(base_account(QueryAccountResponse::default()), None);
+    }
+}
