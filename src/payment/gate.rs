@@ -488,7 +488,7 @@ fn presentation(payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Present
     Presentation {
         payload_digest: payment.facts().digest,
         fingerprint: request.fingerprint,
-        quote: payment.quote,
+        quote: payment.shown_quote,
         client: request.client,
     }
 }

@@ -94,6 +94,19 @@ async fn only_who_knows_the_quote_may_present_a_payment_made_with_one() {
 }
 
 #[tokio::test]
+async fn a_quote_proves_its_holder_even_after_the_route_was_renamed() {
+    let mut shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    shop.rename_route("GET,HEAD /a");
+    let forged = v2_header(&payment("1", 10_000), 10_000, Some("x"));
+    assert!(matches!(shop.present(&forged).await, Decision::BoundToOtherRequest));
+    receipt(shop.present(&header).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
 async fn without_a_quote_only_the_same_address_may_present_it_again() {
     let shop = Shop::open().await;
     shop.chain.pays();
