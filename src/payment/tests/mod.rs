@@ -93,10 +93,11 @@ impl Shop {
 
     /// As a reload does: the same offers under another key of the price table.
     fn rename_route(&mut self, name: &str) {
-        let offers = self.route.offers().iter().map(|priced| PricedOffer {
-            offer: Offer::new(name, priced.offer.terms.clone()),
-            ..priced.clone()
-        });
+        let offers = self
+            .route
+            .offers()
+            .iter()
+            .map(|priced| PricedOffer { offer: Offer::new(name, priced.offer.terms.clone()), ..priced.clone() });
         self.route = PricedRoute::new(name.to_owned(), offers.collect(), ResourceInfo::default(), false).unwrap();
     }
 
