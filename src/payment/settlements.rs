@@ -66,6 +66,8 @@ struct Running {
     claimant: Mutex<Option<oneshot::Sender<Handover>>>,
     /// Dropped with the rest when the settlement has ended.
     onlookers: Mutex<Vec<oneshot::Sender<Handover>>>,
+    /// Its row says paid, and its block is gone.
+    is_again: bool,
 }
 
 impl Running {
@@ -140,10 +142,15 @@ impl Settlements {
     /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
     pub fn restore(self: &Arc<Self>, record: PaymentRecord) {
         if let Entry::Vacant(entry) = self.running.entry(record.record.clone()) {
-            entry.insert(Arc::new(Running::default()));
+            entry.insert(Arc::new(Running { is_again: true, ..Running::default() }));
             self.deliveries.metrics.settlements_running(self.running.len());
             self.deliveries.runtime.spawn(Arc::clone(self).run_again(record));
         }
+    }
+
+    /// Whether a paid payment's block is known to be gone and its money has not moved again yet.
+    pub fn is_taken_back(&self, record: &RecordId) -> bool {
+        self.running.get(record).is_some_and(|running| running.is_again)
     }
 
     async fn run_again(self: Arc<Self>, record: PaymentRecord) {

@@ -56,6 +56,26 @@ async fn a_payment_may_be_presented_long_after_its_authorization_and_its_offer_e
 }
 
 #[tokio::test]
+async fn while_the_chain_has_taken_a_block_back_its_payments_buy_nothing() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    shop.chain.outcome.send_replace(None);
+    let row = shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap().remove(0);
+    shop.gate.settlements().restore(row);
+    match shop.present(&header).await {
+        Decision::Pending(response) => assert_eq!(response.transaction, "0xtx"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(shop.states().await, [PaymentState::Paid]);
+    shop.chain.pays();
+    shop.gate.drain(Duration::from_secs(5)).await;
+    receipt(shop.present(&header).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
 async fn after_the_window_an_undelivered_payment_is_owed() {
     let shop = Shop::open().await;
     shop.chain.pays();
