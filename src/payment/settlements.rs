@@ -236,7 +236,7 @@ impl Settlements {
                 Ok(paid) => {
                     self.deliveries.metrics.stage(Stage::Record, started.elapsed());
                     self.note("paid", &paid);
-                    self.hand_over(paid, claimant);
+                    self.hand_over(paid, claimant, record.deliveries > 0);
                     return;
                 }
                 Err(error) => {
@@ -250,9 +250,18 @@ impl Settlements {
         }
     }
 
-    fn hand_over(&self, paid: PaymentRecord, claimant: Option<oneshot::Sender<Handover>>) {
+    pub(super) fn hand_over(
+        &self,
+        paid: PaymentRecord,
+        claimant: Option<oneshot::Sender<Handover>>,
+        has_reached_origin: bool,
+    ) {
         let Some(claimant) = claimant else { return };
-        let delivery = Delivery::new(paid.record.clone(), Arc::clone(&self.deliveries));
+        let mut delivery = Delivery::new(paid.record.clone(), Arc::clone(&self.deliveries));
+        if has_reached_origin {
+            // Settled after its request: what the origin did stays counted, whoever is there to take the answer.
+            delivery.forwarding();
+        }
         // If the request is gone, the delivery drops with what we hand over, and is recorded as not begun.
         let _undelivered = claimant.send(Handover::Paid(Box::new(paid), Box::new(delivery)));
     }

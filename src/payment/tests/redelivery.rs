@@ -1,6 +1,7 @@
 //! Money moved, and the answer did not arrive.
 
 use super::*;
+use crate::payment::tests::chain::settlement;
 use crate::protocol::Reason;
 
 async fn undelivered(shop: &Shop, header: &str) {
@@ -73,6 +74,28 @@ async fn while_the_chain_has_taken_a_block_back_its_payments_buy_nothing() {
     shop.gate.drain(Duration::from_secs(5)).await;
     receipt(shop.present(&header).await).served();
     shop.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
+async fn what_an_origin_did_before_the_settlement_stays_counted_though_nobody_takes_the_answer() {
+    for (has_reached_origin, deliveries) in [(true, 1), (false, 0)] {
+        let shop = Shop::open().await;
+        let header = v2_header(&payment("1", 10_000), 10_000, None);
+        assert!(matches!(shop.present(&header).await, Decision::Pending(_)));
+        let row = shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap().remove(0);
+        let paid = shop.ledger.record_paid(&row.record, settlement(), true).await.unwrap();
+        let (gone, _) = tokio::sync::oneshot::channel();
+        shop.gate.settlements().hand_over(paid, Some(gone), has_reached_origin);
+        for _ in 0..500 {
+            let now = shop.ledger.get(&row.record).await.unwrap().unwrap();
+            if now.state == PaymentState::Paid {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let now = shop.ledger.get(&row.record).await.unwrap().unwrap();
+        assert_eq!((now.state, now.deliveries), (PaymentState::Paid, deliveries));
+    }
 }
 
 #[tokio::test]
