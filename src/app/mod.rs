@@ -200,14 +200,7 @@ impl Blueprint {
         let payables = payables(&self.config, &self.markets);
         let current = Arc::<Current>::default();
         let has_priced_routes = Arc::new(AtomicBool::new(self.priced.iter().any(Option::is_some)));
-        let reloader = Arc::new(Reloader {
-            file: self.config.file.clone(),
-            config: tokio::sync::Mutex::new(Arc::clone(&self.config)),
-            markets: self.markets.clone(),
-            ledger: ledger.clone(),
-            current: Arc::clone(&current),
-            has_priced_routes: Arc::clone(&has_priced_routes),
-        });
+        let markets = self.markets.clone();
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
@@ -217,6 +210,16 @@ impl Blueprint {
             Arc::clone(&self.metrics),
             runtime.clone(),
         );
+        let clearing = Arc::new(Clearing::new(Arc::clone(&gate), payables));
+        let reloader = Arc::new(Reloader {
+            file: self.config.file.clone(),
+            config: tokio::sync::Mutex::new(Arc::clone(&self.config)),
+            markets: markets,
+            ledger: ledger.clone(),
+            current: Arc::clone(&current),
+            has_priced_routes: Arc::clone(&has_priced_routes),
+            clearing: Arc::clone(&clearing),
+        });
         gate.recover_deliveries().await?;
         runtime.spawn(Arc::clone(&gate).look_after());
         runtime.spawn(keep_gauges(self.chains.clone(), Arc::clone(&self.metrics)));
@@ -230,7 +233,7 @@ impl Blueprint {
         };
         let facilitator = self.config.facilitator.clone().map(|config| FacilitatorParts {
             config,
-            clearing: Clearing::new(Arc::clone(&gate), payables),
+            clearing,
             signers: signers(&self.chains),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),

@@ -13,11 +13,11 @@ use async_trait::async_trait;
 use tokio::signal::unix::Signal;
 use tokio::sync::Mutex;
 
-use super::{Blueprint, StartError, price, unfinished_on};
+use super::{Blueprint, StartError, payables, price, unfinished_on};
 use crate::admin::Reload;
 use crate::config::{Config, changed_networks, restart_only};
 use crate::ledger::SqliteLedger;
-use crate::payment::Market;
+use crate::payment::{Clearing, Market};
 use crate::proxy::{Current, Snapshot};
 use crate::types::Network;
 
@@ -36,6 +36,8 @@ pub struct Reloader {
     pub(super) ledger: Arc<SqliteLedger>,
     pub(super) current: Arc<Current>,
     pub(super) has_priced_routes: Arc<AtomicBool>,
+    /// The facilitator's: it settles to whom the configuration in force names.
+    pub(super) clearing: Arc<Clearing>,
 }
 
 #[async_trait]
@@ -71,6 +73,7 @@ impl Reloader {
         let snapshot =
             Snapshot::new(&config, routes, priced, before.as_deref()).map_err(|error| vec![error.to_string()])?;
         self.current.set(snapshot);
+        self.clearing.replace(payables(&config, &self.markets));
         self.has_priced_routes.store(has_priced_routes, Ordering::Relaxed);
         *in_force = config;
         Ok(())

@@ -1,8 +1,8 @@
 //! What a running gateway can't take up from a changed configuration: listeners, the books, and how networks are spoken to.
 
 use super::model::{
-    ChainConfig, Config, CosmosConfig, EvmConfig, NetworkConfig, ServerConfig, SignerSource, SolanaConfig,
-    TlsCertificate,
+    ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, NetworkConfig, ServerConfig, SignerSource,
+    SolanaConfig, TlsCertificate,
 };
 use crate::types::Network;
 
@@ -10,7 +10,12 @@ use crate::types::Network;
 #[must_use]
 pub fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut keys = server(&old.server, &new.server);
+    let (facilitator, its) = (old.facilitator.as_ref(), new.facilitator.as_ref());
+    let listen = |facilitator: Option<&FacilitatorConfig>| facilitator.map(|facilitator| facilitator.listen);
+    let token = |facilitator: Option<&FacilitatorConfig>| facilitator.and_then(|facilitator| facilitator.token.clone());
     let rest = [
+        ("facilitator.listen", listen(facilitator) == listen(its)),
+        ("facilitator.token", token(facilitator) == token(its)),
         ("admin.listen", old.admin.listen == new.admin.listen),
         ("admin.token", old.admin.token == new.admin.token),
         ("ledger.url", old.ledger.url == new.ledger.url),
@@ -159,6 +164,21 @@ mod tests {
         assert_eq!((restart_only(&old, &new), changed_networks(&old, &new)), (vec![], (vec![], vec![])));
         let new = config("listen = \"127.0.0.1:8\"\nlimits = { connections = 5 }\ndrain_timeout = \"1s\"", url, route);
         assert_eq!(restart_only(&old, &new), ["server.listen", "server.limits", "server.drain_timeout"]);
+    }
+
+    #[test]
+    fn the_facilitator_s_listener_and_its_token_take_a_restart() {
+        let (url, route) = ("rpc_url = \"http://127.0.0.1:1\"", "\"/a\" = \"$0.01\"");
+        let with = |listen: &str, token: &str| {
+            let text = format!("{url}\n[facilitator]\nlisten = \"{listen}\"\ntoken = {{ env = \"{token}\" }}");
+            config("", &text, route)
+        };
+        let (none, old) = (config("", url, route), with("127.0.0.1:5", "KEY"));
+        assert_eq!(restart_only(&old, &with("127.0.0.1:5", "KEY")), Vec::<&str>::new());
+        assert_eq!(restart_only(&old, &with("127.0.0.1:6", "KEY")), ["facilitator.listen"]);
+        assert_eq!(restart_only(&old, &with("127.0.0.1:5", "OTHER")), ["facilitator.token"]);
+        assert_eq!(restart_only(&old, &none), ["facilitator.listen", "facilitator.token"]);
+        assert_eq!(restart_only(&none, &old), ["facilitator.listen", "facilitator.token"]);
     }
 
     #[test]

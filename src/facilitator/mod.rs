@@ -40,7 +40,7 @@ pub struct FacilitatorParts {
     /// Where and with which token.
     pub config: FacilitatorConfig,
     /// Who verifies and settles.
-    pub clearing: Clearing,
+    pub clearing: Arc<Clearing>,
     /// The gas payers of each chain family, for `GET /supported`.
     pub signers: Vec<(ChainKind, AccountId)>,
     /// Now.
@@ -52,8 +52,8 @@ pub struct FacilitatorParts {
 /// The facilitator API.
 pub struct Facilitator {
     access: Access,
-    clearing: Clearing,
-    supported: Value,
+    clearing: Arc<Clearing>,
+    signers: Vec<(ChainKind, AccountId)>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     seats: Semaphore,
@@ -105,12 +105,18 @@ impl Facilitator {
     pub fn new(parts: FacilitatorParts) -> Self {
         Self {
             access: Access::new(parts.config.listen, parts.config.token),
-            supported: shapes::supported(&parts.clearing.networks(), &parts.signers),
             clearing: parts.clearing,
+            signers: parts.signers,
             clock: parts.clock,
             metrics: parts.metrics,
             seats: Semaphore::new(REQUESTS_MAX),
         }
+    }
+
+    fn supported(&self) -> Value {
+        let networks = self.clearing.networks();
+        let networks: Vec<_> = networks.iter().map(|(network, terms)| (network, terms)).collect();
+        shapes::supported(&networks, &self.signers)
     }
 
     /// Everything that can be refused before a body is read.
@@ -138,7 +144,7 @@ impl Facilitator {
         let path = path.split_once('?').map_or(path, |(path, _)| path);
         let endpoint = match self.admit(&head.method, path, &head.headers) {
             Ok(Endpoint::Supported) => {
-                let answer = Answer::json(StatusCode::OK, &self.supported);
+                let answer = Answer::json(StatusCode::OK, &self.supported());
                 return (answer, Endpoint::Supported.label(), "ok");
             }
             Ok(endpoint) => endpoint,
@@ -167,7 +173,7 @@ impl Facilitator {
             }
         };
         match endpoint {
-            Endpoint::Supported => (Answer::json(StatusCode::OK, &self.supported), "ok"),
+            Endpoint::Supported => (Answer::json(StatusCode::OK, &self.supported()), "ok"),
             Endpoint::Verify(shape) => self.verify(&request, shape).await,
             Endpoint::Settle(shape) => self.settle(&request, shape).await,
         }

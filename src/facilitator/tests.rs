@@ -14,7 +14,7 @@ async fn facilitator(listen: &str, token: Option<&str>) -> (Facilitator, TestGat
             listen: listen.parse().unwrap(),
             token: token.map(|token| Secret::new(token.to_owned())),
         },
-        clearing: Clearing::new(Arc::clone(&gate.gate), Vec::new()),
+        clearing: Arc::new(Clearing::new(Arc::clone(&gate.gate), Vec::new())),
         signers: Vec::new(),
         clock: Arc::new(crate::types::SystemClock),
         metrics: Arc::new(Metrics::new().unwrap()),

@@ -5,7 +5,7 @@
 //! delivered once: a resource server that serves whenever it is told so would otherwise serve twice for one payment.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 
@@ -76,7 +76,15 @@ pub struct Outcome {
 /// Clears payments for resource servers.
 pub struct Clearing {
     gate: Arc<Gate>,
-    payables: Vec<Payable>,
+    payables: RwLock<Arc<Payables>>,
+}
+
+/// Whom payments are settled to.
+#[derive(Default)]
+struct Payables {
+    today: Vec<Arc<Payable>>,
+    /// Nothing new is settled to them; what was may still be asked for.
+    retired: Vec<Arc<Payable>>,
 }
 
 /// There is no origin to ask.
@@ -93,7 +101,22 @@ impl Clearing {
     /// Clears to these and to nobody else (contract §3, threat C11).
     #[must_use]
     pub fn new(gate: Arc<Gate>, payables: Vec<Payable>) -> Self {
-        Self { gate, payables }
+        let clearing = Self { gate, payables: RwLock::default() };
+        clearing.replace(payables);
+        clearing
+    }
+
+    /// From now on clears to these.
+    pub fn replace(&self, payables: Vec<Payable>) {
+        let today: Vec<_> = payables.into_iter().map(Arc::new).collect();
+        let mut known = self.payables.write().unwrap_or_else(PoisonError::into_inner);
+        let is_gone = |old: &&Arc<Payable>| !today.iter().any(|new| is_same_payee(&old.terms, &new.terms));
+        let retired = known.today.iter().chain(&known.retired).filter(is_gone).map(Arc::clone).collect();
+        *known = Arc::new(Payables { today, retired });
+    }
+
+    fn payables(&self) -> Arc<Payables> {
+        Arc::clone(&self.payables.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether a payment would settle now. Claims nothing, and asks the chain no more than a simulation.
@@ -142,11 +165,22 @@ impl Clearing {
         if asked.scheme != EXACT || payment.scheme != asked.scheme {
             return Err(Reason::UnsupportedScheme);
         }
-        if payment.network != asked.network || !self.payables.iter().any(|known| known.terms.network == asked.network) {
+        let payables = self.payables();
+        let is_ours = |known: &&Arc<Payable>| known.terms.network == asked.network;
+        if payment.network != asked.network
+            || !payables.today.iter().chain(&payables.retired).any(|known| is_ours(&known))
+        {
             return Err(Reason::InvalidNetwork);
         }
-        let known = self.payables.iter().find(|known| asked.matches_payee(&known.terms));
-        let known = known.ok_or(Reason::InvalidRequirements)?;
+        let is_asked = |known: &&Arc<Payable>| asked.matches_payee(&known.terms);
+        let (known, stale) = match payables.today.iter().find(is_asked) {
+            Some(known) => (known, None),
+            // Only for what was settled while it was one: its outcome is still the payer's.
+            None => (
+                payables.retired.iter().find(is_asked).ok_or(Reason::InvalidRequirements)?,
+                Some(Reason::InvalidRequirements),
+            ),
+        };
         let price = DecimalAmount::from_atomic(asked.amount, known.decimals);
         if asked.amount.is_zero() || known.ceiling.is_some_and(|ceiling| price > ceiling) {
             return Err(Reason::InvalidRequirements);
@@ -155,7 +189,7 @@ impl Clearing {
         terms.amount = asked.amount;
         terms.max_timeout_seconds = asked.max_timeout_seconds;
         demand_memo(&mut terms, asked)?;
-        Ok(Candidate { terms, market: Arc::clone(&known.market), wait_for: known.wait_for, quote: None, stale: None })
+        Ok(Candidate { terms, market: Arc::clone(&known.market), wait_for: known.wait_for, quote: None, stale })
     }
 
     /// What a decision that isn't a delivery says.
@@ -224,15 +258,20 @@ impl Clearing {
     }
 
     /// The networks that payments are cleared on, each with what payers need to know of it besides the asset.
-    pub fn networks(&self) -> Vec<(&Network, &PaymentRequirements)> {
-        let mut networks: Vec<(&Network, &PaymentRequirements)> = Vec::new();
-        for known in &self.payables {
-            if !networks.iter().any(|(network, _)| **network == known.terms.network) {
-                networks.push((&known.terms.network, &known.terms));
+    #[must_use]
+    pub fn networks(&self) -> Vec<(Network, PaymentRequirements)> {
+        let mut networks: Vec<(Network, PaymentRequirements)> = Vec::new();
+        for known in &self.payables().today {
+            if !networks.iter().any(|(network, _)| *network == known.terms.network) {
+                networks.push((known.terms.network.clone(), known.terms.clone()));
             }
         }
         networks
     }
+}
+
+fn is_same_payee(one: &PaymentRequirements, other: &PaymentRequirements) -> bool {
+    (&one.network, &one.asset, &one.pay_to) == (&other.network, &other.asset, &other.pay_to)
 }
 
 /// A memo ties a transfer to what it pays for; that is the resource server's to say (protocol §7).

@@ -293,6 +293,10 @@ impl Gate {
                 let handover = self.settlements.join(record.clone());
                 Step::Wait(Box::new(record), handover)
             }
+            // The chain took its block back: until the money has moved again, it buys nothing.
+            Standing::Redeliver if self.settlements.is_taken_back(&record.record) => {
+                Step::Done(pending(&record, version))
+            }
             Standing::Redeliver => self.redeliver(&record.record, version, request, flight).await,
             standing => Step::Done(ended(standing, Some(&record), version)),
         }
@@ -488,7 +492,7 @@ fn presentation(payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Present
     Presentation {
         payload_digest: payment.facts().digest,
         fingerprint: request.fingerprint,
-        quote: payment.quote,
+        quote: payment.shown_quote,
         client: request.client,
     }
 }

@@ -66,6 +66,8 @@ struct Running {
     claimant: Mutex<Option<oneshot::Sender<Handover>>>,
     /// Dropped with the rest when the settlement has ended.
     onlookers: Mutex<Vec<oneshot::Sender<Handover>>>,
+    /// Its row says paid, and its block is gone.
+    is_again: bool,
 }
 
 impl Running {
@@ -140,10 +142,15 @@ impl Settlements {
     /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
     pub fn restore(self: &Arc<Self>, record: PaymentRecord) {
         if let Entry::Vacant(entry) = self.running.entry(record.record.clone()) {
-            entry.insert(Arc::new(Running::default()));
+            entry.insert(Arc::new(Running { is_again: true, ..Running::default() }));
             self.deliveries.metrics.settlements_running(self.running.len());
             self.deliveries.runtime.spawn(Arc::clone(self).run_again(record));
         }
+    }
+
+    /// Whether a paid payment's block is known to be gone and its money has not moved again yet.
+    pub fn is_taken_back(&self, record: &RecordId) -> bool {
+        self.running.get(record).is_some_and(|running| running.is_again)
     }
 
     async fn run_again(self: Arc<Self>, record: PaymentRecord) {
@@ -229,7 +236,7 @@ impl Settlements {
                 Ok(paid) => {
                     self.deliveries.metrics.stage(Stage::Record, started.elapsed());
                     self.note("paid", &paid);
-                    self.hand_over(paid, claimant);
+                    self.hand_over(paid, claimant, record.deliveries > 0);
                     return;
                 }
                 Err(error) => {
@@ -243,9 +250,18 @@ impl Settlements {
         }
     }
 
-    fn hand_over(&self, paid: PaymentRecord, claimant: Option<oneshot::Sender<Handover>>) {
+    pub(super) fn hand_over(
+        &self,
+        paid: PaymentRecord,
+        claimant: Option<oneshot::Sender<Handover>>,
+        has_reached_origin: bool,
+    ) {
         let Some(claimant) = claimant else { return };
-        let delivery = Delivery::new(paid.record.clone(), Arc::clone(&self.deliveries));
+        let mut delivery = Delivery::new(paid.record.clone(), Arc::clone(&self.deliveries));
+        if has_reached_origin {
+            // Settled after its request: what the origin did stays counted, whoever is there to take the answer.
+            delivery.forwarding();
+        }
         // If the request is gone, the delivery drops with what we hand over, and is recorded as not begun.
         let _undelivered = claimant.send(Handover::Paid(Box::new(paid), Box::new(delivery)));
     }

@@ -23,6 +23,9 @@ pub struct VerifiedPayment {
     pub(super) wait_for: WaitFor,
     /// The genuine quote it came with.
     pub(super) quote: Option<Digest>,
+    /// The quote it came with, genuine today or not: what a payment was made under stays its holder's proof when the route's
+    /// name or the key changes, since the ledger took only a genuine one.
+    pub(super) shown_quote: Option<Digest>,
     /// The payer's own name for the purchase, where the route takes one.
     pub(super) identifier: Option<String>,
     /// Why it could not be taken today, if only the ledger vouches for it.
@@ -87,6 +90,7 @@ impl Gate {
                 market: candidate.market,
                 wait_for: candidate.wait_for,
                 quote: candidate.quote,
+                shown_quote: payload.quote.as_deref().map(quote_digest),
                 identifier: None,
                 stale: objection,
             };

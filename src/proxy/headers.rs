@@ -167,6 +167,14 @@ pub(super) fn strip_response(head: &mut ResponseHeader) {
     }
 }
 
+/// Leaves nothing but the status: an interim answer to a request that is not paid for yet says nothing of the final one.
+pub(super) fn empty(head: &mut ResponseHeader) {
+    let names: Vec<HeaderName> = head.headers.keys().cloned().collect();
+    for name in names {
+        head.remove_header(&name);
+    }
+}
+
 /// Adds the outcome to a paid answer, and keeps shared caches from giving it to somebody else (threat A16).
 pub(super) fn mark_paid(head: &mut ResponseHeader, receipt: &Receipt) -> pingora::Result<()> {
     let outcome = encode_json(&receipt.response());

@@ -214,6 +214,9 @@ impl ProxyHttp for Proxy {
             return Err(error.into_up());
         }
         if head.status.is_informational() {
+            if context.held.is_some() {
+                headers::empty(head);
+            }
             return Ok(());
         }
         if let Some(held) = context.held.take() {

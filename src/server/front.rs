@@ -140,8 +140,7 @@ impl Front {
         let is_h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
         let guarded = Guarded::new(stream, Arc::clone(&connection), digest, Arc::clone(&self.limits));
         if is_h2 {
-            // Many requests at a time: HTTP/2 has limits of its own.
-            connection.enter(Stage::Open);
+            // Many requests at a time: after its preface HTTP/2 has limits of its own.
             app.process_new(Box::new(guarded), shutdown).await;
             return;
         }

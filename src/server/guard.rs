@@ -25,6 +25,9 @@ use crate::proxy::connection::{Connection, Stage};
 /// How long a client may stay below a rate; only the time counts in which the gateway waits for it.
 const RATE_WINDOW: Duration = Duration::from_secs(20);
 
+/// What an HTTP/2 client says first (RFC 9113 §3.4), and what pingora waits for as long as it takes.
+const H2_PREFACE_BYTES: usize = 24;
+
 /// A connection and its limits.
 pub(super) struct Guarded<S> {
     inner: S,
@@ -34,13 +37,17 @@ pub(super) struct Guarded<S> {
     deadline: Deadline,
     reading: Pace,
     writing: Pace,
+    /// What is missing of the HTTP/2 preface, which has the deadline of a head. There are many requests at a time after it.
+    preface_left: usize,
 }
 
 impl<S: IO> Guarded<S> {
     pub fn new(inner: S, connection: Arc<Connection>, digest: Arc<ProxyDigest>, limits: Arc<LimitsConfig>) -> Self {
         let reading = Pace::new(limits.min_body_rate);
         let writing = Pace::new(limits.min_response_rate);
-        Self { inner, connection, digest, limits, deadline: Deadline::default(), reading, writing }
+        let is_h2 = matches!(inner.selected_alpn_proto(), Some(ALPN::H2));
+        let preface_left = if is_h2 { H2_PREFACE_BYTES } else { 0 };
+        Self { inner, connection, digest, limits, deadline: Deadline::default(), reading, writing, preface_left }
     }
 
     /// Nothing is there to be read: whether the client has had its time.
@@ -65,6 +72,12 @@ impl<S: IO> Guarded<S> {
         match self.connection.stage().0 {
             Stage::Idle => self.connection.enter(Stage::Head),
             Stage::Body => self.reading.moved(bytes),
+            Stage::Head if self.preface_left > 0 => {
+                self.preface_left = self.preface_left.saturating_sub(bytes);
+                if self.preface_left == 0 {
+                    self.connection.enter(Stage::Open);
+                }
+            }
             Stage::Head | Stage::Open => {}
         }
     }
@@ -319,6 +332,23 @@ mod tests {
         drip(client, 1, Duration::from_secs(1));
         let (after, kind, _bytes) = read_out(guarded, usize::MAX).await;
         assert_eq!((after, kind), (10, Some(ErrorKind::TimedOut)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http_2_preface_has_the_deadline_of_a_head_and_nothing_after_it_has() {
+        let (client, mut guarded, _connection) = guarded(1024);
+        guarded.preface_left = H2_PREFACE_BYTES;
+        drip(client, 2, Duration::from_secs(1));
+        let (after, kind, _bytes) = read_out(guarded, usize::MAX).await;
+        assert_eq!((after, kind), (10, Some(ErrorKind::TimedOut)));
+
+        let (mut client, mut guarded, connection) = self::guarded(1024);
+        guarded.preface_left = H2_PREFACE_BYTES;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        guarded.read_exact(&mut [0; H2_PREFACE_BYTES]).await.unwrap();
+        assert_eq!(connection.stage().0, Stage::Open);
+        let mut byte = [0; 1];
+        assert!(tokio::time::timeout(Duration::from_secs(1000), guarded.read(&mut byte)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

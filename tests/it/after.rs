@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 use tollhouse::ledger::PaymentState;
 
 use crate::harness::{Answer, Fault, Payment, Plan, Serve, Shop, Terms, eventually, paid};
@@ -64,6 +65,21 @@ async fn an_answer_of_400_or_above_is_passed_on_and_costs_nothing() {
         assert_eq!(shop.rpc.count("eth_sendRawTransaction"), 0);
     }
     assert_eq!(shop.node.transfers().await, []);
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn what_an_origin_says_before_its_answer_does_not_get_out_before_the_money_has_moved() {
+    let shop = Shop::open_with(plan()).await;
+    shop.origin.then([Serve::Hints]);
+    let header = shop.payment().await.v2();
+    let mut client = paid(&header).open(shop.port).await.unwrap();
+    let mut told = Vec::new();
+    client.read_to_end(&mut told).await.unwrap();
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains(" 200 ") && told.contains("\"origin\":true"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
+    shop.wait_state(PaymentState::Served).await;
     shop.audit().await;
 }
 

@@ -104,6 +104,33 @@ async fn a_request_is_paid_over_tls_in_http_2_and_http_1() {
 }
 
 #[tokio::test]
+async fn over_http_2_an_answer_waits_for_the_money_too() {
+    let certificates = Certificates::new();
+    let routes = "\"GET,POST /api/data\" = { price = \"$0.01\", settle = \"after\" }\n".to_owned();
+    let plan = Plan { server: certificates.toml(), routes, settles_after: true, ..Plan::default() };
+    let shop = Shop::open_with(plan).await;
+    let client = client(shop.port, true);
+    let url = format!("https://shop.test:{}/api/data", shop.port);
+    let payment = shop.payer.pay(&Terms::read(&get(&client, &url, &[]).await.1));
+    let (name, value) = payment.v2();
+    let (_, answer) = get(&client, &url, &[(name, &value)]).await;
+    assert_eq!((answer.status, shop.priced_hits()), (200, 1), "{answer:?}");
+    shop.wait_state(PaymentState::Served).await;
+    // Of many at once, on one connection, one gets it.
+    let payment = shop.payer.pay(&Terms::read(&get(&client, &url, &[]).await.1));
+    let (name, value) = payment.v2();
+    let all = futures::future::join_all((0..20).map(|_| {
+        let value = value.clone();
+        let (client, url) = (&client, &url);
+        async move { get(client, url, &[(name, &value)]).await.1.status }
+    }));
+    let statuses = all.await;
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 1, "{statuses:?}");
+    assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (2, 2));
+    shop.audit().await;
+}
+
+#[tokio::test]
 async fn what_is_refused_on_http_1_is_refused_on_http_2() {
     let (shop, _certificates) = tls_shop().await;
     let client = client(shop.port, true);

@@ -372,3 +372,30 @@ async fn killed_after_the_record_the_outcome_is_still_told() {
 async fn killed_before_it_is_written_that_it_was_told_it_is_told_by_the_next_run() {
     killed_at("pre_w3", Some(PaymentState::Delivering)).await;
 }
+
+#[tokio::test]
+async fn a_reload_changes_whom_is_settled_to() {
+    let mut shop = Shop::open_with(plan()).await;
+    let other = "0x00000000000000000000000000000000000000A1";
+    let mut terms = shop.terms().await;
+    for terms in [&mut terms.v1, &mut terms.v2] {
+        terms["payTo"] = other.into();
+    }
+    let body = v2(&shop.payer.pay(&terms));
+    let named = format!("\"/other\" = {{ price = \"$0.01\", pay_to = {{ base-sepolia = \"{other}\" }} }}\n");
+    let routes = shop.plan.routes.clone();
+    for (routes, is_valid) in [(routes.clone(), false), (routes.clone() + &named, true), (routes, false)] {
+        shop.plan.routes = routes;
+        shop.rewrite_config();
+        let reload = Call { host: "127.0.0.1", ..Call::post("/reload", "") };
+        assert_eq!(reload.send(shop.admin_port).await.unwrap().status, 200);
+        let verdict = verify(&shop, &body).await;
+        assert_eq!(verdict["isValid"], is_valid, "{verdict}");
+    }
+    shop.plan.is_facilitator = false;
+    shop.rewrite_config();
+    let reload = Call { host: "127.0.0.1", ..Call::post("/reload", "") };
+    let refused = reload.send(shop.admin_port).await.unwrap();
+    assert!(refused.json()["reasons"].to_string().contains("facilitator.listen"), "{refused:?}");
+    shop.audit().await;
+}

@@ -6,15 +6,18 @@ use crate::payment::tests::chain::settlement;
 use crate::protocol::{FacilitatorRequest, Reason};
 
 fn clearing(shop: &Shop) -> Clearing {
+    Clearing::new(Arc::clone(&shop.gate), vec![payable(shop)])
+}
+
+fn payable(shop: &Shop) -> Payable {
     let market = shop.route.offers()[0].market.clone();
-    let payable = Payable {
+    Payable {
         terms: terms(0),
         market,
         wait_for: WaitFor::Confirmed,
         decimals: 6,
         ceiling: Some("100".parse().unwrap()),
-    };
-    Clearing::new(Arc::clone(&shop.gate), vec![payable])
+    }
 }
 
 fn request(payload: &Value, change: impl FnOnce(&mut Value)) -> FacilitatorRequest {
@@ -68,6 +71,23 @@ async fn an_outcome_that_nobody_came_for_is_told_later_and_the_proxy_gives_nothi
         shop.present(&header).await,
         Decision::Refused { reason: Reason::PaymentAlreadyUsed, outcome: None }
     ));
+}
+
+#[tokio::test]
+async fn whom_the_configuration_names_no_more_gets_nothing_new_and_old_outcomes_are_still_told() {
+    let shop = Shop::open().await;
+    let (clearing, first, second) =
+        (clearing(&shop), request(&payment("1", 10_000), |_| {}), request(&payment("2", 10_000), |_| {}));
+    assert_eq!(clearing.settle(&first).await.response.error_reason, Some("settlement_pending"));
+    clearing.replace(Vec::new());
+    assert_eq!(clearing.networks(), []);
+    shop.chain.pays();
+    shop.reaches(&[PaymentState::Paid]).await;
+    assert_eq!(clearing.settle(&second).await.response.error_reason, Some("invalid_payment_requirements"));
+    assert!(clearing.settle(&first).await.response.success);
+    assert_eq!(shop.states().await, [PaymentState::Served]);
+    clearing.replace(vec![payable(&shop)]);
+    assert!(clearing.settle(&second).await.response.success);
 }
 
 #[tokio::test]

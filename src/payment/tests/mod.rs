@@ -91,6 +91,16 @@ impl Shop {
         Self { gate, chain, ledger, route, clock, origin: Origin(AtomicBool::new(true)), _folder: folder }
     }
 
+    /// As a reload does: the same offers under another key of the price table.
+    fn rename_route(&mut self, name: &str) {
+        let offers = self
+            .route
+            .offers()
+            .iter()
+            .map(|priced| PricedOffer { offer: Offer::new(name, priced.offer.terms.clone()), ..priced.clone() });
+        self.route = PricedRoute::new(name.to_owned(), offers.collect(), ResourceInfo::default(), false).unwrap();
+    }
+
     /// A quote for a price on this route that holds for `secs` from now.
     fn quote(&self, amount: u64, secs: u64) -> String {
         let expires = self.clock.now().plus(Duration::from_secs(secs));

@@ -1,6 +1,7 @@
 //! Money moved, and the answer did not arrive.
 
 use super::*;
+use crate::payment::tests::chain::settlement;
 use crate::protocol::Reason;
 
 async fn undelivered(shop: &Shop, header: &str) {
@@ -56,6 +57,48 @@ async fn a_payment_may_be_presented_long_after_its_authorization_and_its_offer_e
 }
 
 #[tokio::test]
+async fn while_the_chain_has_taken_a_block_back_its_payments_buy_nothing() {
+    let shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    shop.chain.outcome.send_replace(None);
+    let row = shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap().remove(0);
+    shop.gate.settlements().restore(row);
+    match shop.present(&header).await {
+        Decision::Pending(response) => assert_eq!(response.transaction, "0xtx"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(shop.states().await, [PaymentState::Paid]);
+    shop.chain.pays();
+    shop.gate.drain(Duration::from_secs(5)).await;
+    receipt(shop.present(&header).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
+}
+
+#[tokio::test]
+async fn what_an_origin_did_before_the_settlement_stays_counted_though_nobody_takes_the_answer() {
+    for (has_reached_origin, deliveries) in [(true, 1), (false, 0)] {
+        let shop = Shop::open().await;
+        let header = v2_header(&payment("1", 10_000), 10_000, None);
+        assert!(matches!(shop.present(&header).await, Decision::Pending(_)));
+        let row = shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap().remove(0);
+        let paid = shop.ledger.record_paid(&row.record, settlement(), true).await.unwrap();
+        let (gone, _) = tokio::sync::oneshot::channel();
+        shop.gate.settlements().hand_over(paid, Some(gone), has_reached_origin);
+        for _ in 0..500 {
+            let now = shop.ledger.get(&row.record).await.unwrap().unwrap();
+            if now.state == PaymentState::Paid {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let now = shop.ledger.get(&row.record).await.unwrap().unwrap();
+        assert_eq!((now.state, now.deliveries), (PaymentState::Paid, deliveries));
+    }
+}
+
+#[tokio::test]
 async fn after_the_window_an_undelivered_payment_is_owed() {
     let shop = Shop::open().await;
     shop.chain.pays();
@@ -91,6 +134,19 @@ async fn only_who_knows_the_quote_may_present_a_payment_made_with_one() {
         assert!(matches!(shop.present(header).await, Decision::BoundToOtherRequest), "{header}");
     }
     receipt(shop.present_as(&header, 1, AWAY).await).served();
+}
+
+#[tokio::test]
+async fn a_quote_proves_its_holder_even_after_the_route_was_renamed() {
+    let mut shop = Shop::open().await;
+    shop.chain.pays();
+    let header = v2_header(&payment("1", 10_000), 10_000, Some(&shop.quote(10_000, 60)));
+    undelivered(&shop, &header).await;
+    shop.rename_route("GET,HEAD /a");
+    let forged = v2_header(&payment("1", 10_000), 10_000, Some("x"));
+    assert!(matches!(shop.present(&forged).await, Decision::BoundToOtherRequest));
+    receipt(shop.present(&header).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
 }
 
 #[tokio::test]

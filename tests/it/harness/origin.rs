@@ -21,6 +21,8 @@ pub enum Serve {
     Status(u16),
     /// As `Fine`, after a while.
     Slow(Duration),
+    /// As `Fine`, after an interim answer (103) that says something.
+    Hints,
     /// Half of a body.
     CutOff,
     /// The connection is closed instead of an answer.
@@ -131,6 +133,10 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
         Serve::Fine => (200, answer.as_str()),
         Serve::Status(status) => (status, answer.as_str()),
         Serve::CutOff => (200, &answer[..answer.len() / 2]),
+        Serve::Hints => {
+            reader.get_mut().write_all(b"HTTP/1.1 103 Early Hints\r\nLink: </secret>\r\n\r\n").await?;
+            (200, answer.as_str())
+        }
         Serve::NoAnswer => return Ok(()),
         Serve::Slow(wait) => {
             tokio::time::sleep(wait).await;
