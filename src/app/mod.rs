@@ -214,7 +214,7 @@ impl Blueprint {
         let reloader = Arc::new(Reloader {
             file: self.config.file.clone(),
             config: tokio::sync::Mutex::new(Arc::clone(&self.config)),
-            markets: markets,
+            markets,
             ledger: ledger.clone(),
             current: Arc::clone(&current),
             has_priced_routes: Arc::clone(&has_priced_routes),
