@@ -58,7 +58,8 @@ pub(super) async fn standing(
     scanned: &mut Scanned,
 ) -> Result<Standing, RpcError> {
     let head = head_at(node).await?;
-    let sequence = sequence_at(node, decoded).await?;
+    // After that very block: behind a load balancer the next answer may be an older node's.
+    let sequence = sequence_at(node, decoded, Some(head.height)).await?;
     let timeout = decoded.timeout_height;
     let is_past = timeout != 0 && head.height >= timeout.saturating_add(LAG_BLOCKS);
     if sequence <= decoded.sequence {
@@ -66,8 +67,8 @@ pub(super) async fn standing(
         return Ok(if is_past { Standing::Expired } else { Standing::Open });
     }
     // Somebody's transaction ran with this sequence: ours is in no block, or ours it was and the index is behind.
-    let last = head_at(node).await?;
-    let is_absent = is_absent(node, decoded, claimed_at, last.height, scanned).await?;
+    let last = head_at(node).await?.height.max(head.height);
+    let is_absent = is_absent(node, decoded, claimed_at, last, scanned).await?;
     let call = node.call(GetTxRequest { hash: decoded.hash.clone() }).await.map(|answer| answer.tx_response);
     if included(call, &decoded.hash)?.is_some() || !is_absent {
         return Ok(Standing::Open);
