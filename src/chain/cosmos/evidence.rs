@@ -34,7 +34,12 @@ pub(super) enum Standing {
 
 /// Blocks that were read and don't hold the transaction.
 #[derive(Debug, Default)]
-pub(super) struct Scanned(Option<(u64, u64)>);
+pub(super) struct Scanned {
+    /// From before the claim.
+    whole: Option<(u64, u64)>,
+    /// As far as a reading got that broke off: a long one would otherwise never end where a call fails now and then.
+    partial: Option<(u64, u64)>,
+}
 
 /// Looks for an included transaction. None if the node's index doesn't hold it.
 pub(super) fn included(
@@ -84,13 +89,20 @@ async fn is_absent(
     last: u64,
     scanned: &mut Scanned,
 ) -> Result<bool, RpcError> {
+    let holds = |range: Option<(u64, u64)>, height| range.filter(|(low, high)| (*low..=*high).contains(&height));
+    let earlier = scanned.partial;
+    let mut is_joined = earlier.is_none();
     let mut height = last;
     while height > 0 {
-        if let Some((low, high)) = scanned.0
-            && (low..=high).contains(&height)
-        {
-            scanned.0 = Some((low, last));
+        if let Some((low, _)) = holds(scanned.whole, height) {
+            scanned.whole = Some((low, last));
             return Ok(true);
+        }
+        if let Some((low, _)) = holds(earlier, height) {
+            scanned.partial = Some((low, last));
+            is_joined = true;
+            height = low.saturating_sub(1);
+            continue;
         }
         let height_asked = i64::try_from(height).unwrap_or(i64::MAX);
         let block = node.call(GetBlockByHeightRequest { height: height_asked }).await?.block;
@@ -107,12 +119,15 @@ async fn is_absent(
             );
             return Ok(false);
         }
+        if is_joined {
+            scanned.partial = Some((height, last));
+        }
         if head.time.plus(SCAN_MARGIN) < claimed_at {
             break;
         }
         height -= 1;
     }
-    scanned.0 = Some((height, last));
+    scanned.whole = Some((height, last));
     Ok(true)
 }
 
