@@ -13,6 +13,7 @@ use cosmrs::proto::prost::{Message, Name};
 use super::Inner;
 use super::decode::{Decoded, SECP256K1};
 use super::rpc::{Node, RpcError};
+use super::sign_bytes::is_signed;
 use super::verify::unavailable;
 use crate::payment::scheme::VerifyError;
 use crate::protocol::Reason;
@@ -73,15 +74,24 @@ impl Inner {
         Ok(self.account(decoded).await?.account_number)
     }
 
-    /// The sequence that the payer's next transaction must have.
+    /// The sequence that the payer's next transaction must have. The number that the signature was checked with may have been
+    /// remembered from before the chain began anew, and a simulation checks no signature: so it is checked again.
     pub(super) async fn sequence(&self, decoded: &Decoded) -> Result<u64, VerifyError> {
-        Ok(self.account(decoded).await?.sequence)
+        let account = self.account(decoded).await?;
+        if !is_signed(decoded, self.network.reference(), account.account_number) {
+            return Err(Reason::CosmosSignature.into());
+        }
+        Ok(account.sequence)
     }
 }
 
-/// The payer's sequence as one node has it.
-pub(super) async fn sequence_at(node: Node<'_>, decoded: &Decoded) -> Result<u64, RpcError> {
-    let account = base_account(node.call(question(decoded)).await?)
+/// The payer's sequence as one node has it, after this block if one is given.
+pub(super) async fn sequence_at(node: Node<'_>, decoded: &Decoded, height: Option<u64>) -> Result<u64, RpcError> {
+    let answer = match height {
+        Some(height) => node.call_at(question(decoded), height).await,
+        None => node.call(question(decoded)).await,
+    };
+    let account = base_account(answer?)
         .filter(|account| account.address == decoded.facts.payer.as_str())
         .ok_or_else(|| RpcError::Transport("node gave no account".to_owned()))?;
     Ok(account.sequence)

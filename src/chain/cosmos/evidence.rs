@@ -34,7 +34,12 @@ pub(super) enum Standing {
 
 /// Blocks that were read and don't hold the transaction.
 #[derive(Debug, Default)]
-pub(super) struct Scanned(Option<(u64, u64)>);
+pub(super) struct Scanned {
+    /// From before the claim.
+    whole: Option<(u64, u64)>,
+    /// As far as a reading got that broke off: a long one would otherwise never end where a call fails now and then.
+    partial: Option<(u64, u64)>,
+}
 
 /// Looks for an included transaction. None if the node's index doesn't hold it.
 pub(super) fn included(
@@ -58,7 +63,8 @@ pub(super) async fn standing(
     scanned: &mut Scanned,
 ) -> Result<Standing, RpcError> {
     let head = head_at(node).await?;
-    let sequence = sequence_at(node, decoded).await?;
+    // After that very block: behind a load balancer the next answer may be an older node's.
+    let sequence = sequence_at(node, decoded, Some(head.height)).await?;
     let timeout = decoded.timeout_height;
     let is_past = timeout != 0 && head.height >= timeout.saturating_add(LAG_BLOCKS);
     if sequence <= decoded.sequence {
@@ -66,8 +72,8 @@ pub(super) async fn standing(
         return Ok(if is_past { Standing::Expired } else { Standing::Open });
     }
     // Somebody's transaction ran with this sequence: ours is in no block, or ours it was and the index is behind.
-    let last = head_at(node).await?;
-    let is_absent = is_absent(node, decoded, claimed_at, last.height, scanned).await?;
+    let last = head_at(node).await?.height.max(head.height);
+    let is_absent = is_absent(node, decoded, claimed_at, last, scanned).await?;
     let call = node.call(GetTxRequest { hash: decoded.hash.clone() }).await.map(|answer| answer.tx_response);
     if included(call, &decoded.hash)?.is_some() || !is_absent {
         return Ok(Standing::Open);
@@ -83,13 +89,20 @@ async fn is_absent(
     last: u64,
     scanned: &mut Scanned,
 ) -> Result<bool, RpcError> {
+    let holds = |range: Option<(u64, u64)>, height| range.filter(|(low, high)| (*low..=*high).contains(&height));
+    let earlier = scanned.partial;
+    let mut is_joined = earlier.is_none();
     let mut height = last;
     while height > 0 {
-        if let Some((low, high)) = scanned.0
-            && (low..=high).contains(&height)
-        {
-            scanned.0 = Some((low, last));
+        if let Some((low, _)) = holds(scanned.whole, height) {
+            scanned.whole = Some((low, last));
             return Ok(true);
+        }
+        if let Some((low, _)) = holds(earlier, height) {
+            scanned.partial = Some((low, last));
+            is_joined = true;
+            height = low.saturating_sub(1);
+            continue;
         }
         let height_asked = i64::try_from(height).unwrap_or(i64::MAX);
         let block = node.call(GetBlockByHeightRequest { height: height_asked }).await?.block;
@@ -106,12 +119,15 @@ async fn is_absent(
             );
             return Ok(false);
         }
+        if is_joined {
+            scanned.partial = Some((height, last));
+        }
         if head.time.plus(SCAN_MARGIN) < claimed_at {
             break;
         }
         height -= 1;
     }
-    scanned.0 = Some((height, last));
+    scanned.whole = Some((height, last));
     Ok(true)
 }
 

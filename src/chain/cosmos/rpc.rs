@@ -41,6 +41,9 @@ const MESSAGE_CHARS_MAX: usize = 200;
 /// Calls that fail in a row, over all endpoints, before a network counts as unreachable.
 const FAILURES_IN_A_ROW_MAX: u32 = 3;
 
+/// The SDK's metadata key for the block after which the state is asked for.
+const HEIGHT_HEADER: &str = "x-cosmos-block-height";
+
 /// A question to a node, its method and its answer.
 pub(super) trait Query: Message + Clone + 'static {
     /// What the node answers.
@@ -215,7 +218,14 @@ impl Node<'_> {
     /// One call to this endpoint.
     pub(super) async fn call<Q: Query>(&self, query: Q) -> Result<Q::Answer, RpcError> {
         let _permit = self.rpc.permit().await?;
-        self.rpc.ask(self.remote, &query).await
+        self.rpc.ask(self.remote, &query, None).await
+    }
+
+    /// One call to this endpoint about the state after a block. Behind one address there may be many nodes: one that doesn't have
+    /// that block yet says so, rather than to answer from an older one.
+    pub(super) async fn call_at<Q: Query>(&self, query: Q, height: u64) -> Result<Q::Answer, RpcError> {
+        let _permit = self.rpc.permit().await?;
+        self.rpc.ask(self.remote, &query, Some(height)).await
     }
 }
 
@@ -247,7 +257,7 @@ impl Rpc {
         let _permit = self.permit().await?;
         let mut worst = RpcError::Transport("no endpoint".to_owned());
         for remote in self.by_health() {
-            match self.ask(remote, &query).await {
+            match self.ask(remote, &query, None).await {
                 Err(error @ (RpcError::Transport(_) | RpcError::WrongChain { .. })) => {
                     // A wrong chain is the operator's mistake and says more than a silent endpoint.
                     if !matches!(worst, RpcError::WrongChain { .. }) {
@@ -278,9 +288,9 @@ impl Rpc {
         remotes
     }
 
-    async fn ask<Q: Query>(&self, remote: &Remote, query: &Q) -> Result<Q::Answer, RpcError> {
+    async fn ask<Q: Query>(&self, remote: &Remote, query: &Q, height: Option<u64>) -> Result<Q::Answer, RpcError> {
         self.check_chain(remote).await?;
-        let answer = self.exchange(remote, query.clone()).await;
+        let answer = self.exchange(remote, query.clone(), height).await;
         match &answer {
             Err(RpcError::Transport(_)) => remote.rest(),
             _ => remote.recovered(),
@@ -293,7 +303,7 @@ impl Rpc {
         if remote.state.lock().is_ok_and(|state| state.is_checked) {
             return Ok(());
         }
-        let info = self.exchange(remote, GetNodeInfoRequest {}).await.inspect_err(|_error| remote.rest())?;
+        let info = self.exchange(remote, GetNodeInfoRequest {}, None).await.inspect_err(|_error| remote.rest())?;
         let found = info.default_node_info.map(|info| info.network).unwrap_or_default();
         let expected = self.network.reference();
         if found != expected {
@@ -307,10 +317,10 @@ impl Rpc {
         Ok(())
     }
 
-    async fn exchange<Q: Query>(&self, remote: &Remote, query: Q) -> Result<Q::Answer, RpcError> {
+    async fn exchange<Q: Query>(&self, remote: &Remote, query: Q, height: Option<u64>) -> Result<Q::Answer, RpcError> {
         let method = Q::PATH.rsplit('/').next().unwrap_or(Q::PATH);
         let started = Instant::now();
-        let answer = tokio::time::timeout(self.deadline, unary(remote, query))
+        let answer = tokio::time::timeout(self.deadline, unary(remote, query, height))
             .await
             .unwrap_or_else(|_elapsed| Err(RpcError::Transport("no answer in time".to_owned())));
         let outcome = match &answer {
@@ -323,7 +333,7 @@ impl Rpc {
     }
 }
 
-async fn unary<Q: Query>(remote: &Remote, query: Q) -> Result<Q::Answer, RpcError> {
+async fn unary<Q: Query>(remote: &Remote, query: Q, height: Option<u64>) -> Result<Q::Answer, RpcError> {
     let path = if remote.prefix.is_empty() {
         PathAndQuery::from_static(Q::PATH)
     } else {
@@ -333,7 +343,11 @@ async fn unary<Q: Query>(remote: &Remote, query: Q) -> Result<Q::Answer, RpcErro
     let mut grpc = Grpc::new(remote.channel()?).max_decoding_message_size(ANSWER_BYTES_MAX);
     grpc.ready().await.map_err(|_error| RpcError::Transport("can't connect".to_owned()))?;
     let codec: ProstCodec<Q, Q::Answer> = ProstCodec::default();
-    let answer = grpc.unary(Request::new(query), path, codec).await;
+    let mut request = Request::new(query);
+    if let Some(height) = height {
+        request.metadata_mut().insert(HEIGHT_HEADER, height.into());
+    }
+    let answer = grpc.unary(request, path, codec).await;
     answer.map(tonic::Response::into_inner).map_err(|status| RpcError::of_status(&status))
 }
 

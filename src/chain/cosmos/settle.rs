@@ -184,7 +184,7 @@ impl Job {
     /// fee, can be included again.
     async fn judge_failed(&mut self, found: &TxResponse) -> Result<Option<SettleOutcome>, RpcError> {
         for node in self.inner.rpc.nodes() {
-            if sequence_at(node, &self.decoded).await.is_ok_and(|sequence| sequence > self.decoded.sequence) {
+            if sequence_at(node, &self.decoded, None).await.is_ok_and(|sequence| sequence > self.decoded.sequence) {
                 // `ErrInsufficientFunds` of codespace `sdk`: an overspend, which CheckTx lets through.
                 let is_overspent = found.code == 5 && is_own_space(found);
                 let reason =

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 
 use super::Inner;
-use super::decode::Decoded;
+use super::decode::{Decoded, SignMode};
 use super::rpc::RpcError;
 use super::sign_bytes::is_signed;
 use crate::payment::scheme::{IncomingPayment, PaymentFacts, SettlementPlan, VerifyError};
@@ -43,7 +43,9 @@ pub(super) fn check(decoded: &Decoded, terms: &PaymentRequirements) -> Result<()
         Some(demanded) => demanded.as_str() == Some(memo),
         None => true,
     };
-    if decoded.memo.len() > MEMO_BYTES_MAX || !is_demanded(&decoded.memo) {
+    // Go wrote these two otherwise before 1.22: what is signed for one node is unsigned for another, for ever.
+    let is_ambiguous = decoded.mode == SignMode::Amino && decoded.memo.contains(['\u{8}', '\u{c}']);
+    if decoded.memo.len() > MEMO_BYTES_MAX || is_ambiguous || !is_demanded(&decoded.memo) {
         return Err(Reason::CosmosMemoMismatch);
     }
     let is_own_payer = decoded.fee_payer.is_empty() || decoded.fee_payer == facts.payer.as_str();

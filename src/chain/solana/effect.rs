@@ -76,9 +76,14 @@ impl Landed {
             let amount = own.next().map(|it| it.ui_token_amount.amount.parse());
             amount.transpose().map_err(|_error| "getTransaction gave an unreadable balance".to_owned())
         };
-        // The account is there before: start-up saw to it. A node that leaves out a balance of zero is still right.
-        let grown =
-            of(after)?.zip(Some(of(before)?.unwrap_or(0))).and_then(|(after, before)| after.checked_sub(before));
+        // A token account that was paid into holds something: who leaves it out tells too little, and nothing is proven.
+        let after = of(after)?.ok_or("getTransaction gave no balance of the payee's token account")?;
+        let grown = match of(before)? {
+            Some(before) => after.checked_sub(before),
+            // A node that leaves out a balance of zero is still right.
+            None if after <= decoded.transfer.amount => Some(after),
+            None => return Err("getTransaction gave no earlier balance of the payee's token account".to_owned()),
+        };
         Ok(match grown {
             Some(grown) if grown == decoded.transfer.amount => Effect::Moved { slot: self.slot },
             _ => Effect::MovedOther,

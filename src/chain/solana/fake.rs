@@ -64,7 +64,14 @@ pub(super) struct World {
     pub transactions_missing: usize,
     /// `getTransaction` tells of these bytes instead.
     pub lies_with: Option<Vec<u8>>,
+    pub first_block: u64,
     pub first_block_time: i64,
+    /// Is behind the cluster and says so.
+    pub is_catching_up: bool,
+    /// The payers' blockhash can still be used.
+    pub is_hash_valid: bool,
+    /// `getTransaction` leaves out all token balances after the transaction.
+    pub hides_balances: bool,
     /// Slots without a block, or of which the node keeps none.
     pub empty_slots: std::ops::Range<u64>,
     pub accounts: HashMap<String, Value>,
@@ -110,7 +117,11 @@ impl World {
             has_no_statuses: false,
             transactions_missing: 0,
             lies_with: None,
+            first_block: 0,
             first_block_time: 0,
+            is_catching_up: false,
+            is_hash_valid: false,
+            hides_balances: false,
             empty_slots: 0..0,
             accounts,
             is_down: false,
@@ -189,11 +200,16 @@ impl World {
         let balance = |index: usize, amount: u64| json!({"accountIndex": index, "mint": mint().to_string(), "uiTokenAmount": {"amount": amount.to_string(), "decimals": 6}});
         let error = (landed.runs == Runs::Fails).then(|| json!({"InstructionError": [2, {"Custom": 1}]}));
         let raw = self.lies_with.as_ref().unwrap_or(&landed.raw);
+        let after = if self.hides_balances {
+            json!([])
+        } else {
+            json!([balance(source, 50_000 - moved), balance(destination, 7 + moved)])
+        };
         json!({"slot": landed.slot, "blockTime": 1_800_000_000, "version": 0,
             "transaction": [STANDARD.encode(raw), "base64"],
             "meta": {"err": error, "fee": 10_000,
                 "preTokenBalances": [balance(source, 50_000), balance(destination, 7)],
-                "postTokenBalances": [balance(source, 50_000 - moved), balance(destination, 7 + moved)]}})
+                "postTokenBalances": after}})
     }
 
     fn answer(&mut self, method: &str, params: &Value) -> Result<Value, Result<Value, u16>> {
@@ -210,7 +226,12 @@ impl World {
                 let slots = params[0].as_u64().unwrap()..=last;
                 json!(slots.filter(|slot| !self.empty_slots.contains(slot)).collect::<Vec<_>>())
             }
-            "getFirstAvailableBlock" => json!(0),
+            "getHealth" if self.is_catching_up => {
+                return Err(Ok(json!({"code": -32005, "message": "Node is behind by 1000 slots"})));
+            }
+            "getHealth" => json!("ok"),
+            "isBlockhashValid" => json!({"context": context, "value": self.is_hash_valid}),
+            "getFirstAvailableBlock" => json!(self.first_block),
             "getBlockTime" => json!(self.first_block_time),
             "getMultipleAccounts" => {
                 let keys = params[0].as_array().unwrap();

@@ -1,14 +1,15 @@
 //! From signed bytes to a proven end (threats §2.6, Solana table).
 //!
 //! Paid: a status deep enough, and the transaction itself shows the payee's token account growing by the price. Failed: its
-//! error is in a block, or the chain has finalized blocks past every moment at which it could land and no endpoint knows
-//! it. What a send is answered means nothing: a node answers with a signature for what can never land. The bytes are
+//! error is in a block, or the chain has finalized blocks past every moment at which it could land and no healthy endpoint
+//! knows it or its blockhash. What a send is answered means nothing: a node answers with a signature for what can never land. The bytes are
 //! signed once; no other transaction of this payment ever is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::pending;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_transaction::versioned::VersionedTransaction;
 
@@ -35,10 +36,12 @@ const MARGIN_BLOCKS: u64 = 64;
 const STRIKES: u32 = 2;
 /// The same, where only one endpoint answers.
 const STRIKES_ALONE: u32 = 3;
-/// How far back every node is taken to know statuses; beyond, it must show that its history reaches so far.
-const HISTORY_ASSURED: Duration = Duration::from_secs(600);
-/// How long a failed payment that is nowhere on chain is left alone: it can't land any more.
-const WORTHLESS_HOLDS: Duration = Duration::from_secs(1800);
+/// How far back every node is taken to know statuses: even one that began from a snapshot has those of the last 300 slots.
+/// Beyond, it must show that its history reaches so far.
+const HISTORY_ASSURED: Duration = Duration::from_secs(100);
+/// How long a failed payment that is nowhere on chain is left alone. Shorter than failed payments are watched: one node that was
+/// behind must not be the only one that is ever asked.
+const WORTHLESS_HOLDS: Duration = Duration::from_secs(300);
 
 /// Drives a record to its end.
 pub(super) async fn settle(inner: &Arc<Inner>, record: &PaymentRecord) -> SettleOutcome {
@@ -128,6 +131,11 @@ impl Payment {
         // A transaction's answer holds no block hash, and none is needed: a slot has one block.
         Settlement { transaction: self.signature.clone(), block: slot, block_hash: String::new(), is_external: false }
     }
+}
+
+#[derive(Deserialize)]
+struct BlockhashValid {
+    value: bool,
 }
 
 /// How sure it is that a transaction can't land any more, after one look.
@@ -270,9 +278,10 @@ impl Job {
         self.next_look = Instant::now() + LOOK_EVERY;
         match self.look_everywhere(last_valid).await? {
             Absence::Agreed(endpoints) => {
-                self.strikes += 1;
+                // A look that nobody answered is none.
+                self.strikes = if endpoints > 0 { self.strikes + 1 } else { 0 };
                 let needed = if endpoints > 1 { STRIKES } else { STRIKES_ALONE };
-                let is_proven = endpoints > 0 && self.strikes >= needed;
+                let is_proven = self.strikes >= needed;
                 Ok(is_proven.then_some(SettleOutcome::Failed {
                     reason: Reason::PaymentExpired,
                     transaction: None,
@@ -297,7 +306,12 @@ impl Job {
     async fn look_everywhere(&self, last_valid: u64) -> Result<Absence, RpcError> {
         let claimed_at = self.payment.claim.claimed_at;
         let is_old = self.inner.clock.now().since(claimed_at) > HISTORY_ASSURED;
+        let blockhash = self.payment.decoded.transaction.message.recent_blockhash().to_string();
         let mut calls = vec![
+            // A node that is catching up answers with an error, and so to none of these: it knows neither what landed nor how far
+            // the chain is, and the bound may have been drawn from it.
+            ("getHealth", json!([])),
+            ("isBlockhashValid", json!([blockhash, {"commitment": Level::Processed.as_str()}])),
             ("getBlockHeight", json!([{"commitment": Level::Finalized.as_str()}])),
             statuses_call(std::slice::from_ref(&self.payment.signature), true),
         ];
@@ -311,6 +325,8 @@ impl Job {
             let Ok(values) = answer else { continue };
             let mut values = values.into_iter();
             let mut next = || values.next().unwrap_or(Value::Null);
+            let _healthy = next();
+            let blockhash: BlockhashValid = parse("isBlockhashValid", next())?;
             let height: u64 = parse("getBlockHeight", next())?;
             if let Some(status) = one_status(next())? {
                 return Ok(Absence::Seen(status));
@@ -318,7 +334,7 @@ impl Job {
             if is_old {
                 first_kept = first_kept.max(parse("getFirstAvailableBlock", next())?);
             }
-            is_behind |= height <= last_valid;
+            is_behind |= height <= last_valid || blockhash.value;
             agreed += 1;
         }
         if is_behind || (is_old && !self.has_history(first_kept, claimed_at.as_secs()).await?) {
@@ -329,6 +345,9 @@ impl Job {
 
     /// Whether what nodes keep begins before a moment.
     async fn has_history(&self, first_kept: u64, moment: u64) -> Result<bool, RpcError> {
+        if first_kept == 0 {
+            return Ok(true);
+        }
         let time: Option<i64> = self.inner.rpc.call("getBlockTime", json!([first_kept])).await?;
         Ok(time.and_then(|time| u64::try_from(time).ok()).is_some_and(|time| time.saturating_add(60) < moment))
     }

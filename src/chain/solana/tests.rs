@@ -227,6 +227,7 @@ async fn an_old_payment_stays_open_where_no_node_keeps_its_time() {
     shop.clock.advance(Duration::from_secs(3600));
     shop.change(|world| {
         world.sends = vec![lands(false, Answer::Right); 1000];
+        world.first_block = 900;
         world.first_block_time = 1_800_000_000;
     });
     let scheme = Arc::clone(&shop.scheme);
@@ -237,6 +238,71 @@ async fn an_old_payment_stays_open_where_no_node_keeps_its_time() {
     assert!(!settlement.is_finished(), "its history is gone");
     shop.change(|world| world.first_block_time = 1_799_000_000);
     assert_eq!(failed(settlement.await.unwrap()), Reason::PaymentExpired);
+}
+
+/// A settlement of a payment that lands nowhere, once its bound is drawn and the chain is far beyond it.
+async fn lost(shop: &Shop, change: impl FnOnce(&mut World)) -> tokio::task::JoinHandle<SettleOutcome> {
+    let record = shop.claimed("n").await;
+    shop.change(|world| world.sends = vec![lands(false, Answer::Right); 1000]);
+    let scheme = Arc::clone(&shop.scheme);
+    let settlement = tokio::spawn(async move { scheme.settle(&record, &NoAttempts).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    shop.change(|world| {
+        world.height = 5000;
+        change(world);
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    settlement
+}
+
+#[tokio::test]
+async fn a_node_that_is_catching_up_proves_no_payment_expired() {
+    let shop = shop().await;
+    let settlement = lost(&shop, |world| world.is_catching_up = true).await;
+    assert!(!settlement.is_finished(), "whatever landed lies before it");
+    shop.change(|world| world.is_catching_up = false);
+    assert_eq!(failed(settlement.await.unwrap()), Reason::PaymentExpired);
+}
+
+#[tokio::test]
+async fn a_payment_whose_blockhash_can_still_be_used_is_not_expired_whatever_bound_was_drawn() {
+    let shop = shop().await;
+    let settlement = lost(&shop, |world| world.is_hash_valid = true).await;
+    assert!(!settlement.is_finished());
+    shop.change(|world| world.is_hash_valid = false);
+    assert_eq!(failed(settlement.await.unwrap()), Reason::PaymentExpired);
+}
+
+#[tokio::test]
+async fn looks_that_nobody_answers_do_not_count() {
+    let shop = shop().await;
+    let settlement = lost(&shop, |world| world.is_catching_up = true).await;
+    let looks = || shop.world.lock().unwrap().count("isBlockhashValid");
+    let before = looks();
+    shop.change(|world| world.is_catching_up = false);
+    assert_eq!(failed(settlement.await.unwrap()), Reason::PaymentExpired);
+    assert!(looks() - before >= 3, "one answer was enough");
+}
+
+#[tokio::test]
+async fn a_node_that_began_after_the_claim_proves_no_payment_expired() {
+    let shop = shop().await;
+    let settlement = lost(&shop, |world| {
+        (world.first_block, world.first_block_time) = (900, 1_800_000_000);
+        shop.clock.advance(Duration::from_secs(240));
+    })
+    .await;
+    assert!(!settlement.is_finished(), "it landed before the node's first block, for all it knows");
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_out_balances_proves_nothing() {
+    let shop = shop().await;
+    let record = shop.claimed("n").await;
+    shop.change(|world| world.hides_balances = true);
+    shop.stays_open(&record, Duration::from_secs(2)).await;
+    shop.change(|world| world.hides_balances = false);
+    paid(&shop.settle(&record).await);
 }
 
 #[tokio::test]

@@ -54,8 +54,15 @@ impl CosmosNode {
 #[async_trait]
 impl auth::query_server::Query for CosmosNode {
     async fn account(&self, request: Request<QueryAccountRequest>) -> Answer<QueryAccountResponse> {
+        let height =
+            request.metadata().get("x-cosmos-block-height").and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
         let text = request.into_inner().address;
         self.serve("Account", |chain| {
+            if height.is_some_and(|height| height > chain.head().height) {
+                return Err(Status::invalid_argument(
+                    "cannot query with height in the future; please provide a valid height",
+                ));
+            }
             let address = address(chain, &text)?;
             let Some(account) = chain.committed.account(&address) else {
                 let tail = if chain.params.dialect == Dialect::Sdk043 { ": key not found" } else { "" };

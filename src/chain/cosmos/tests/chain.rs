@@ -44,6 +44,29 @@ async fn b22_a_signature_for_another_chain_account_or_key_is_refused_before_anyt
 }
 
 #[tokio::test]
+async fn an_account_number_of_before_the_chain_began_anew_lets_no_forgery_through() {
+    let world = World::new().await;
+    let stale = world.draft().with(|draft| draft.account_number += 7);
+    let payer = crate::types::AccountId::new(address_of(1)).unwrap();
+    let holds = Duration::from_secs(600);
+    world.shop.scheme.0.account_numbers.put(payer, stale.account_number, holds);
+    assert_eq!(invalid(world.shop.verify(&stale.payload()).await), Reason::CosmosSignature);
+    assert!(world.shop.verify(&world.draft().payload()).await.is_ok(), "the chain's own number is remembered now");
+}
+
+#[tokio::test]
+async fn state_after_a_block_is_never_told_by_a_node_that_lacks_the_block() {
+    let world = World::new().await;
+    let payment = world.draft().payload();
+    let network = NETWORK.parse().unwrap();
+    let decoded = decode::decode(&network, "noble", &payment, |_| UnixMillis(0)).unwrap();
+    let node = world.shop.scheme.0.rpc.nodes()[0];
+    let head = world.chain.height();
+    assert_eq!(account::sequence_at(node, &decoded, Some(head)).await.unwrap(), 0);
+    assert!(account::sequence_at(node, &decoded, Some(head + 1)).await.is_err());
+}
+
+#[tokio::test]
 async fn what_the_chain_would_refuse_is_refused_for_the_right_reason() {
     for dialect in [Dialect::Sdk043, Dialect::Sdk053] {
         let world = World::with(|params| params.dialect = dialect).await;

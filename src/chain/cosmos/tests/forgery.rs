@@ -300,6 +300,15 @@ fn a_memo_that_is_demanded_must_be_there_to_the_letter() {
     assert_eq!(offline_refusal(&with(&"x".repeat(257))), Reason::CosmosMemoMismatch);
 }
 
+#[test]
+fn an_amino_memo_that_nodes_write_differently_is_refused_before_it_can_stay_open_for_ever() {
+    for memo in ["a\u{8}b", "\u{c}"] {
+        let draft = draft().with(|draft| draft.body.memo = memo.to_owned());
+        assert!(Shop::offline().check(&draft.payload(), &terms()).is_ok(), "signed as bytes");
+        assert_eq!(offline_refusal(&draft.with(|draft| draft.mode = AMINO).payload()), Reason::CosmosMemoMismatch);
+    }
+}
+
 const MEMO: &str = crate::protocol::MEMO_KEY;
 
 #[test]

@@ -124,6 +124,30 @@ async fn not_found_and_its_sequence_used_by_another_is_superseded() {
 }
 
 #[tokio::test]
+async fn a_reading_of_blocks_that_breaks_off_goes_on_where_it_was() {
+    let world = World::new().await;
+    let draft = world.draft();
+    world.supersede(&draft).await;
+    for _ in 0..40 {
+        world.chain.produce_block();
+    }
+    let network = NETWORK.parse().unwrap();
+    let decoded = decode::decode(&network, "noble", &draft.payload(), |_| UnixMillis(0)).unwrap();
+    let node = world.shop.scheme.0.rpc.nodes()[0];
+    let claimed_at = SystemClock.now();
+    let mut scanned = evidence::Scanned::default();
+    world.chain.faults().set("GetBlockByHeight", CallFault::Delay(Duration::from_millis(20)), 1_000);
+    let cut = evidence::standing(node, &decoded, claimed_at, &mut scanned);
+    assert!(tokio::time::timeout(Duration::from_millis(600), cut).await.is_err());
+    world.chain.faults().clear();
+    world.chain.produce_block();
+    let before = world.shop.calls.count();
+    let standing = evidence::standing(node, &decoded, claimed_at, &mut scanned).await.unwrap();
+    assert_eq!(standing, evidence::Standing::Superseded);
+    assert!(world.shop.calls.count() - before < 40, "began anew");
+}
+
+#[tokio::test]
 async fn not_found_but_in_a_block_is_no_proof_of_anything() {
     let world = World::new().await;
     let draft = world.draft();
