@@ -46,7 +46,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<VersionedTransaction, Fault> {
         .map_err(|error| Fault::invalid_params(format!("failed to deserialize a transaction: {error}")))?;
     let is_known = matches!(transaction.message, VersionedMessage::Legacy(_) | VersionedMessage::V0(_));
     if !is_known || transaction.sanitize().is_err() {
-        return Err(Fault::invalid_params("invalid transaction: Transaction failed to sanitize accounts offsets correctly"));
+        return Err(Fault::invalid_params(
+            "invalid transaction: Transaction failed to sanitize accounts offsets correctly",
+        ));
     }
     Ok(transaction)
 }

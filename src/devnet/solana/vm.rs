@@ -60,7 +60,10 @@ impl Vm {
         let mut data = vec![0; T::LEN];
         T::pack(state, &mut data).map_err(|error| SolanaError::Account(error.to_string()))?;
         let lamports = self.rent(T::LEN);
-        self.put(key, Account { lamports, data, owner: spl_token_interface::ID, executable: false, rent_epoch: u64::MAX })
+        self.put(
+            key,
+            Account { lamports, data, owner: spl_token_interface::ID, executable: false, rent_epoch: u64::MAX },
+        )
     }
 
     fn put_mint(&mut self, supply: u64) -> Result<(), SolanaError> {
@@ -120,9 +123,7 @@ impl Vm {
                 let accounts = info.post_accounts.into_iter().map(|(key, account)| (key, account.into())).collect();
                 Simulated { meta: info.meta, error: None, accounts }
             }
-            Err(failed) => {
-                Simulated { error: Some(error_json(&failed)?), meta: failed.meta, accounts: Vec::new() }
-            }
+            Err(failed) => Simulated { error: Some(error_json(&failed)?), meta: failed.meta, accounts: Vec::new() },
         })
     }
 }
