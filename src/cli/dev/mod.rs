@@ -51,7 +51,8 @@ pub struct DevArgs {
     /// Keep everything in this folder: keys, configuration, books and chain [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Give this account, 0x… or noble1…, gas and 1000 test USDC; may be given several times
+    /// Give this account, 0x… or noble1… (or of the Solana chain, if that is built in), gas and 1000 test USDC; may be given
+    /// several times
     #[arg(long, value_name = "ADDRESS")]
     pub fund: Vec<Account>,
 }

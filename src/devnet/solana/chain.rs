@@ -91,7 +91,7 @@ pub struct SolanaChain {
 }
 
 impl SolanaChain {
-    /// A chain with one block, a mint and no holders.
+    /// A chain with a mint and no holders.
     ///
     /// # Errors
     /// When the SVM can't be set up.
@@ -108,6 +108,8 @@ impl SolanaChain {
             messages: HashSet::new(),
             vm: Vm::new()?,
         };
+        // The first block is final from the start, so nothing may land in it.
+        chain.push_block();
         chain.push_block();
         Ok(chain)
     }

@@ -128,7 +128,7 @@ fn a_payment_lands_is_confirmed_then_finalized_and_tells_what_it_moved() {
     assert_eq!(rig.status(&payment)["confirmationStatus"], "confirmed");
     let landed = rig.result("getTransaction", get);
     assert_eq!(landed["transaction"], json!([wire(&payment), "base64"]));
-    assert_eq!((&landed["slot"], &landed["version"]), (&json!(0), &json!(0)));
+    assert_eq!((&landed["slot"], &landed["version"]), (&json!(1), &json!(0)));
     let meta = &landed["meta"];
     assert_eq!((&meta["err"], &meta["fee"]), (&Value::Null, &json!(10_000)));
     let payee_at =
@@ -257,7 +257,7 @@ fn mints_and_token_accounts_are_read_as_the_gateway_and_wallets_read_them() {
 #[test]
 fn slots_heights_hashes_and_times_agree() {
     let mut rig = Rig::new();
-    rig.pass(40);
+    rig.pass(39);
     let at = |level: &str| json!([{"commitment": level}]);
     for (level, slot) in [("processed", 40), ("confirmed", 38), ("finalized", 8)] {
         assert_eq!(rig.result("getSlot", at(level)), slot);
