@@ -2,7 +2,8 @@
 # What Tollhouse costs as a proxy, side by side with what else could stand there, in one run on one machine:
 #   free    a free route through Tollhouse          402     a priced route through Tollhouse, unpaid
 #   bare    the same origin through bare pingora    nginx   the same origin through nginx
-#   direct  the origin itself
+#   timed   bare pingora with the timeouts that nginx and Tollhouse have, too
+#   alike   the same with Tollhouse's allocator     direct  the origin itself
 # Rounds are interleaved, since a machine's speed drifts. Prints requests per second, CPU per request of the proxy process
 # (which is steadier), and the ratios of each round with their spread.
 #
@@ -14,7 +15,7 @@ cd "$(dirname "$0")/.."
 rounds=${1:-7} seconds=${2:-4} connections=${3:-32} threads=1
 for tool in wrk nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 
-cargo build --release --bin tollhouse --example bare_pingora
+cargo build --release --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release
 work=$(mktemp -d)
 pids=()
@@ -35,7 +36,7 @@ while True:
     except OSError: continue
     print(port); break'
 }
-origin=$(free_port) nginx=$(free_port) bare=$(free_port) toll=$(free_port) admin=$(free_port)
+origin=$(free_port) nginx=$(free_port) bare=$(free_port) timed=$(free_port) alike=$(free_port) toll=$(free_port) admin=$(free_port)
 
 nginx_conf() { # FILE HTTP-BLOCK
   cat >"$1" <<CONF
@@ -86,6 +87,8 @@ PY
 nginx -p "$work" -c "$work/origin.conf" & pids+=($!); origin_pid=$!
 nginx -p "$work" -c "$work/proxy.conf" & pids+=($!); nginx_pid=$!
 "$target/examples/bare_pingora" "127.0.0.1:$bare" "127.0.0.1:$origin" $threads & pids+=($!); bare_pid=$!
+"$target/examples/bare_pingora" "127.0.0.1:$timed" "127.0.0.1:$origin" $threads timeouts & pids+=($!); timed_pid=$!
+"$target/examples/bare_pingora_mimalloc" "127.0.0.1:$alike" "127.0.0.1:$origin" $threads timeouts & pids+=($!); alike_pid=$!
 # Account 0 of anvil's published development mnemonic.
 BENCH_SIGNER=0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80 \
   "$target/tollhouse" run --config "$work/gateway.toml" & pids+=($!); toll_pid=$!
@@ -122,6 +125,8 @@ for round in $(seq "$rounds"); do
   measure direct "http://127.0.0.1:$origin/free" "$origin_pid"
   measure nginx "http://127.0.0.1:$nginx/free" "$nginx_pid"
   measure bare "http://127.0.0.1:$bare/free" "$bare_pid"
+  measure timed "http://127.0.0.1:$timed/free" "$timed_pid"
+  measure alike "http://127.0.0.1:$alike/free" "$alike_pid"
   measure free "http://127.0.0.1:$toll/free" "$toll_pid"
   measure 402 "http://127.0.0.1:$toll/paid" "$toll_pid"
 done
@@ -135,7 +140,7 @@ spread = lambda values: f"{statistics.median(values):.2f} [{min(values):.2f}-{ma
 print("\nmedian [min-max] over rounds")
 for name in rates:
     print(f"{name:7} {statistics.median(rates[name]):10.0f}/s  {statistics.median(cpu[name]):6.1f} us CPU per request")
-for one, other in (("free", "bare"), ("free", "nginx"), ("402", "free"), ("402", "bare")):
+for one, other in (("free", "bare"), ("free", "timed"), ("free", "alike"), ("free", "nginx"), ("402", "free"), ("402", "bare")):
     ratio = [a / b for a, b in zip(rates[one], rates[other])]
     print(f"throughput {one}/{other}: {spread(ratio)}   CPU {one}/{other}: {spread([a / b for a, b in zip(cpu[one], cpu[other])])}")
 PY

@@ -132,12 +132,12 @@ impl Proxy {
                 match Box::pin(self.take_payment(session, context, &presented)).await? {
                     Taken::Paid(receipt) => {
                         context.payment = Some(receipt.record().record.to_string());
-                        context.receipt = Some(*receipt);
+                        context.receipt = Some(receipt);
                         context.outcome = Outcome::Undelivered;
                     }
                     Taken::Held(held) => {
                         context.payment = held.record().map(|record| record.record.to_string());
-                        context.held = Some(*held);
+                        context.held = Some(held);
                         context.asked = Some(presented.target.path_and_query().into_owned());
                         context.outcome = Outcome::Released;
                     }
@@ -260,9 +260,9 @@ impl Proxy {
         session: &mut Session,
         (snapshot, route, asked): (&Snapshot, &Arc<Route>, &str),
         held: HeldPayment,
-    ) -> Result<Receipt, Answer> {
+    ) -> Result<Box<Receipt>, Answer> {
         let decision = match held.settle().await {
-            Decision::Deliver(receipt) => return Ok(*receipt),
+            Decision::Deliver(receipt) => return Ok(receipt),
             decision => decision,
         };
         let priced = snapshot.site(route).and_then(|site| site.priced.clone()).ok_or_else(Answer::internal)?;

@@ -94,11 +94,12 @@ pub struct Context {
     /// Whether it becomes a WebSocket, and for how long at most.
     pub(super) websocket: Option<Duration>,
     /// Proof of payment. Without it nothing on a priced route is forwarded.
-    pub(super) receipt: Option<Receipt>,
+    /// Boxed: pingora moves a context several times a request, and most are of requests that pay nothing.
+    pub(super) receipt: Option<Box<Receipt>>,
     /// A claimed payment whose answer is held until its money has moved.
-    pub(super) held: Option<HeldPayment>,
+    pub(super) held: Option<Box<HeldPayment>>,
     /// What the client gets instead of the origin's answer.
-    pub(super) refusal: Option<Answer>,
+    pub(super) refusal: Option<Box<Answer>>,
     /// The ledger row's id, for the log; outlives the receipt.
     pub(super) payment: Option<String>,
     /// `Origin`, if a browser asked on a priced route: its page may read the terms and the outcome.

@@ -89,12 +89,12 @@ pub(super) fn prepare_request(
 ) -> pingora::Result<()> {
     strip(head, sale.is_some());
     if let Some(client) = hop.client {
-        head.insert_header("X-Forwarded-For", client.to_string())?;
+        head.insert_header("X-Forwarded-For", address_value(client)?)?;
     }
     if let Some(host) = hop.host {
         head.insert_header("X-Forwarded-Host", host.clone())?;
     }
-    head.insert_header("X-Forwarded-Proto", hop.scheme)?;
+    head.insert_header("X-Forwarded-Proto", HeaderValue::from_static(hop.scheme))?;
     if hop.host.is_none()
         && let Some(server) = upstream.servers.first()
     {
@@ -118,6 +118,31 @@ pub(super) fn prepare_request(
         head.insert_header("Idempotency-Key", record.record.0.as_str())?;
     }
     Ok(())
+}
+
+/// An address as text. Every forwarded request has one, and the formatting machinery takes ten times as long for IPv4.
+fn address_value(address: IpAddr) -> pingora::Result<HeaderValue> {
+    let text: Vec<u8> = match address {
+        IpAddr::V4(address) => {
+            let mut text = Vec::with_capacity(15);
+            for octet in address.octets() {
+                if !text.is_empty() {
+                    text.push(b'.');
+                }
+                if octet >= 100 {
+                    text.push(b'0' + octet / 100);
+                }
+                if octet >= 10 {
+                    text.push(b'0' + octet / 10 % 10);
+                }
+                text.push(b'0' + octet % 10);
+            }
+            text
+        }
+        IpAddr::V6(address) => address.to_string().into_bytes(),
+    };
+    HeaderValue::from_bytes(&text)
+        .map_err(|_error| pingora::Error::explain(pingora::ErrorType::InvalidHTTPHeader, "client address"))
 }
 
 fn strip(head: &mut RequestHeader, is_paid: bool) {
@@ -255,6 +280,15 @@ mod tests {
             ]
         );
         assert!(is_stripped(&HeaderName::from_static("idempotency-key"), true));
+    }
+
+    #[test]
+    fn addresses_are_spelled_as_everywhere() {
+        for number in (0..=255).chain([0x0102_0304, 0x0a64_ff63, 0x7f00_0001, 0xffff_ffff, 0xc0a8_0a09]) {
+            let address = std::net::Ipv4Addr::from(u32::rotate_left(number, number % 32));
+            assert_eq!(address_value(address.into()).unwrap(), address.to_string().as_str());
+        }
+        assert_eq!(address_value("2001:db8::1".parse().unwrap()).unwrap(), "2001:db8::1");
     }
 
     #[test]

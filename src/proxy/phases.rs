@@ -129,8 +129,8 @@ impl ProxyHttp for Proxy {
         let public = context.snapshot.as_ref().and_then(|snapshot| snapshot.public_scheme());
         let scheme = public.unwrap_or_else(|| self.trusted.scheme(session));
         let hop = Hop { client, host, scheme };
-        let sale = context.receipt.as_ref().map(Receipt::sale);
-        let sale = sale.or_else(|| context.held.as_ref().and_then(HeldPayment::sale));
+        let sale = context.receipt.as_deref().map(Receipt::sale);
+        let sale = sale.or_else(|| context.held.as_deref().and_then(HeldPayment::sale));
         headers::prepare_request(head, upstream.config(), &hop, sale)?;
         context.forwarded = Some(Instant::now());
         if let Some(receipt) = &mut context.receipt {
@@ -246,7 +246,7 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
         if let Some(answer) = context.refusal.take() {
-            return self.refuse(session, answer, context).await;
+            return self.refuse(session, *answer, context).await;
         }
         // Dropped, the payment is let go: the client has paid nothing.
         drop(context.held.take());
@@ -345,7 +345,7 @@ impl Proxy {
         &self,
         session: &mut Session,
         status: StatusCode,
-        held: HeldPayment,
+        held: Box<HeldPayment>,
         context: &mut Context,
     ) -> Result<()> {
         if status.is_client_error() || status.is_server_error() {
@@ -361,7 +361,7 @@ impl Proxy {
             drop(held);
             return Err(Error::new_down(ErrorType::ConnectionClosed));
         }
-        match Box::pin(self.settle_held(session, (&snapshot, &route, &asked), held)).await {
+        match Box::pin(self.settle_held(session, (&snapshot, &route, &asked), *held)).await {
             Ok(receipt) => {
                 context.outcome = Outcome::Undelivered;
                 context.forwarded = Some(Instant::now());
@@ -370,7 +370,7 @@ impl Proxy {
             }
             Err(answer) => {
                 let status = answer.status.as_u16();
-                context.refusal = Some(answer);
+                context.refusal = Some(Box::new(answer));
                 Err(Error::explain(ErrorType::HTTPStatus(status), "the payment was not settled after its request"))
             }
         }

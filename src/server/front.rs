@@ -24,6 +24,9 @@ use crate::types::AddressRange;
 /// How long a TLS handshake, or a PROXY header, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connections by address; never one of none.
+type Counts = Mutex<HashMap<IpAddr, usize>>;
+
 /// How connections from clients are taken in.
 pub(crate) struct Front {
     tls: Option<Acceptor>,
@@ -32,7 +35,7 @@ pub(crate) struct Front {
     has_proxy_header: bool,
     /// Room for connections in all.
     pub(super) room: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    by_address: Arc<Counts>,
 }
 
 impl Front {
@@ -168,7 +171,7 @@ fn neighbourhood(client: IpAddr) -> IpAddr {
 
 /// A connection's share of its address; given back when it is dropped.
 struct Place {
-    held: Option<(IpAddr, Arc<Mutex<HashMap<IpAddr, usize>>>)>,
+    held: Option<(IpAddr, Arc<Counts>)>,
 }
 
 impl Drop for Place {

@@ -98,6 +98,10 @@ class Chain:
         expect_equal("v2 domain", (v2["name"], v2["version"]), ("USDC", "2"))
         expect_equal("v1 domain", v1, {"name": "USDC", "version": "2"})
 
+    def network_name(self, dialect):
+        """What receipts call the chain."""
+        return self.network_v2 if dialect == "v2" else self.network_v1
+
     def signed(self, payload):
         """The part of a payment's payload that must stay secret."""
         return payload["signature"].removeprefix("0x")

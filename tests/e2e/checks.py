@@ -13,7 +13,7 @@ from cosmos_checks import (
     check_refusal,
 )
 from harness import expect, expect_equal
-from official import CLIENTS, COSMJS, run_client
+from official import CLIENTS, COSMJS, FORMS, run_client
 from shop import ANY_PATH, EITHER_PATH, PRICE, PRICED_PATH, SOLANA_PATH
 from solana_chain import FEE_PAYER_KEY
 
@@ -114,7 +114,10 @@ def check_receipt(receipt, dialect, chain, payer, transaction):
     expect(receipt is not None, "a paid answer without its receipt header")
     expect_equal("success", receipt["success"], True)
     chain.same("transaction of the receipt", receipt["transaction"], transaction)
-    expect_equal("network of the receipt", receipt["network"], chain.network_v2 if dialect == "v2" else chain.network_v1)
+    expect_equal("network of the receipt", receipt["network"], chain.network_name(dialect))
+    if dialect == "vitwit":
+        expect_equal("vitwit's status", receipt["status"], "success")
+        chain.same("vitwit's transaction", receipt["transactionHash"], transaction)
     chain.same("payer of the receipt", receipt["payer"], payer)
 
 
@@ -141,6 +144,16 @@ def check_payment_echoes_the_offer(payment, offer, chain):
     [offered] = [it for it in offer["accepts"] if it["network"] == chain.network_v2]
     expect(offered["extra"]["quote"], "the client was offered no quote")
     expect_equal("quote of the payment", payment["accepted"]["extra"].get("quote"), offered["extra"]["quote"])
+
+
+def unwrapped(payload):
+    """The payload as an object: vitwit writes it, or on Cosmos the transaction alone, as a base64 string."""
+    if not isinstance(payload, str):
+        return payload
+    try:
+        return json.loads(base64.b64decode(payload))
+    except ValueError:
+        return {"transaction": payload}
 
 
 def check_client_pays(shop, gateway, client, wallet=None, path=PRICED_PATH, chain=None):
@@ -170,7 +183,7 @@ def check_client_pays(shop, gateway, client, wallet=None, path=PRICED_PATH, chai
     payment = json.loads(base64.b64decode(header["value"]))
     if client.dialect == "v2":
         check_payment_echoes_the_offer(payment, report["offer"], chain)
-    for secret in (header["value"], chain.signed(payment["payload"])):
+    for secret in (header["value"], chain.signed(unwrapped(payment["payload"]))):
         expect(secret not in gateway.process.text(), "the payment is in the gateway's log")
     check_terms(gateway.get(path, {header["name"]: header["value"]}), shop, gateway, path)
     expect_equal("hits at the origin after a replay", len(shop.origin.requests) - hits, 1)
@@ -180,15 +193,20 @@ def check_client_pays(shop, gateway, client, wallet=None, path=PRICED_PATH, chai
 def check_resource_server_is_paid_through_the_facilitator(shop, client):
     """Official middleware with the gateway as its facilitator: served once for one payment, however often it comes."""
     server = shop.resource_server
-    block, balance, answered = shop.chain.next_block(), shop.chain.balance(PAY_TO), server.answered()
+    chain = shop.chain
+    before, balance, answered = chain.now(), chain.balance(chain.pay_to), server.answered()
     expect_equal("status without payment", server.get("/report").status, 402)
-    report = run_client(client, server, {})
+    report = run_client(client, server, server.url, chain.client_environment(), {})
     expect_equal(f"status (body: {report['body'][:500]})", report["status"], 200)
     expect_equal("body", json.loads(report["body"]), {"express": True})
-    expect_equal("money earned", shop.chain.balance(PAY_TO) - balance, PRICE)
-    [*transfers] = shop.chain.transfers_since(block)
-    expect_equal("transfers", [transfer[:3] for transfer in transfers], [(PAYER.lower(), PAY_TO.lower(), PRICE)])
-    check_receipt(report["paymentResponse"], "v2", PAYER, transfers[0][3])
+    expect_equal("money earned", chain.balance(chain.pay_to) - balance, PRICE)
+    transfers = chain.transfers_since(before)
+    expect_equal("transfers", len(transfers), 1)
+    [(source, target, value, transaction)] = transfers
+    chain.same("source of the transfer", source, chain.payer)
+    chain.same("target of the transfer", target, chain.pay_to)
+    expect_equal("value of the transfer", value, PRICE)
+    check_receipt(report["paymentResponse"], "v2", chain, chain.payer, transaction)
 
     header = {report["paymentHeader"]["name"]: report["paymentHeader"]["value"]}
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
@@ -196,7 +214,7 @@ def check_resource_server_is_paid_through_the_facilitator(shop, client):
     expect_equal("statuses of replays", again, [402] * 10)
     expect_equal("status at the gateway itself", shop.gateway.get(PRICED_PATH, header).status, 402)
     expect_equal("answers", server.answered() - answered, 1)
-    expect_equal("money earned after replays", shop.chain.balance(PAY_TO) - balance, PRICE)
+    expect_equal("money earned after replays", chain.balance(chain.pay_to) - balance, PRICE)
 
 
 def check_gateway_ends_in_peace(gateway):
@@ -227,6 +245,10 @@ def checks(shop):
     any_client = partial(check_client_pays, shop, shop.gateway, CLIENTS["npm @x402/fetch 2.27.0, v2"], path=ANY_PATH)
     yield "where all three are offered, EVM is paid", any_client
     yield "where all three are offered, Solana is paid", partial(any_client, chain=shop.solana)
+    for form, client in FORMS.items():
+        pays = partial(check_client_pays, shop, shop.gateway, client, path=ANY_PATH)
+        for name, chain in (("EVM", shop.chain), ("Solana", shop.solana), ("Cosmos", shop.cosmos)):
+            yield f"where all three are offered, {name} is paid in the {form} form", partial(pays, chain=chain)
     yield "@cosmjs makes the document's vectors", check_cosmjs_makes_the_documents_vectors
     yield "terms behind TLS name an https resource", lambda: check_terms_behind_tls_name_an_https_resource(shop)
     for name, client in CLIENTS.items():

@@ -113,6 +113,10 @@ class CosmosChain:
         expect_equal("v2 extra beside the quote", [key for key in v2 if key != "quote"], [])
         expect_equal("v1 offer", v1, None)
 
+    def network_name(self, dialect):
+        """What receipts call the chain: only vitwit has a name of its own for it."""
+        return "grand-1" if dialect == "vitwit" else self.network_v2
+
     def signed(self, payload):
         """The part of a payment's payload that must stay secret."""
         return payload["transaction"]

@@ -52,6 +52,12 @@ COSMJS = {
     "npm @cosmjs/stargate 0.39.0, amino": Client("v2", script(NODE, "cosmjs_pay.mjs", "--amino"), mode="amino"),
 }
 
+# What official wallets sign, in the forms that no official client writes for the chain.
+FORMS = {
+    "v1": Client("v1", script(NODE, "dialects.mjs", "--as", "v1")),
+    "vitwit": Client("vitwit", script(NODE, "dialects.mjs", "--as", "vitwit")),
+}
+
 
 def run_client(client, gateway, url, keys, headers, wallet=None):
     """What the client reports of one paid request. `keys`: the environment that holds the payer's. `wallet`: the

@@ -88,6 +88,10 @@ class SolanaChain:
         expect_equal("v2 fee payer", v2["feePayer"], FEE_PAYER)
         expect_equal("v1 fee payer", v1["feePayer"], FEE_PAYER)
 
+    def network_name(self, dialect):
+        """What receipts call the chain."""
+        return self.network_v2 if dialect == "v2" else self.network_v1
+
     def signed(self, payload):
         """The part of a payment's payload that must stay secret."""
         return payload["transaction"]

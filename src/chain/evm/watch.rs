@@ -33,6 +33,9 @@ const HEAD_BUSY: Duration = Duration::from_secs(1);
 const MANY_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 /// Bounds of one receipt's polling.
 const RECEIPT_POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
+/// A receipt that usually comes sooner is asked for at once: chains that mine what they are sent, and a timer's steps are of
+/// that size too.
+const RECEIPT_AT_ONCE: Duration = Duration::from_millis(2);
 /// How often every pending receipt is asked for although no block showed it.
 const RECHECK: Duration = Duration::from_secs(3);
 /// An endpoint so many blocks behind the best head seen is behind the chain.
@@ -203,10 +206,11 @@ impl Watch {
     /// The transaction has just been sent, or may have been.
     pub(super) fn sent(&self, hash: B256) {
         let usual = Duration::from_micros(self.usual_wait_micros.load(Ordering::Relaxed));
+        let first = usual * 3 / 4;
         self.with(hash, |pending| {
             let now = Instant::now();
             pending.sent_at.get_or_insert(now);
-            pending.next_poll = now + (usual * 3 / 4).clamp(RECEIPT_POLL.0, RECEIPT_POLL.1);
+            pending.next_poll = if first < RECEIPT_AT_ONCE { now } else { now + first.min(RECEIPT_POLL.1) };
             pending.delay = (usual / 4).clamp(RECEIPT_POLL.0, RECEIPT_POLL.1);
         });
         self.wake.notify_one();

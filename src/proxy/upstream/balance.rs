@@ -9,13 +9,13 @@ use super::target::Target;
 use crate::config::Balance;
 
 /// The server for a request, if one is left. `turn` counts requests.
-pub(super) fn choose<'a>(
+pub(super) fn choose(
     balance: Balance,
-    targets: &'a [Arc<Target>],
+    targets: &[Arc<Target>],
     client: Option<IpAddr>,
     turn: usize,
     now: u64,
-) -> Option<&'a Arc<Target>> {
+) -> Option<&Arc<Target>> {
     let well = || targets.iter().filter(|target| !target.is_unwell());
     let count = well().filter(|target| !target.is_down(now)).count();
     if count == 0 {
