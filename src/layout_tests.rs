@@ -142,6 +142,11 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     ("revm", &[("devnet", "revm")]),
+    ("litesvm", &[("devnet::solana", "litesvm")]),
+    ("svm_transaction", &[("devnet::solana", "svm_transaction")]),
+    ("svm_account", &[("devnet::solana", "svm_account")]),
+    ("bincode", &[("devnet::solana", "bincode")]),
+    ("bs58", &[("devnet::solana", "bs58")]),
     // What a reload replaces lives in one place.
     ("arc_swap", &[("proxy::snapshot", "arc_swap")]),
     ("sqlx", &[("ledger", "sqlx")]),

@@ -18,7 +18,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn new(code: i64, message: impl Into<String>) -> Self {
+    pub(super) fn new(code: i64, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), data: None }
     }
 

@@ -1,4 +1,4 @@
-//! The chain behind HTTP, and its heartbeat.
+//! A chain behind HTTP, and its heartbeat.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,41 +18,67 @@ const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How often an empty block is made.
 const BLOCK_TIME: Duration = Duration::from_secs(1);
 
-/// One node, of which the chain consists.
-pub struct Node {
-    chain: Mutex<Chain>,
+/// A chain that answers JSON-RPC.
+pub trait Served: Send + 'static {
+    /// Answers the body of a request; `None` when it asks for nothing.
+    fn answer(&mut self, body: &[u8]) -> Option<Value>;
+
+    /// Makes a block.
+    fn tick(&mut self);
+
+    /// How often a block is made.
+    fn block_time(&self) -> Duration;
 }
 
-impl Node {
+impl Served for Chain {
+    fn answer(&mut self, body: &[u8]) -> Option<Value> {
+        rpc::answer(body, &mut |method, params| rpc::call(self, method, params))
+    }
+
+    fn tick(&mut self) {
+        Self::tick(self);
+    }
+
+    fn block_time(&self) -> Duration {
+        BLOCK_TIME
+    }
+}
+
+/// One node, of which the chain consists.
+pub struct Node<C = Chain> {
+    chain: Mutex<C>,
+}
+
+impl<C: Served> Node<C> {
     /// A node that serves `chain`.
     #[must_use]
-    pub fn new(chain: Chain) -> Self {
+    pub fn new(chain: C) -> Self {
         Self { chain: Mutex::new(chain) }
     }
 
     /// Does something with the chain while nobody else does.
-    pub fn with<T>(&self, work: impl FnOnce(&mut Chain) -> T) -> T {
+    pub fn with<T>(&self, work: impl FnOnce(&mut C) -> T) -> T {
         work(&mut self.chain.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Answers a request; `None` when it asks for nothing.
     #[must_use]
     pub fn answer(&self, body: &[u8]) -> Option<Value> {
-        self.with(|chain| rpc::answer(chain, body))
+        self.with(|chain| chain.answer(body))
     }
 
-    /// Makes a block every second, for as long as it is polled.
+    /// Makes blocks by the clock, for as long as it is polled.
     pub async fn keep_time(self: Arc<Self>) {
-        let mut beats = tokio::time::interval(BLOCK_TIME);
+        let mut beats = tokio::time::interval(self.with(|chain| chain.block_time()));
         loop {
             beats.tick().await;
-            self.with(Chain::tick);
+            self.with(C::tick);
         }
     }
 }
 
 #[async_trait]
-impl ServeHttp for Node {
+impl<C: Served> ServeHttp for Node<C> {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let method = session.req_header().method.clone();
         let mut body = Vec::new();

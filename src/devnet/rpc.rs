@@ -31,8 +31,11 @@ struct Request {
     params: Option<Value>,
 }
 
+/// One method of a chain.
+pub(super) type Call<'a> = &'a mut dyn FnMut(&str, &Params) -> Result<Value, Fault>;
+
 /// Answers the body of an HTTP request; `None` when it asks for nothing but notices.
-pub(super) fn answer(chain: &mut Chain, body: &[u8]) -> Option<Value> {
+pub(super) fn answer(body: &[u8], call: Call<'_>) -> Option<Value> {
     match serde_json::from_slice::<Value>(body) {
         Err(_error) => Some(failure(&Value::Null, &Fault::unreadable())),
         Ok(Value::Array(requests)) if requests.is_empty() => {
@@ -42,19 +45,19 @@ pub(super) fn answer(chain: &mut Chain, body: &[u8]) -> Option<Value> {
             Some(failure(&Value::Null, &Fault::invalid_request("batch too large")))
         }
         Ok(Value::Array(requests)) => {
-            let answers: Vec<Value> = requests.into_iter().filter_map(|request| one(chain, request)).collect();
+            let answers: Vec<Value> = requests.into_iter().filter_map(|request| one(request, call)).collect();
             (!answers.is_empty()).then_some(Value::Array(answers))
         }
-        Ok(request) => one(chain, request),
+        Ok(request) => one(request, call),
     }
 }
 
-fn one(chain: &mut Chain, request: Value) -> Option<Value> {
+fn one(request: Value, call: Call<'_>) -> Option<Value> {
     let named = request.get("id").cloned();
     let Ok(request) = Request::deserialize(request) else {
         return Some(failure(&named.unwrap_or_default(), &Fault::invalid_request("invalid request")));
     };
-    let result = Params::new(request.params).and_then(|params| call(chain, &request.method, &params));
+    let result = Params::new(request.params).and_then(|params| call(&request.method, &params));
     // No id: a notice, which is done and not answered.
     let id = request.id.or(named.filter(Value::is_null))?;
     Some(match result {
@@ -67,8 +70,8 @@ fn failure(id: &Value, fault: &Fault) -> Value {
     json!({"jsonrpc": "2.0", "id": id, "error": fault.to_json()})
 }
 
-/// One method.
-fn call(chain: &mut Chain, method: &str, params: &Params) -> Result<Value, Fault> {
+/// One method of the EVM chain.
+pub(super) fn call(chain: &mut Chain, method: &str, params: &Params) -> Result<Value, Fault> {
     match method {
         "eth_sendRawTransaction" => chain.submit(&params.required::<Bytes>(0)?).map(|hash| json!(hash)),
         "dev_mint" => {

@@ -1,11 +1,13 @@
 //! `tollhouse dev`: an EVM chain with a token, a Cosmos chain, an origin, a funded payer and the gateway in one process,
-//! offline.
+//! offline; built with the cargo feature `dev-solana`, a Solana chain too.
 //!
 //! The gateway is the one that `run` starts, with a configuration that was written to a file like any other. What is worth
 //! money elsewhere is worth nothing here.
 
 pub(super) mod cosmos;
 mod ports;
+#[cfg(feature = "dev-solana")]
+mod solana;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -49,7 +51,8 @@ pub struct DevArgs {
     /// Keep everything in this folder: keys, configuration, books and chain [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Give this account, 0x… or noble1…, gas and 1000 test USDC; may be given several times
+    /// Give this account, 0x… or noble1… (or of the Solana chain, if that is built in), gas and 1000 test USDC; may be given
+    /// several times
     #[arg(long, value_name = "ADDRESS")]
     pub fund: Vec<Account>,
 }
@@ -61,6 +64,9 @@ pub enum Account {
     Evm(Address),
     /// Of the Cosmos chain.
     Cosmos(String),
+    /// Of the Solana chain.
+    #[cfg(feature = "dev-solana")]
+    Solana(solana_pubkey::Pubkey),
 }
 
 impl FromStr for Account {
@@ -69,6 +75,10 @@ impl FromStr for Account {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(address) = canonical_cosmos_address("noble", text) {
             return Ok(Self::Cosmos(address));
+        }
+        #[cfg(feature = "dev-solana")]
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Solana(address));
         }
         text.parse().map(Self::Evm).map_err(|_error| format!("expected an address 0x… or noble1…, got {text:?}"))
     }
@@ -98,6 +108,8 @@ struct Shop {
     origin: SocketAddr,
     _running: (Running<Node>, Running<Origin>),
     payer: Key,
+    #[cfg(feature = "dev-solana")]
+    solana: solana::Solana,
 }
 
 impl Shop {
@@ -115,12 +127,16 @@ impl Shop {
             match account {
                 Account::Evm(address) => drop(chain.fund(address, U256::from(FUND_UNITS))?),
                 Account::Cosmos(address) => cosmos.fund(&address, COSMOS_DENOM, FUND_UNITS.into())?,
+                #[cfg(feature = "dev-solana")]
+                Account::Solana(_) => {}
             }
         }
         let node = Arc::new(Node::new(chain));
         tokio::spawn(Arc::clone(&node).keep_time());
         let node = Listening::local("chain", node).await?;
         let origin = Listening::local("origin", Arc::new(Origin)).await?;
+        #[cfg(feature = "dev-solana")]
+        let solana = solana::Solana::open(&state, &args.fund).await?;
         let shop = Self {
             state,
             ports: GatewayPorts::find(args.port)?,
@@ -129,6 +145,8 @@ impl Shop {
             origin: origin.address(),
             _running: (node.start(None), origin.start(None)),
             payer,
+            #[cfg(feature = "dev-solana")]
+            solana,
         };
         shop.state.write("gateway.toml", &shop.configuration(&gas_payer, &seller))?;
         Ok(shop)
@@ -145,7 +163,7 @@ impl Shop {
              [upstreams.shop]\nservers = [\"{}\"]\n\n\
              [networks.base-sepolia]\nrpc_url = \"http://{}\"\nsigner = {{ file = {:?} }}\npay_to = \"{}\"\n\n\
              [networks.grand-1]\ngrpc_url = \"{}\"\npay_to = \"{}\"\n\n\
-             [routes]\n{routes}",
+             {}[routes]\n{routes}",
             self.ports.shop,
             self.ports.admin,
             self.origin,
@@ -154,7 +172,19 @@ impl Shop {
             seller.address,
             self.cosmos.grpc_url(),
             seller.cosmos,
+            self.further_networks(),
         )
+    }
+
+    /// Networks of chains that this program may have been built without.
+    #[cfg(feature = "dev-solana")]
+    fn further_networks(&self) -> String {
+        self.solana.configuration()
+    }
+
+    #[cfg(not(feature = "dev-solana"))]
+    fn further_networks(&self) -> &'static str {
+        ""
     }
 
     fn blueprint(&self) -> anyhow::Result<Blueprint> {
@@ -191,6 +221,8 @@ impl Shop {
             out,
             "  {program} pay --network {network} --grpc-url {grpc_url} --key-file {key_file} {shop}/weather\n"
         )?;
+        #[cfg(feature = "dev-solana")]
+        self.solana.print_payment(out, &self.state, &program, &shop)?;
         for route in ROUTES {
             writeln!(out, "  {:<8}{shop}{:<10}{}", route.price, route.path, route.about)?;
         }
@@ -207,6 +239,8 @@ impl Shop {
             "Cosmos   {grpc_url} (gRPC), chain id {COSMOS_CHAIN_ID}, {COSMOS_DENOM}; {} has 1000 USDC",
             self.payer.cosmos
         )?;
+        #[cfg(feature = "dev-solana")]
+        self.solana.print_chain(out)?;
         let fate = if self.state.is_kept() { "" } else { ", removed at the end; --dir keeps one" };
         writeln!(out, "State    {}{fate}\n\nCtrl-C ends it.", self.state.path().display())?;
         out.flush()

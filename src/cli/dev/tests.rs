@@ -85,6 +85,13 @@ impl Open {
         answer.json::<Value>().await.unwrap()["result"].clone()
     }
 
+    #[cfg(feature = "dev-solana")]
+    async fn solana(&self, method: &str, params: Value) -> Value {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let answer = client().post(self.word("Solana", "http")).body(request.to_string()).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()["result"].clone()
+    }
+
     async fn tokens(&self, account: &str) -> U256 {
         let data = format!("0x70a08231{:0>64}", account.trim_start_matches("0x"));
         let answer = self.chain("eth_call", json!([{"to": TOKEN, "data": data}, "latest"])).await;
@@ -166,6 +173,42 @@ async fn the_printed_line_pays_on_the_cosmos_chain_and_the_chain_is_kept() {
         assert_eq!(shop.payments().await, opened);
         shop.close();
     }
+}
+
+#[cfg(feature = "dev-solana")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_printed_line_pays_on_the_solana_chain() {
+    let guest = solana_pubkey::Pubkey::new_from_array([7; 32]);
+    let shop = Open::new(DevArgs { fund: vec![Account::Solana(guest)], ..args(21_370, None) }).unwrap();
+    let [payer, fee_payer, seller] = ["payer", "fee-payer", "seller"].map(|name| {
+        let path = shop.state.join(format!("solana-{name}.json"));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        solana_signer::Signer::pubkey(&solana_keypair::read_keypair_file(&path).unwrap())
+    });
+    let held = async |owner: solana_pubkey::Pubkey| {
+        let mint = &crate::devnet::solana::USDC;
+        let account = spl_associated_token_account_interface::address::get_associated_token_address(&owner, mint);
+        let balance = shop.solana("getTokenAccountBalance", json!([account.to_string()])).await;
+        balance["value"]["amount"].as_str().unwrap().parse::<u64>().unwrap()
+    };
+    let lamports = async |owner: solana_pubkey::Pubkey| {
+        shop.solana("getBalance", json!([owner.to_string()])).await["value"].as_u64().unwrap()
+    };
+    assert_eq!((held(payer).await, held(seller).await, held(guest).await), (FUND_UNITS, 0, FUND_UNITS));
+    assert_eq!((lamports(payer).await, lamports(fee_payer).await), (0, 10_000_000_000));
+    for paid in 1..=2 {
+        let (exit, answer) = shop.pay_by(" pay --network solana-devnet ", "/weather").await;
+        assert_eq!((exit, &answer["status"]), (Exit::Success, &json!(200)), "{answer}");
+        assert_eq!(answer["receipt"]["payer"], payer.to_string());
+        assert_eq!((held(payer).await, held(seller).await), (FUND_UNITS - paid * 1000, paid * 1000));
+        // Two signatures, and a micro-lamport for each compute unit, rounded up.
+        assert_eq!(lamports(fee_payer).await, 10_000_000_000 - paid * 10_001);
+    }
+    assert_eq!(shop.payments().await, 2);
+    // A key of the other kind goes on to pay on the other chain.
+    let (exit, answer) = shop.pay("/weather").await;
+    assert_eq!((exit, &answer["receipt"]["network"]), (Exit::Success, &json!("eip155:84532")), "{answer}");
+    shop.close();
 }
 
 #[test]
