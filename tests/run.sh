@@ -14,7 +14,7 @@ SOLANA_NODE=tests/solana-node
 # Few, so that the compiler leaves room for the tests it runs beside.
 CARGO_CLIENT_JOBS=2
 # One feature set for everything, so that each dependency is compiled once for checking and once for running.
-FEATURES=(--features failpoints)
+FEATURES=(--features failpoints,dev-solana)
 
 log_dir=$(mktemp -d)
 stage=none
