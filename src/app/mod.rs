@@ -17,6 +17,7 @@ use crate::admin::{AdminParts, Reload};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
+    ServerConfig,
 };
 use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
@@ -27,7 +28,7 @@ use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
 use crate::telemetry::Metrics;
-use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, DecimalAmount, Network, SystemClock};
+use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, DecimalAmount, Network, SystemClock, UnixMillis};
 pub use reload::Reloader;
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
@@ -216,6 +217,7 @@ impl Blueprint {
             config: tokio::sync::Mutex::new(Arc::clone(&self.config)),
             markets,
             ledger: ledger.clone(),
+            clock: Arc::clone(&self.clock),
             current: Arc::clone(&current),
             has_priced_routes: Arc::clone(&has_priced_routes),
             clearing: Arc::clone(&clearing),
@@ -252,11 +254,12 @@ impl Blueprint {
 
     /// Nobody would look after an unfinished payment whose network is gone from the configuration.
     async fn refuse_orphans(&self, ledger: &SqliteLedger) -> Result<(), StartError> {
-        let unfinished = ledger.list(&unfinished()).await?;
-        let is_orphan = |row: &&PaymentRecord| !self.markets.contains_key(&row.claim.network);
-        let Some(orphan) = unfinished.iter().find(is_orphan) else { return Ok(()) };
+        let open = open_payments(ledger, &self.config.server, self.clock.now()).await?;
+        let Some(orphan) = open.iter().find(|row| !self.markets.contains_key(&row.claim.network)) else {
+            return Ok(());
+        };
         let network = orphan.claim.network.clone();
-        let count = unfinished_on(ledger, &network).await?;
+        let count = count_on(&open, &network);
         Err(StartError::NetworkStillNeeded { network, count })
     }
 
@@ -282,14 +285,24 @@ impl Blueprint {
     }
 }
 
-/// Payments that only their network can finish.
-fn unfinished() -> PaymentFilter {
-    PaymentFilter { states: vec![PaymentState::Claimed, PaymentState::Signed], ..PaymentFilter::default() }
+/// Payments that can't do without their network: those that it has yet to settle, and those that it settled and that may
+/// still be presented for their answer, which takes somebody who can read them.
+async fn open_payments(
+    ledger: &SqliteLedger,
+    server: &ServerConfig,
+    now: UnixMillis,
+) -> Result<Vec<PaymentRecord>, LedgerError> {
+    use PaymentState::{Claimed, Delivering, Forwarded, Paid, Signed};
+    let states = vec![Claimed, Forwarded, Signed, Paid, Delivering];
+    let mut rows = ledger.list(&PaymentFilter { states, ..PaymentFilter::default() }).await?;
+    let redeliver_for = i64::try_from(server.redeliver_for.as_millis()).unwrap_or(i64::MAX);
+    let settled_after = UnixMillis(now.0.saturating_sub(redeliver_for));
+    rows.retain(|row| row.state != Paid || row.paid_at.is_some_and(|paid_at| paid_at >= settled_after));
+    Ok(rows)
 }
 
-async fn unfinished_on(ledger: &SqliteLedger, network: &Network) -> Result<usize, LedgerError> {
-    let rows = ledger.list(&unfinished()).await?;
-    Ok(rows.iter().filter(|row| row.claim.network == *network).count())
+fn count_on(open: &[PaymentRecord], network: &Network) -> usize {
+    open.iter().filter(|row| row.claim.network == *network).count()
 }
 
 fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<Market>> {
@@ -440,7 +453,7 @@ async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Holder, NewAttempt, NewPayment, PaymentId};
+    use crate::ledger::{ClaimOutcome, Holder, NewAttempt, NewPayment, PaymentId, Settlement};
     use crate::types::{AccountId, AssetId, AtomicAmount, UnixMillis};
 
     const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
@@ -472,7 +485,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_gateway_does_not_start_without_a_network_whose_payers_have_yet_to_come_for_their_answers() {
+        for (redeliver_for, is_needed) in [("24h", true), ("1ms", false)] {
+            let started = start_without_network(redeliver_for, true).await;
+            assert_eq!(started.is_err_and(|error| matches!(error, StartError::NetworkStillNeeded { .. })), is_needed);
+        }
+    }
+
+    #[tokio::test]
     async fn a_gateway_does_not_start_without_a_network_that_open_payments_need() {
+        match start_without_network("24h", false).await {
+            Err(StartError::NetworkStillNeeded { network, count: 1 }) => assert_eq!(network, Network::evm(8453)),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it started"),
+        }
+    }
+
+    /// Starts on books that hold one payment on a network which the configuration doesn't name, signed or already paid.
+    async fn start_without_network(redeliver_for: &str, is_paid: bool) -> Result<App, StartError> {
         // The binary does this first thing.
         let _installed_already = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
@@ -484,19 +514,28 @@ mod tests {
             let (transaction, fee_max) = ("0xtx".to_owned(), "1".to_owned());
             Ok(NewAttempt { signer: Some(by), account_nonce, transaction, raw: vec![1], fee_max })
         });
-        ledger.claim(payment(&gone, &signer), sign).await.unwrap();
+        let ClaimOutcome::Claimed(row) = ledger.claim(payment(&gone, &signer), sign).await.unwrap() else {
+            panic!("not claimed")
+        };
+        if is_paid {
+            let settlement = Settlement {
+                transaction: "0xtx".to_owned(),
+                block: 1,
+                block_hash: "0xblock".to_owned(),
+                is_external: false,
+            };
+            ledger.record_paid(&row.record, settlement, false).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         ledger.close().await;
         let file = folder.path().join("gateway.toml");
         let text = format!(
             "[upstreams.api]\nservers = [\"127.0.0.1:9\"]\n[networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:9\"\n\
-             signer = {{ env = \"KEY\" }}\npay_to = \"{PAY_TO}\"\n[routes]\n\"/a\" = \"$0.01\"\n"
+             signer = {{ env = \"KEY\" }}\npay_to = \"{PAY_TO}\"\n[server]\nredeliver_for = \"{redeliver_for}\"\n\
+             [routes]\n\"/a\" = \"$0.01\"\n"
         );
         std::fs::write(&file, text).unwrap();
         let blueprint = Blueprint::read(&file, &|_| Some("11".repeat(32))).unwrap();
-        match blueprint.start(Handle::current()).await {
-            Err(StartError::NetworkStillNeeded { network, count: 1 }) => assert_eq!(network, gone),
-            Err(other) => panic!("{other}"),
-            Ok(_) => panic!("it started"),
-        }
+        blueprint.start(Handle::current()).await
     }
 }

@@ -13,13 +13,13 @@ use async_trait::async_trait;
 use tokio::signal::unix::Signal;
 use tokio::sync::Mutex;
 
-use super::{Blueprint, StartError, payables, price, unfinished_on};
+use super::{Blueprint, StartError, count_on, open_payments, payables, price};
 use crate::admin::Reload;
 use crate::config::{Config, changed_networks, restart_only};
 use crate::ledger::SqliteLedger;
 use crate::payment::{Clearing, Market};
 use crate::proxy::{Current, Snapshot};
-use crate::types::Network;
+use crate::types::{Clock, Network};
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -34,6 +34,7 @@ pub struct Reloader {
     pub(super) config: Mutex<Arc<Config>>,
     pub(super) markets: HashMap<Network, Arc<Market>>,
     pub(super) ledger: Arc<SqliteLedger>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) current: Arc<Current>,
     pub(super) has_priced_routes: Arc<AtomicBool>,
     /// The facilitator's: it settles to whom the configuration in force names.
@@ -83,22 +84,23 @@ impl Reloader {
         let mut reasons: Vec<String> =
             restart_only(old, new).into_iter().map(|key| format!("{key} changes only with a restart")).collect();
         let (changed, gone) = changed_networks(old, new);
+        let open = open_payments(&self.ledger, &old.server, self.clock.now()).await;
+        let open = open.map_err(|error| vec![error.to_string()])?;
         for network in changed {
-            reasons.push(self.because(&network, "is new, or its endpoints, signers, assets or rules differ").await?);
+            let what = "is new, or its endpoints, signers, assets or rules differ, which takes a restart";
+            let needed = match count_on(&open, &network) {
+                0 => String::new(),
+                count => format!("; {count} unfinished payments need it as it was"),
+            };
+            reasons.push(format!("the network {network} {what}{needed}"));
         }
         for network in gone {
-            let count = unfinished_on(&self.ledger, &network).await.map_err(|error| vec![error.to_string()])?;
+            let count = count_on(&open, &network);
             if count > 0 {
                 reasons.push(StartError::NetworkStillNeeded { network, count }.to_string());
             }
         }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
-    }
-
-    async fn because(&self, network: &Network, what: &str) -> Result<String, Vec<String>> {
-        let count = unfinished_on(&self.ledger, network).await.map_err(|error| vec![error.to_string()])?;
-        let needed = if count > 0 { format!("; {count} unfinished payments need it as it was") } else { String::new() };
-        Ok(format!("the network {network} {what}, which takes a restart{needed}"))
     }
 
     /// Reloads on every SIGHUP, and when the file has changed and stayed so for a moment. Never ends by itself.

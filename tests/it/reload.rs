@@ -126,6 +126,11 @@ async fn a_network_that_open_payments_need_cannot_be_dropped_and_one_that_none_n
     assert!(told.contains("1 unfinished payments are on eip155:84532"), "{told}");
     shop.rpc.clear();
     shop.wait_state(PaymentState::Paid).await;
+    // Its payer has yet to come for the answer, and nobody else could read the payment then.
+    let told = reasons(&ask(&shop).await);
+    assert!(told.contains("1 unfinished payments are on eip155:84532"), "{told}");
+    assert_eq!(shop.call(&paid(&payment.v2())).await.status, 200);
+    shop.wait_state(PaymentState::Served).await;
     assert_eq!(ask(&shop).await.status, 200);
     assert_eq!(shop.call(&Call::get("/api/data")).await.status, 404);
     shop.plan.routes = routes;
