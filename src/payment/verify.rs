@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::ledger::Digest;
+use crate::ledger::{Digest, PaymentFilter, PaymentState};
 use crate::protocol::{
     DecodeError, Identifier, PaymentPayload, PaymentRequirements, QuoteVerdict, Reason, Version, decode_payment,
     quote_digest, terms_digest,
@@ -13,6 +13,9 @@ use super::decision::Decision;
 use super::gate::{Gate, PaymentHeaders};
 use super::priced::{Market, PricedRoute};
 use super::scheme::{IncomingPayment, PaymentFacts, VerifyError};
+
+/// Unfinished payments that are looked through for the terms of one.
+const OPEN_ROWS_MAX: u32 = 256;
 
 /// A payment that is proven to be its payer's, or that the ledger knows to the letter.
 pub struct VerifiedPayment {
@@ -63,7 +66,10 @@ impl Gate {
     pub async fn verify(&self, route: &PricedRoute, headers: &PaymentHeaders<'_>) -> Result<VerifiedPayment, Decision> {
         let payload = single_payload(headers)?;
         let identifier = identifier(route.identifier_rule(), &payload.identifier)?;
-        let candidates = self.candidates(route, &payload);
+        let mut candidates = self.candidates(route, &payload);
+        if candidates.is_empty() {
+            candidates = self.open_terms(&payload).await?;
+        }
         let mut verified = self.verify_under(&payload, candidates).await?;
         verified.identifier = identifier;
         Ok(verified)
@@ -135,6 +141,36 @@ impl Gate {
                 Err(Decision::Unavailable)
             }
         }
+    }
+
+    /// The terms of payments that are not finished on a network which a route doesn't offer any more. A v1 payment names no
+    /// terms of its own, and its payer must not be asked for a second one: it is read under those it was claimed with. None of
+    /// them can be paid anew.
+    async fn open_terms(&self, payload: &PaymentPayload) -> Result<Vec<Candidate>, Decision> {
+        use PaymentState::{Claimed, Delivering, Forwarded, Owed, Paid, Signed};
+        let Some(market) = self.market(&payload.network) else { return Ok(Vec::new()) };
+        let states = vec![Claimed, Forwarded, Signed, Paid, Delivering, Owed];
+        let network = Some(payload.network.clone());
+        let filter = PaymentFilter { states, network, limit: Some(OPEN_ROWS_MAX) };
+        let rows = self.ledger().list(&filter).await.map_err(|error| {
+            tracing::error!(%error, "The ledger did not answer.");
+            Decision::Unavailable
+        })?;
+        let mut known: Vec<PaymentRequirements> = Vec::new();
+        for row in rows {
+            match serde_json::from_str::<PaymentRequirements>(&row.claim.terms) {
+                Ok(terms) if terms.scheme == payload.scheme && !known.contains(&terms) => known.push(terms),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let candidate = |terms| Candidate {
+            terms,
+            market: Arc::clone(&market),
+            wait_for: market.wait_for,
+            quote: None,
+            stale: Some(Reason::NoMatchingRequirements),
+        };
+        Ok(known.into_iter().map(candidate).collect())
     }
 
     fn candidates(&self, route: &PricedRoute, payload: &PaymentPayload) -> Vec<Candidate> {

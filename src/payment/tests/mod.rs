@@ -101,6 +101,11 @@ impl Shop {
         self.route = PricedRoute::new(name.to_owned(), offers.collect(), ResourceInfo::default(), false).unwrap();
     }
 
+    /// As a reload does that takes the network from the route.
+    fn offer_nothing(&mut self) {
+        self.route = PricedRoute::new(ROUTE.to_owned(), Vec::new(), ResourceInfo::default(), false).unwrap();
+    }
+
     /// A quote for a price on this route that holds for `secs` from now.
     fn quote(&self, amount: u64, secs: u64) -> String {
         let expires = self.clock.now().plus(Duration::from_secs(secs));

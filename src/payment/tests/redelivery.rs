@@ -159,6 +159,26 @@ async fn without_a_quote_only_the_same_address_may_present_it_again() {
     receipt(shop.present_as(&header, 1, HOME).await).served();
 }
 
+/// v1 names no terms, so nothing but the books says what such a payment was for.
+#[tokio::test]
+async fn a_v1_payment_is_good_for_its_answer_even_after_its_network_left_the_route() {
+    let mut shop = Shop::open().await;
+    shop.chain.pays();
+    let v1 = |nonce| {
+        json!({"x402Version":1,"scheme":"exact","network":"base-sepolia","payload":payment(nonce, 10_000)}).to_string()
+    };
+    undelivered(&shop, &v1("1")).await;
+    shop.offer_nothing();
+    match shop.present(&v1("2")).await {
+        Decision::Refused { reason: Reason::NoMatchingRequirements, .. } => {}
+        other => panic!("a new payment was taken under terms of old: {other:?}"),
+    }
+    assert!(matches!(shop.present_as(&v1("1"), 2, HOME).await, Decision::BoundToOtherRequest));
+    receipt(shop.present(&v1("1")).await).served();
+    shop.reaches(&[PaymentState::Served]).await;
+    assert_eq!(shop.chain.settles.load(Ordering::SeqCst), 1);
+}
+
 #[tokio::test]
 async fn a_served_payment_is_used_for_every_request_and_everybody() {
     let shop = Shop::open().await;
