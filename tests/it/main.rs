@@ -16,6 +16,7 @@
 mod harness;
 
 mod after;
+mod battery;
 mod clocks;
 mod cosmos;
 mod crashes;
