@@ -7,7 +7,7 @@
 // mod answers;
 // mod fields;
 mod frames;
-// mod framing;
+mod framing;
 mod hosts;
 // mod http2;
 mod methods;

@@ -14,6 +14,8 @@ pub struct Recorded {
     pub head: Vec<u8>,
     /// With its chunks, where it came in chunks.
     pub body: Vec<u8>,
+    /// Whether the body came to its end.
+    pub is_whole: bool,
 }
 
 impl Recorded {
@@ -67,6 +69,11 @@ impl Recorder {
         self.state.answers.lock().unwrap().insert(path.to_owned(), answer.into());
     }
 
+    /// As `take`, where requests may have been given up half-way.
+    pub fn take_whole(&self) -> Vec<Recorded> {
+        self.take().into_iter().filter(|request| request.is_whole).collect()
+    }
+
     /// Takes what came since the last time; none of it may have been anything but requests.
     pub fn take(&self) -> Vec<Recorded> {
         let garbage = std::mem::take(&mut *self.state.garbage.lock().unwrap());
@@ -95,7 +102,8 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
             state.garbage.lock().unwrap().push(request.head);
             return Ok(());
         };
-        let is_read = read_body(&mut reader, &mut request).await.is_ok();
+        request.is_whole = read_body(&mut reader, &mut request).await.is_ok();
+        let is_read = request.is_whole;
         let path = target.split('?').next().unwrap_or_default().to_owned();
         let marker = if is_priced(&path) { MARKER } else { "" };
         let payer = request.all("x-payment-payer").join(",");
