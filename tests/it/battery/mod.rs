@@ -4,8 +4,8 @@
 //! Every origin puts [`MARKER`] into what is priced, and the target as it saw it into every answer. The recorder keeps each
 //! request byte for byte; the others are servers from packages that read what they get as generously as they can.
 
-// mod answers;
-// mod fields;
+mod answers;
+mod fields;
 mod frames;
 mod framing;
 mod hosts;
