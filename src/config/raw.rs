@@ -121,7 +121,7 @@ section! {
         /// Payments of one client address that are worked on at one time; more get 429. Trusted proxies are not counted.
         payments_per_address: u64 = 256,
         /// Payments whose signatures are checked at one time, all addresses together; more wait a second, and then get 503.
-        verifications: u64 = 256,
+        verifications: u64 = 1024,
     }
 }
 
