@@ -149,7 +149,7 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
             let mut socket = reader.into_inner();
             tokio::time::sleep(wait).await;
             socket.write_all(b"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\nx").await?;
-            std::future::pending().await
+            return std::future::pending().await;
         }
         Serve::Drip => {
             let mut socket = reader.into_inner();
