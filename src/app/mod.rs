@@ -22,7 +22,7 @@ use crate::config::{
 use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
 use crate::payment::scheme::{Availability, Scheme};
-use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute};
+use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute, Queue};
 use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
 use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
@@ -317,6 +317,7 @@ fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<M
                 confirmations: network.confirmations(),
                 pay_to_exclusive: network.pay_to_exclusive,
                 settle_timeout: network.settle_timeout,
+                queue: Queue::new(network.settlements_max, network.queue_timeout),
             };
             Some((network.network.clone(), Arc::new(market)))
         })

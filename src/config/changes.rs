@@ -44,6 +44,7 @@ fn server(old: &ServerConfig, new: &ServerConfig) -> Vec<&'static str> {
         public_url: _,
         offer_ttl: _,
         max_price: _,
+        free_for: _,
     } = old;
     let files = |tls: &[TlsCertificate]| tls.iter().map(|one| (one.cert.clone(), one.key.clone())).collect::<Vec<_>>();
     let keys = [
@@ -87,6 +88,8 @@ fn is_same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
         assets,
         wait_for,
         settle_timeout,
+        settlements_max,
+        queue_timeout,
         location: _,
     } = one;
     *network == other.network
@@ -96,6 +99,8 @@ fn is_same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
         && *assets == other.assets
         && *wait_for == other.wait_for
         && *settle_timeout == other.settle_timeout
+        && *settlements_max == other.settlements_max
+        && *queue_timeout == other.queue_timeout
 }
 
 fn is_same_chain(one: &ChainConfig, other: &ChainConfig) -> bool {

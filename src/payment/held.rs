@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::decision::Decision;
 use super::flight::Flight;
 use super::gate::{Gate, deliver, failed, pending, refused_unsettled};
+use super::queue::Seated;
 use super::receipt::Sale;
 use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::Handover;
@@ -105,12 +106,15 @@ impl HeldPayment {
         let (payment, record) = (&open.payment, &open.record);
         let refuse = |reason| Box::new(refused_unsettled(record, payment.version, reason));
         payment.incoming.check(&payment.terms, open.gate.now()).map_err(refuse)?;
+        let Some(place) = payment.market.queue.enter().await else {
+            return Err(Box::new(Decision::SettlementsBusy));
+        };
         let plan: Arc<dyn SettlementPlan> = match payment
             .market
             .in_time(payment.incoming.simulate(&payment.terms))
             .await
         {
-            Ok(plan) => plan.into(),
+            Ok(plan) => Arc::new(Seated { plan, _place: place }),
             Err(VerifyError::Invalid { reason }) => return Err(refuse(reason)),
             Err(VerifyError::Unavailable { detail }) => {
                 tracing::warn!(payment = %record.record, %detail, "Could not simulate a settlement after its request.");

@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use crate::protocol::{Challenge, ChallengeError, ChallengeTemplate, Offer, QuoteKey, QuoteNonce, ResourceInfo};
 use crate::types::{IdentifierRule, UnixMillis, WaitFor};
 
+use super::queue::Queue;
 use super::scheme::{Availability, Scheme, VerifyError};
 
 /// A network as the money path sees it.
@@ -22,6 +23,8 @@ pub struct Market {
     pub pay_to_exclusive: bool,
     /// How long a request waits for its settlement.
     pub settle_timeout: Duration,
+    /// Room for its settlements, from simulation to end.
+    pub queue: Queue,
 }
 
 impl Market {

@@ -70,6 +70,16 @@ impl<S: IO> Guarded<S> {
         }
     }
 
+    /// What became something else than HTTP ends in time, whichever way bytes go and however many there are.
+    fn check_end(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let Some(limit) = self.connection.open_for() else { return Ok(()) };
+        let (_, number) = self.connection.stage();
+        match self.deadline.poll(number, limit, context) {
+            Poll::Ready(()) => too_slow(),
+            Poll::Pending => Ok(()),
+        }
+    }
+
     fn has_read(&mut self, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
@@ -177,6 +187,7 @@ fn poll(sleep: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<
 
 impl<S: IO> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        self.check_end(context)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         match read {
@@ -191,6 +202,7 @@ impl<S: IO> AsyncRead for Guarded<S> {
 
 impl<S: IO> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        self.check_end(context)?;
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         if let Poll::Ready(Ok(count)) = &written {
             self.writing.moved(*count);
@@ -203,6 +215,7 @@ impl<S: IO> AsyncWrite for Guarded<S> {
         context: &mut Context<'_>,
         pieces: &[std::io::IoSlice<'_>],
     ) -> Poll<Result<usize>> {
+        self.check_end(context)?;
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
         if let Poll::Ready(Ok(count)) = &written {
             self.writing.moved(*count);
@@ -306,6 +319,9 @@ mod tests {
             idle_timeout: Duration::from_secs(75),
             min_body_rate: 100,
             min_response_rate: 100,
+            rates: crate::config::Rates::default(),
+            payments_per_address: 1,
+            verifications: 1,
         };
         let digest = Arc::clone(&connection).into_digest().unwrap();
         let guarded = Guarded::new(server, Arc::clone(&connection), digest, Arc::new(limits));

@@ -45,6 +45,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     payments: IntCounterVec,
     refusals: IntCounterVec,
+    limited: IntCounterVec,
     stage_seconds: HistogramVec,
     rpc_calls: IntCounterVec,
     rpc_seconds: HistogramVec,
@@ -86,6 +87,7 @@ impl Metrics {
             requests: counter("tollhouse_requests_total", "Requests by route and outcome", &["route", "outcome"])?,
             payments: counter("tollhouse_payments_total", "Payments that entered a state", &["network", "state"])?,
             refusals: counter("tollhouse_refusals_total", "Refused payments by reason", &["reason"])?,
+            limited: counter("tollhouse_limited_total", "Requests turned away by a limit", &["limit"])?,
             stage_seconds: histogram("tollhouse_stage_seconds", "Latency of the money path by stage", &["stage"])?,
             rpc_calls: counter(
                 "tollhouse_rpc_calls_total",
@@ -128,6 +130,11 @@ impl Metrics {
     /// A payment was refused.
     pub fn refusal(&self, reason: &str) {
         self.refusals.with_label_values(&[reason]).inc();
+    }
+
+    /// A limit turned a request away.
+    pub fn limited(&self, limit: &str) {
+        self.limited.with_label_values(&[limit]).inc();
     }
 
     /// A stage of the money path took this long.

@@ -28,6 +28,7 @@ mod forged;
 mod headers;
 mod identifiers;
 mod lifetime;
+mod limits;
 mod nodes;
 mod origins;
 mod payers;

@@ -54,6 +54,8 @@ fn config(url: &str) -> NetworkConfig {
         }],
         wait_for: WaitFor::Confirmed,
         settle_timeout: Duration::from_secs(30),
+        settlements_max: 64,
+        queue_timeout: Duration::from_secs(1),
         location: Location::default(),
     }
 }
