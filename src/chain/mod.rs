@@ -6,10 +6,12 @@ pub mod cosmos;
 pub mod evm;
 pub mod solana;
 
+mod breaker;
 mod cache;
 mod inflight;
 mod jsonrpc;
 mod losses;
+mod skew;
 
 use std::sync::Arc;
 use std::time::Duration;

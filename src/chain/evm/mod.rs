@@ -3,7 +3,6 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
-mod breaker;
 mod bump;
 mod decode;
 mod evidence;
@@ -12,7 +11,6 @@ mod lanes;
 mod rpc;
 mod settle;
 mod simulate;
-mod skew;
 mod startup;
 mod verify;
 mod watch;
@@ -34,16 +32,16 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use self::abi::quantity;
-use self::breaker::Breaker;
 use self::lanes::Lane;
 use self::rpc::Rpc;
-use self::skew::Skew;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
 use self::watch::Watch;
+use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
 use super::inflight::Inflight;
 use super::losses::Losses;
+use super::skew::Skew;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
@@ -93,7 +91,7 @@ struct Inner {
     worthless: Expiring<String, ()>,
     look_ups: RateLimit,
     losses: Losses<Address>,
-    breaker: Breaker,
+    breaker: Breaker<Address, Address>,
     skew: Skew,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
@@ -226,12 +224,12 @@ impl Scheme for EvmScheme {
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
         }
-        if let Some(secs) = inner.skew.too_much() {
-            return no(format!("the chain's clock is {secs} s ahead of the local one: one of them is wrong"));
+        if let Some(text) = inner.skew.refusal() {
+            return no(text);
         }
         let now = Instant::now();
         let mut tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
-        if !tokens.any(|token| inner.breaker.is_offered(token, now)) {
+        if !tokens.any(|token| inner.breaker.is_offered(&token, now)) {
             return no("every token failed its payers lately".to_owned());
         }
         if inner.losses.is_closed(Instant::now()) {
@@ -263,7 +261,7 @@ impl Scheme for EvmScheme {
 
     fn availability_of(&self, asset: &AssetId) -> Availability {
         let token = decode::address(asset.as_str());
-        match token.filter(|token| self.0.breaker.is_offered(*token, Instant::now())) {
+        match token.filter(|token| self.0.breaker.is_offered(token, Instant::now())) {
             Some(_) => self.availability(),
             None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
         }
@@ -331,9 +329,7 @@ impl Chain for EvmScheme {
     }
 
     fn clock_skew_secs(&self) -> Option<i64> {
-        let head = self.0.watch.head()?;
-        let seen_at = self.0.clock.now().as_secs().checked_sub(head.seen_at.elapsed().as_secs())?;
-        i64::try_from(head.timestamp).ok()?.checked_sub(i64::try_from(seen_at).ok()?)
+        self.0.skew.secs()
     }
 
     async fn verify_chain(&self) -> Result<(), ChainError> {

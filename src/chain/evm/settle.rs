@@ -191,7 +191,7 @@ impl Job {
             SettleOutcome::Paid(settlement) => {
                 if !settlement.is_external {
                     losses.paid(payer, Instant::now());
-                    self.inner.breaker.works(self.token);
+                    self.inner.breaker.works(&self.token);
                 }
                 self.purse.paid();
             }
@@ -237,6 +237,8 @@ impl Job {
     }
 
     async fn judge_receipts(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
+        let has_landed = |attempt: &Try| attempt.watched.receipt().is_some_and(|receipt| receipt.is_success());
+        self.purse.set_landed(self.tries.iter().any(has_landed));
         for position in 0..self.tries.len() {
             let Some(receipt) = self.tries.get(position).and_then(|attempt| attempt.watched.receipt()) else {
                 continue;
@@ -274,7 +276,7 @@ impl Job {
         }
         let payment_id = &self.claim.id;
         tracing::error!(%payment_id, transaction, token = %self.token, "Token did not move what it was told to.");
-        self.inner.breaker.lied(self.token, Instant::now());
+        self.inner.breaker.lied(&self.token, Reason::EvmTransferEventMismatch, Instant::now());
         SettleOutcome::Failed {
             reason: Reason::EvmTransferEventMismatch,
             transaction: Some(transaction),
@@ -305,7 +307,7 @@ impl Job {
         let payer = self.authorization.from;
         let balance = self.inner.balance_of(self.token, payer, &format!("{block:#x}")).await;
         if balance.is_ok_and(|balance| balance >= self.authorization.value) {
-            self.inner.breaker.failed(self.token, payer, Reason::EvmTransactionFailed, Instant::now());
+            self.inner.breaker.failed(&self.token, payer, Reason::EvmTransactionFailed, Instant::now());
         }
     }
 

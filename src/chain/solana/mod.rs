@@ -4,15 +4,19 @@
 
 mod decode;
 mod effect;
+mod health;
 mod programs;
 mod send;
 mod settle;
 mod simulate;
 mod standing;
 mod startup;
+mod trial;
 mod verify;
 mod watch;
 
+#[cfg(test)]
+mod bounds_tests;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
@@ -39,10 +43,12 @@ use url::Url;
 use self::startup::mistake_at;
 use self::verify::{FEE_PAYER_KEY, SolanaPayment};
 use self::watch::Watch;
+use super::breaker::Breaker;
 use super::cache::Expiring;
 use super::inflight::Inflight;
 use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
+use super::skew::Skew;
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
@@ -126,7 +132,8 @@ struct Inner {
     refused: Expiring<[u8; 32], Reason>,
     /// Failed rows, by their own id, that are nowhere on chain.
     worthless: Expiring<String, ()>,
-    disabled: Mutex<BTreeSet<Pubkey>>,
+    breaker: Breaker<Pubkey, Pubkey>,
+    skew: Skew,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
@@ -138,16 +145,6 @@ impl Inner {
     /// The fee payer with this key, if it is one of ours.
     fn signer(&self, key: &Pubkey) -> Option<&Arc<FeePayer>> {
         self.fee_payers.iter().find(|fee_payer| fee_payer.key == *key)
-    }
-
-    fn disable(&self, mint: Pubkey) {
-        self.disabled.lock().unwrap_or_else(PoisonError::into_inner).insert(mint);
-    }
-
-    /// Why a token is not taken, if it isn't.
-    fn disabled(&self, mint: &Pubkey) -> Option<String> {
-        let is_disabled = self.disabled.lock().unwrap_or_else(PoisonError::into_inner).contains(mint);
-        is_disabled.then(|| format!("token {mint} did not move what it was told to"))
     }
 
     async fn verify(&self) -> Result<(), ChainError> {
@@ -218,7 +215,8 @@ impl SolanaScheme {
             derived: Expiring::default(),
             refused: Expiring::default(),
             worthless: Expiring::default(),
-            disabled: Mutex::default(),
+            breaker: Breaker::default(),
+            skew: Skew::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
@@ -264,10 +262,14 @@ impl Scheme for SolanaScheme {
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
         }
-        if let Some(text) = inner.config.assets.iter().filter_map(|asset| inner.disabled(&asset.mint)).next() {
+        if let Some(text) = inner.skew.refusal() {
             return no(text);
         }
-        if inner.losses.is_closed(Instant::now()) {
+        let now = Instant::now();
+        if !inner.config.assets.iter().any(|asset| inner.breaker.is_offered(&asset.mint, now)) {
+            return no("every token failed its payers lately".to_owned());
+        }
+        if inner.losses.is_closed(now) {
             return no("too many settlements failed on chain within the hour".to_owned());
         }
         // Offers name the first one. The chain lets no account fall between nothing and its rent.
@@ -276,6 +278,14 @@ impl Scheme for SolanaScheme {
             return no(format!("the fee payer {} has less than {needed} lamports", fee_payer.key));
         }
         Availability::Ready
+    }
+
+    fn availability_of(&self, asset: &AssetId) -> Availability {
+        let mint = asset.as_str().parse::<Pubkey>().ok();
+        match mint.filter(|mint| self.0.breaker.is_offered(mint, Instant::now())) {
+            Some(_) => self.availability(),
+            None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
+        }
     }
 
     fn terms_extra(&self, _asset: &AssetId) -> Map<String, Value> {
@@ -334,6 +344,10 @@ impl Chain for SolanaScheme {
         });
     }
 
+    fn clock_skew_secs(&self) -> Option<i64> {
+        self.0.skew.secs()
+    }
+
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
     }
@@ -361,7 +375,10 @@ async fn keep_up(inner: &Inner) -> Duration {
         }
         return VERIFY_EVERY;
     }
+    startup::read_clock(inner).await;
     match startup::read_balances(inner).await {
+        // A clock that was put right opens the network soon.
+        Ok(()) if inner.skew.refusal().is_some() => VERIFY_EVERY,
         Ok(()) => BALANCES_EVERY,
         Err(error) => {
             tracing::warn!(%error, network = %inner.network, "Could not read the fee payers' balances.");
