@@ -12,6 +12,7 @@ mod inflight;
 mod jsonrpc;
 mod losses;
 mod skew;
+mod spending;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,6 +88,8 @@ pub struct SignerBalance {
     pub signer: AccountId,
     /// How much native currency in its smallest unit; none if it was never read.
     pub balance: Option<AtomicAmount>,
+    /// For how many settlements that lasts at today's fees, as far as they are known.
+    pub lasts: Option<u64>,
 }
 
 /// A scheme together with what its owner needs to start, watch and stop it.

@@ -42,12 +42,13 @@ use super::cache::{Expiring, RateLimit};
 use super::inflight::Inflight;
 use super::losses::Losses;
 use super::skew::Skew;
+use super::spending::{Worth, lasts};
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
+use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network, UnixMillis};
 
 /// Payer and token.
 type Purse = (Address, Address);
@@ -70,6 +71,7 @@ struct Settings {
     /// Wei.
     max_fee: U256,
     assets: Vec<Asset>,
+    worth: Worth,
 }
 
 /// Everything that payments, tasks and the scheme share.
@@ -111,7 +113,7 @@ impl Inner {
         if let Some(lane) = old.get(account) {
             return Some(Arc::clone(lane));
         }
-        let lane = Lane::new(account.clone(), address, None);
+        let lane = Lane::new(account.clone(), address, None, Arc::default());
         self.runtime.get()?.spawn(lanes::run(Arc::downgrade(self), Arc::clone(&lane)));
         old.insert(account.clone(), Arc::clone(&lane));
         Some(lane)
@@ -183,6 +185,7 @@ impl EvmScheme {
                 max_window: config.max_window,
                 max_fee: evm.max_fee.value(),
                 assets: config.assets.clone(),
+                worth: Worth::new(&evm.fees, ETHER_DECIMALS),
             },
             clock,
             rpc,
@@ -244,6 +247,10 @@ impl Scheme for EvmScheme {
         if inner.lanes.iter().all(|lane| lane.balance().is_some_and(|balance| balance < cost)) {
             return no("no gas payer can pay for a settlement".to_owned());
         }
+        let today = inner.clock.now();
+        if !inner.lanes.iter().any(|lane| lane.allowance.has_room(cost.into(), today)) {
+            return no("every gas payer has spent its max_fee_per_day".to_owned());
+        }
         Availability::Ready
     }
 
@@ -264,6 +271,22 @@ impl Scheme for EvmScheme {
         match token.filter(|token| self.0.breaker.is_offered(token, Instant::now())) {
             Some(_) => self.availability(),
             None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
+        }
+    }
+
+    fn covers_fee(&self, asset: &AssetId, price: AtomicAmount) -> bool {
+        let inner = &self.0;
+        let known = inner.config.assets.iter().find(|known| known.id == *asset).zip(inner.known_fees());
+        known.is_none_or(|(asset, fees)| inner.config.worth.covers(asset, price, fees.expected().into()))
+    }
+
+    fn counts_spending(&self) -> bool {
+        self.0.lanes.iter().any(|lane| lane.allowance.is_limited())
+    }
+
+    fn spent(&self, signer: &AccountId, at_most: AtomicAmount, at: UnixMillis) {
+        if let Some(lane) = self.0.lanes.iter().find(|lane| lane.account == *signer) {
+            lane.allowance.spent(at_most, at);
         }
     }
 
@@ -341,9 +364,11 @@ impl Chain for EvmScheme {
     }
 
     fn signer_balances(&self) -> Vec<SignerBalance> {
-        let balance = |lane: &Arc<Lane>| SignerBalance {
-            signer: lane.account.clone(),
-            balance: lane.balance().map(AtomicAmount::from),
+        let cost = self.0.known_fees().map(|fees| fees.with_replacement(fees::USUAL_GAS));
+        let balance = |lane: &Arc<Lane>| {
+            let balance = lane.balance().map(AtomicAmount::from);
+            let lasts = balance.zip(cost).and_then(|(balance, cost)| lasts(balance, cost.into()));
+            SignerBalance { signer: lane.account.clone(), balance, lasts }
         };
         self.0.lanes.iter().map(balance).collect()
     }

@@ -4,11 +4,12 @@
 //! that the authorization is gone. Anything else is not an end, however long it takes. Needs nothing but the ledger's
 //! record and the chain.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy::consensus::TxEip1559;
-use alloy::primitives::{Address, B256, keccak256};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use futures::FutureExt;
 use futures::future::{pending, select_all};
 use serde_json::{Value, json};
@@ -186,6 +187,7 @@ impl Job {
                 ticket.landed();
             }
         }
+        self.count_fees();
         let (losses, payer) = (&self.inner.losses, self.authorization.from);
         match &outcome {
             SettleOutcome::Paid(settlement) => {
@@ -202,6 +204,30 @@ impl Job {
             }
         }
         outcome
+    }
+
+    /// What this settlement cost its gas payers. A transaction that isn't mined yet may still be, and costs what it may. Those
+    /// with one account nonce cost only once.
+    fn count_fees(&self) {
+        let mut costs: BTreeMap<(&AccountId, AccountNonce), (bool, U256)> = BTreeMap::new();
+        for attempt in &self.tries {
+            let (Some(account), Some(nonce)) = (&attempt.account, attempt.nonce) else { continue };
+            let cost = match (attempt.watched.receipt(), &attempt.transaction) {
+                (Some(receipt), _) => (true, receipt.fee()),
+                (None, Some(held)) => {
+                    (false, U256::from(held.gas_limit).saturating_mul(U256::from(held.max_fee_per_gas)))
+                }
+                (None, None) => continue,
+            };
+            // A receipt outweighs all that is only possible.
+            let known = costs.entry((account, nonce)).or_insert(cost);
+            *known = (*known).max(cost);
+        }
+        for ((account, _), (_, fee)) in costs {
+            if let Some(lane) = self.inner.lane_of(account) {
+                lane.spent(fee, self.inner.clock.now());
+            }
+        }
     }
 
     async fn wait(&mut self, heads: &mut tokio::sync::watch::Receiver<Option<Head>>) {

@@ -18,6 +18,7 @@ use super::rpc::{RpcError, is_revert};
 use super::verify::{PayerKind, unavailable};
 use super::{Inner, Purse};
 use crate::chain::inflight::InflightGuard;
+use crate::chain::spending::Hold;
 use crate::ledger::{AccountNonce, NewAttempt};
 use crate::payment::scheme::{SettlementPlan, SignError, VerifyError};
 use crate::protocol::Reason;
@@ -70,6 +71,7 @@ pub(super) fn settlement_call(authorization: &Authorization, signature: &PayerSi
 struct Plan {
     lane: Reservation,
     _purse: InflightGuard<Purse>,
+    _hold: Hold,
     transaction: TxEip1559,
     cost_max: U256,
 }
@@ -117,8 +119,8 @@ pub(super) async fn simulate(
     }
     // Before a lane's place is taken: it may wait for the payer's earlier payments.
     check_overdraft(inner, &purse, purse_key, authorization.value.into()).await?;
-    let fees = inner.fees().await.map_err(unavailable)?;
-    let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS))
+    let fees = inner.fees().await.map_err(unavailable)?.for_input_of(decoded.signature.bytes().len());
+    let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS), inner.clock.now())
         .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
     let input = settlement_call(authorization, &decoded.signature);
     let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
@@ -137,7 +139,11 @@ pub(super) async fn simulate(
         input,
         ..TxEip1559::default()
     };
-    Ok(Box::new(Plan { lane, _purse: purse, transaction, cost_max: fees.total(gas_limit) }))
+    let cost_max = fees.total(gas_limit);
+    let hold = lane.lane.allowance.hold(cost_max.into(), inner.clock.now());
+    let hold = hold
+        .ok_or_else(|| VerifyError::Unavailable { detail: "the gas payer has spent its max_fee_per_day".to_owned() })?;
+    Ok(Box::new(Plan { lane, _purse: purse, _hold: hold, transaction, cost_max }))
 }
 
 fn check_cost(inner: &Inner, fees: &Fees, gas_limit: u64) -> Result<(), VerifyError> {

@@ -49,12 +49,13 @@ use super::inflight::Inflight;
 use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
 use super::skew::Skew;
+use super::spending::{Allowance, Worth, lasts};
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
+use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network, UnixMillis};
 
 /// Lamports in a SOL, as digits.
 const SOL_DECIMALS: u8 = 9;
@@ -66,6 +67,8 @@ const BALANCES_EVERY: Duration = Duration::from_secs(60);
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
 /// Least balance of an account without data (rent exemption of 128 bytes for two years).
 const RENT_EXEMPT_LAMPORTS: u64 = 890_880;
+/// What a settlement costs as a rule: two signatures, and next to nothing for its place in the queue.
+const USUAL_FEE_LAMPORTS: u64 = 10_000;
 /// CAIP-2 keeps so many characters of a genesis hash.
 const REFERENCE_CHARS: usize = 32;
 
@@ -84,6 +87,9 @@ struct Settings {
     /// Lamports.
     max_fee: u64,
     assets: Vec<Token>,
+    /// The same as the configuration has them.
+    named_assets: Vec<Asset>,
+    worth: Worth,
     /// Everybody who is paid on this network.
     paid: Vec<Pubkey>,
 }
@@ -95,11 +101,19 @@ struct FeePayer {
     keypair: Keypair,
     /// Lamports, as last seen.
     balance: Mutex<Option<u64>>,
+    allowance: Arc<Allowance>,
 }
 
 impl FeePayer {
-    fn new(account: AccountId, keypair: Keypair) -> Self {
-        Self { account, key: keypair.pubkey(), keypair, balance: Mutex::default() }
+    fn new(account: AccountId, keypair: Keypair, allowance: Arc<Allowance>) -> Self {
+        Self { account, key: keypair.pubkey(), keypair, balance: Mutex::default(), allowance }
+    }
+
+    /// A transaction cost so many lamports. The balance is read only now and then.
+    fn spent(&self, lamports: u64, at: UnixMillis) {
+        let mut held = self.balance.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = held.map(|balance| balance.saturating_sub(lamports));
+        self.allowance.spent(lamports.into(), at);
     }
 
     fn sign(&self, message: &[u8]) -> Signature {
@@ -199,6 +213,8 @@ impl SolanaScheme {
         let paid: Result<Vec<Pubkey>, _> = paid.into_iter().map(|account| account.as_str().parse()).collect();
         let settings = Settings {
             max_fee: u64::try_from(solana.max_fee.value()).map_err(|_error| mistake("max_fee is too large"))?,
+            named_assets: config.assets.clone(),
+            worth: Worth::new(&solana.fees, SOL_DECIMALS),
             assets: assets.ok_or_else(|| mistake("an asset is no mint's address"))?,
             paid: paid.map_err(|_error| mistake("a pay_to is no Solana address"))?,
         };
@@ -277,6 +293,10 @@ impl Scheme for SolanaScheme {
         if let Some(fee_payer) = inner.fee_payers.first().filter(|it| it.balance().is_none_or(|it| it < needed)) {
             return no(format!("the fee payer {} has less than {needed} lamports", fee_payer.key));
         }
+        let (most, today) = (inner.config.max_fee.into(), inner.clock.now());
+        if inner.fee_payers.first().is_some_and(|fee_payer| !fee_payer.allowance.has_room(most, today)) {
+            return no("the fee payer has spent its max_fee_per_day".to_owned());
+        }
         Availability::Ready
     }
 
@@ -285,6 +305,22 @@ impl Scheme for SolanaScheme {
         match mint.filter(|mint| self.0.breaker.is_offered(mint, Instant::now())) {
             Some(_) => self.availability(),
             None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
+        }
+    }
+
+    fn covers_fee(&self, asset: &AssetId, price: AtomicAmount) -> bool {
+        let config = &self.0.config;
+        let known = config.named_assets.iter().find(|known| known.id == *asset);
+        known.is_none_or(|asset| config.worth.covers(asset, price, USUAL_FEE_LAMPORTS.into()))
+    }
+
+    fn counts_spending(&self) -> bool {
+        self.0.fee_payers.iter().any(|fee_payer| fee_payer.allowance.is_limited())
+    }
+
+    fn spent(&self, signer: &AccountId, at_most: AtomicAmount, at: UnixMillis) {
+        if let Some(fee_payer) = self.0.fee_payers.iter().find(|fee_payer| fee_payer.account == *signer) {
+            fee_payer.allowance.spent(at_most, at);
         }
     }
 
@@ -357,9 +393,12 @@ impl Chain for SolanaScheme {
     }
 
     fn signer_balances(&self) -> Vec<SignerBalance> {
+        // Payers choose their fees up to the most; what keeps the account open can't be spent.
+        let left = |lamports: u64| AtomicAmount::from(lamports.saturating_sub(RENT_EXEMPT_LAMPORTS));
         let balance = |fee_payer: &Arc<FeePayer>| SignerBalance {
             signer: fee_payer.account.clone(),
             balance: fee_payer.balance().map(AtomicAmount::from),
+            lasts: fee_payer.balance().and_then(|lamports| lasts(left(lamports), self.0.config.max_fee.into())),
         };
         self.0.fee_payers.iter().map(balance).collect()
     }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_transaction::versioned::VersionedTransaction;
 
-use super::decode::{Decoded, decode};
+use super::decode::{Decoded, decode, key};
 use super::effect::{self, Effect};
 use super::health;
 use super::send::Sender;
@@ -211,6 +211,12 @@ impl Job {
 
     fn end(self, outcome: SettleOutcome) -> SettleOutcome {
         let (losses, payer) = (&self.inner.losses, self.payment.decoded.transfer.authority);
+        let has_landed =
+            matches!(&outcome, SettleOutcome::Paid(_) | SettleOutcome::Failed { transaction: Some(_), .. });
+        let fee_payer = key(&self.payment.decoded.transaction.message, 0).and_then(|key| self.inner.signer(&key));
+        if let Some(fee_payer) = fee_payer.filter(|_| has_landed) {
+            fee_payer.spent(self.payment.decoded.fee(), self.inner.clock.now());
+        }
         match &outcome {
             SettleOutcome::Paid(_) => {
                 losses.paid(payer, Instant::now());

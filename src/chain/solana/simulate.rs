@@ -15,6 +15,7 @@ use super::decode::{Decoded, key};
 use super::{FeePayer, Inner, Purse};
 use crate::chain::inflight::InflightGuard;
 use crate::chain::jsonrpc::RpcError;
+use crate::chain::spending::Hold;
 use crate::ledger::{AccountNonce, NewAttempt};
 use crate::payment::scheme::{SettlementPlan, SignError, VerifyError};
 use crate::protocol::Reason;
@@ -30,6 +31,7 @@ const NEWER_HASH: Duration = Duration::from_millis(600);
 /// A settlement that may be signed. Keep it until the settlement runs: it holds the payer's place.
 struct Plan {
     _purse: InflightGuard<Purse>,
+    _hold: Hold,
     fee_payer: Arc<FeePayer>,
     transaction: VersionedTransaction,
     message: Vec<u8>,
@@ -111,7 +113,9 @@ pub(super) async fn simulate(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Bo
     if inner.breaker.has_lied(&transfer.mint) {
         inner.try_token(decoded).await?;
     }
+    let hold = fee_payer.allowance.hold(decoded.fee().into(), inner.clock.now());
     Ok(Box::new(Plan {
+        _hold: hold.ok_or_else(|| unavailable("the fee payer has spent its max_fee_per_day"))?,
         _purse: purse,
         fee_payer,
         transaction: decoded.transaction.clone(),

@@ -15,6 +15,7 @@ use super::{FeePayer, Inner, Token};
 use crate::chain::ChainError;
 use crate::chain::jsonrpc::RpcError;
 use crate::chain::skew::Sighting;
+use crate::chain::spending::Allowance;
 use crate::config::{Diagnostic, Location, NetworkConfig, SignerSource, SolanaConfig};
 use crate::types::{AccountId, Network};
 
@@ -78,7 +79,7 @@ pub(super) fn signers(
         } else if fee_payers.iter().any(|known| known.key == keypair.pubkey()) {
             mistake(format!("the fee payer {text} is named twice"), None);
         } else if let Ok(account) = AccountId::new(text) {
-            fee_payers.push(Arc::new(FeePayer::new(account, keypair)));
+            fee_payers.push(Arc::new(FeePayer::new(account, keypair, Allowance::new(&solana.fees))));
         }
     }
     if fee_payers.is_empty() && mistakes.is_empty() {
