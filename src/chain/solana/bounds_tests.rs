@@ -15,7 +15,7 @@ use super::tests::{failed, lost, paid};
 use crate::chain::Chain;
 use crate::payment::scheme::{Availability, Scheme, VerifyError};
 use crate::protocol::Reason;
-use crate::types::{Asset, AssetId, UnixMillis};
+use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, UnixMillis};
 
 #[tokio::test]
 async fn b13_a_mint_that_cheats_closes_itself_and_no_other_and_is_tried_again_with_nobodys_money() {
@@ -130,4 +130,41 @@ async fn a_payment_expires_though_its_provider_withholds_get_health() {
     assert!(!settling.is_finished());
     shop.change(|world| world.ahead_secs = 0);
     assert_eq!(failed(settling.await.unwrap()), Reason::PaymentExpired);
+}
+
+#[tokio::test]
+async fn a_fee_payer_that_spent_its_day_leaves_the_offers_and_what_an_earlier_run_signed_counts() {
+    // Ten payments' worth: two signatures and 1 micro-lamport for 20,000 units each.
+    let shop = shop_with(|config| {
+        let solana = solana(config);
+        solana.max_fee = AtomicAmount::from(10_001);
+        solana.fees.max_per_day = Some(AtomicAmount::from(100_010));
+    })
+    .await;
+    assert!(shop.scheme.counts_spending());
+    shop.open().await;
+    let signer = AccountId::new(fee_payer().to_string()).unwrap();
+    shop.scheme.spent(&signer, AtomicAmount::from(80_008), shop.clock.now());
+    let balance = shop.scheme.signer_balances()[0].balance.unwrap();
+    let record = shop.claimed("1").await;
+    paid(&shop.settle(&record).await);
+    assert_eq!(shop.scheme.signer_balances()[0].balance.unwrap(), balance.saturating_sub(AtomicAmount::from(10_001)));
+    let plan = shop.plan(&payment("2"), &terms()).await.unwrap();
+    let refusal = shop.plan(&payment("3"), &terms()).await.err().unwrap();
+    assert!(matches!(&refusal, VerifyError::Unavailable { detail } if detail.contains("per_day")), "{refusal:?}");
+    let Availability::Unavailable(detail) = shop.scheme.availability() else { panic!("offered") };
+    assert!(detail.contains("max_fee_per_day"), "{detail}");
+    drop(plan);
+    assert_eq!(shop.scheme.availability(), Availability::Ready);
+}
+
+#[tokio::test]
+async fn c11_an_offer_below_its_fee_is_left_out_and_a_balance_says_how_long_it_lasts() {
+    let shop = shop_with(|config| solana(config).fees.native_usd_millionths = Some(AtomicAmount::from(150_000_000))).await;
+    shop.open().await;
+    // 10,000 lamports at $150 are $0.0015.
+    let asset = terms().asset;
+    assert!(shop.scheme.covers_fee(&asset, AtomicAmount::from(1500)));
+    assert!(!shop.scheme.covers_fee(&asset, AtomicAmount::from(1499)));
+    assert_eq!(shop.scheme.signer_balances()[0].lasts, Some((1_000_000_000 - 890_880) / 100_000));
 }
