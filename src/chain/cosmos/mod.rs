@@ -79,8 +79,8 @@ struct Inner {
     account_numbers: Expiring<AccountId, u64>,
     /// Failed rows, by their own id, that brought nothing.
     worthless: Expiring<String, ()>,
-    /// Payments that were refused, by what was signed.
-    refused: Expiring<[u8; 32], Reason>,
+    /// Payments that were refused, by their transactions' hashes: a forged signature must not refuse the good one.
+    refused: Expiring<String, Reason>,
     /// Accounts that the chain doesn't have.
     strangers: Expiring<AccountId, ()>,
     breaker: Breaker<AssetId, AccountId>,

@@ -54,7 +54,7 @@ impl SettlementPlan for Plan {
 /// Asks the chain, unless it refused this payment a moment ago (threat F6).
 pub(super) async fn simulate(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Box<dyn SettlementPlan>, VerifyError> {
     let facts = &decoded.facts;
-    if let Some(reason) = inner.refused.get(&facts.digest) {
+    if let Some(reason) = inner.refused.get(&decoded.hash) {
         return Err(reason.into());
     }
     if let Some(detail) = inner.breaker.refusal(&facts.asset, &facts.id, Instant::now()) {
@@ -64,7 +64,7 @@ pub(super) async fn simulate(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Bo
     if let Err(VerifyError::Invalid { reason }) = &result {
         let is_for_good = *reason == Reason::CosmosAlreadyCommitted;
         let holds_for = if is_for_good { COMMITTED_HOLDS } else { REFUSAL_HOLDS };
-        inner.refused.put(facts.digest, *reason, holds_for);
+        inner.refused.put(decoded.hash.clone(), *reason, holds_for);
     }
     result
 }

