@@ -106,23 +106,27 @@ fn is_same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
 fn is_same_chain(one: &ChainConfig, other: &ChainConfig) -> bool {
     match (one, other) {
         (ChainConfig::Evm(one), ChainConfig::Evm(other)) => {
-            let EvmConfig { rpc_urls, signers, payers, confirmations, max_fee } = one;
+            let EvmConfig { rpc_urls, signers, payers, confirmations, max_fee, fees } = one;
             *rpc_urls == other.rpc_urls
                 && are_same_signers(signers, &other.signers)
                 && *payers == other.payers
                 && *confirmations == other.confirmations
                 && *max_fee == other.max_fee
+                && *fees == other.fees
         }
         (ChainConfig::Solana(one), ChainConfig::Solana(other)) => {
-            let SolanaConfig { rpc_urls, signers, max_fee, genesis_hash } = one;
+            let SolanaConfig { rpc_urls, signers, max_fee, fees, genesis_hash } = one;
             *rpc_urls == other.rpc_urls
                 && are_same_signers(signers, &other.signers)
                 && *max_fee == other.max_fee
+                && *fees == other.fees
                 && *genesis_hash == other.genesis_hash
         }
         (ChainConfig::Cosmos(one), ChainConfig::Cosmos(other)) => {
-            let CosmosConfig { grpc_urls, bech32_prefix } = one;
-            *grpc_urls == other.grpc_urls && *bech32_prefix == other.bech32_prefix
+            let CosmosConfig { grpc_urls, bech32_prefix, requires_timeout_height } = one;
+            *grpc_urls == other.grpc_urls
+                && *bech32_prefix == other.bech32_prefix
+                && *requires_timeout_height == other.requires_timeout_height
         }
         (ChainConfig::Evm(_) | ChainConfig::Solana(_) | ChainConfig::Cosmos(_), _) => false,
     }

@@ -344,6 +344,17 @@ pub struct EvmConfig {
     pub confirmations: u64,
     /// Most the gateway pays for one settlement, in wei.
     pub max_fee: AtomicAmount,
+    /// What else bounds and judges fees, in wei.
+    pub fees: FeeRules,
+}
+
+/// Fees beyond those of a single settlement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeeRules {
+    /// Most that one signer spends within 24 hours, in the chain's smallest unit.
+    pub max_per_day: Option<AtomicAmount>,
+    /// What one whole native unit is worth, in millionths of a dollar.
+    pub native_usd_millionths: Option<AtomicAmount>,
 }
 
 /// A Solana network.
@@ -355,6 +366,8 @@ pub struct SolanaConfig {
     pub signers: Vec<SignerSource>,
     /// Most the gateway pays for one settlement, in lamports.
     pub max_fee: AtomicAmount,
+    /// What else bounds and judges fees, in lamports.
+    pub fees: FeeRules,
     /// The hash of the chain's first block in base58, where it isn't the one that the network's name stands for: a local
     /// chain in its place.
     pub genesis_hash: Option<String>,
@@ -367,6 +380,8 @@ pub struct CosmosConfig {
     pub grpc_urls: Vec<Secret>,
     /// What addresses start with, before the 1.
     pub bech32_prefix: String,
+    /// Whether payments must carry a timeout height.
+    pub requires_timeout_height: bool,
 }
 
 /// What a route does with a request.

@@ -251,6 +251,15 @@ section! {
         /// The most the gateway pays for one settlement, in the chain's native unit. Without it 0.001 ether (EVM) or 0.0001
         /// SOL (Solana). EVM: above it the network is not offered.
         max_fee: String,
+        /// The most that each signer may spend on fees within 24 hours, in the chain's native unit (EVM, Solana); beyond it the
+        /// network is not offered. Without it there is no such limit.
+        max_fee_per_day: String,
+        /// What one native unit is worth in dollars, such as "2500" (EVM, Solana): with it an offer in dollars is made only while
+        /// its price covers the settlement's expected fee. Without it prices and fees are not compared.
+        native_usd: String,
+        /// Cosmos: whether payments must carry a timeout height. Without it they need not: one that has none and that no node
+        /// takes stays unfinished until its sequence is used.
+        require_timeout_height: bool,
         /// How long a request waits for its settlement before it is answered "pending".
         settle_timeout: Duration = "30s",
         /// Settlements that may be under way at one time, for each signer; on Cosmos in all. Without it 64 (EVM, which takes no

@@ -242,6 +242,9 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.upstreams[0].total_timeout = None;
     full.upstreams[0].max_concurrent = None;
     full.networks[0].assets.truncate(1);
+    if let crate::config::ChainConfig::Evm(evm) = &mut full.networks[0].chain {
+        evm.fees = crate::config::FeeRules::default();
+    }
     let without_places = |text: String| {
         text.lines()
             .filter(|line| !line.contains("line: ") && !line.contains("column: "))

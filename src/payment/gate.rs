@@ -192,7 +192,7 @@ impl Gate {
                 Step::Done(decision) => return decision,
                 Step::LookAgain => continue,
                 Step::Forward(record, plan) => {
-                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight);
+                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight, request.client);
                     return Decision::Forward(Box::new(held));
                 }
                 Step::Wait(record, handover) => (record, handover),
@@ -338,8 +338,8 @@ impl Gate {
         }
         let plan: Arc<dyn SettlementPlan> = Arc::new(Seated { plan, _place: place });
         // From the claim on nothing may depend on the request: a client that hangs up cancels no settlement.
-        let gate = Arc::clone(self);
-        match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan).await }).await {
+        let (gate, client) = (Arc::clone(self), request.client);
+        match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan, client).await }).await {
             Ok(step) => step,
             Err(error) => {
                 tracing::error!(%error, "A claim's task died.");
@@ -355,6 +355,10 @@ impl Gate {
         }
         if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
             tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
+            return Err(Decision::Unavailable);
+        }
+        if self.settlements.spoilers.refuses(request.client, Instant::now()) {
+            tracing::warn!(network = %payment.terms.network, client = %request.client, "A client's payments cost too much gas lately.");
             return Err(Decision::Unavailable);
         }
         if !request.origin.is_up().await {
@@ -376,7 +380,7 @@ impl Gate {
     }
 
     /// W1. Nothing leaves the process before this returns with a claim.
-    async fn claim(self: Arc<Self>, claim: NewPayment, plan: Arc<dyn SettlementPlan>) -> Step {
+    async fn claim(self: Arc<Self>, claim: NewPayment, plan: Arc<dyn SettlementPlan>, client: IpAddr) -> Step {
         let started = Instant::now();
         let network = claim.network.clone();
         let signing = Arc::clone(&plan);
@@ -387,7 +391,7 @@ impl Gate {
             Ok(ClaimOutcome::Claimed(record)) => {
                 self.metrics.payment(network.as_str(), "signed");
                 crate::crash::point("post_w1_pre_send");
-                let handover = self.settlements.begin(record.clone(), plan);
+                let handover = self.settlements.begin(record.clone(), plan, client);
                 Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,

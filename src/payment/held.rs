@@ -5,6 +5,7 @@
 //! number of times. Nothing is signed until the origin has answered; from then on all is as with any other payment.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,7 @@ struct Open {
     /// Keeps the payer's balance and the lane's place while the origin works.
     plan: Box<dyn SettlementPlan>,
     flight: Option<Flight>,
+    client: IpAddr,
     reached_origin: bool,
 }
 
@@ -50,8 +52,9 @@ impl HeldPayment {
         record: PaymentRecord,
         plan: Box<dyn SettlementPlan>,
         flight: Option<Flight>,
+        client: IpAddr,
     ) -> Self {
-        Self { open: Some(Open { gate, payment, record, plan, flight, reached_origin: false }) }
+        Self { open: Some(Open { gate, payment, record, plan, flight, client, reached_origin: false }) }
     }
 
     /// The ledger's row.
@@ -134,7 +137,7 @@ impl HeldPayment {
         let Some(open) = self.open.take() else { return Err(Box::new(Decision::Unavailable)) };
         open.gate.metrics().payment(signed.claim.network.as_str(), signed.state.as_str());
         crate::crash::point("post_w1_pre_send");
-        let handover = open.gate.settlements().begin(signed.clone(), plan);
+        let handover = open.gate.settlements().begin(signed.clone(), plan, open.client);
         drop(open.plan);
         Ok(Signed { record: signed, handover, flight: open.flight })
     }

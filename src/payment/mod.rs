@@ -15,6 +15,7 @@ mod recover;
 mod reorgs;
 pub mod scheme;
 mod settlements;
+mod spoilers;
 mod standing;
 #[cfg(test)]
 pub(crate) mod tests;

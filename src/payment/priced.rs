@@ -122,12 +122,9 @@ impl PricedRoute {
 
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
-            let terms = &priced.offer.terms;
-            if priced.market.scheme.availability_of(&terms.asset) == Availability::Ready {
-                open | 1 << index
-            } else {
-                open
-            }
+            let (terms, scheme) = (&priced.offer.terms, &priced.market.scheme);
+            let is_ready = scheme.availability_of(&terms.asset) == Availability::Ready;
+            if is_ready && scheme.covers_fee(&terms.asset, terms.amount) { open | 1 << index } else { open }
         })
     }
 

@@ -51,6 +51,8 @@ pub struct Metrics {
     rpc_seconds: HistogramVec,
     ledger_seconds: HistogramVec,
     signer_balance: GaugeVec,
+    signer_payments_left: GaugeVec,
+    offers_below_fee: GaugeVec,
     network_up: GaugeVec,
     clock_skew: GaugeVec,
     settlements_running: IntGauge,
@@ -100,6 +102,16 @@ impl Metrics {
                 "tollhouse_signer_balance",
                 "Balance of a gas payer in whole native units",
                 &["network", "signer"],
+            )?,
+            signer_payments_left: gauge(
+                "tollhouse_signer_payments_left",
+                "Settlements that a gas payer's balance lasts for at today's fees",
+                &["network", "signer"],
+            )?,
+            offers_below_fee: gauge(
+                "tollhouse_offers_below_fee",
+                "Offers whose price doesn't cover their settlement's expected fee, and which are left out",
+                &["network"],
             )?,
             network_up: gauge("tollhouse_network_up", "Whether payments are taken on a network", &["network"])?,
             clock_skew: gauge(
@@ -156,6 +168,16 @@ impl Metrics {
     /// A gas payer's balance in whole native units.
     pub fn signer_balance(&self, network: &str, signer: &str, balance: f64) {
         self.signer_balance.with_label_values(&[network, signer]).set(balance);
+    }
+
+    /// How many settlements a gas payer's balance lasts for.
+    pub fn signer_payments_left(&self, network: &str, signer: &str, count: f64) {
+        self.signer_payments_left.with_label_values(&[network, signer]).set(count);
+    }
+
+    /// How many of the routes' offers are left out since their price doesn't cover their fee.
+    pub fn offers_below_fee(&self, network: &str, count: f64) {
+        self.offers_below_fee.with_label_values(&[network]).set(count);
     }
 
     /// Whether payments are taken on a network.
