@@ -1,0 +1,117 @@
+//! Proof by demolition: the real gateway under a crowd of payers, on chains whose nodes misbehave, killed again and again;
+//! then chain, books, origin and clients must tell one story (`oracle`).
+//!
+//! All choices come from one seed. The same seed gives the same kills, faults and habits of clients, in the same order for
+//! each of them; how they fall together is up to the clock. `tests/soak.sh` runs this for as long as one likes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what it expects and stops there; clippy's own exemption ends at the bodies of tests"
+)]
+
+mod books;
+mod chains;
+mod chaos;
+mod client;
+#[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/harness/mod.rs"]
+mod harness;
+mod oracle;
+mod origin;
+mod plan;
+mod seed;
+mod soak;
+mod story;
+mod world;
+
+use std::path::Path;
+
+use crate::chains::{COSMOS, EVM, SOLANA};
+use crate::world::{Epoch, Outcome};
+
+/// What a run of the tests starts from; `RIG_SEED` gives another.
+const SEED: u64 = 20_261_121;
+
+fn seed() -> u64 {
+    std::env::var("RIG_SEED").map_or(SEED, |seed| seed.parse().expect("RIG_SEED is a number"))
+}
+
+async fn run(epoch: &Epoch) -> Outcome {
+    let directory = tempfile::tempdir().unwrap();
+    let cycles = plan::cycles(epoch.seed, epoch.has_chaos).take(usize::try_from(epoch.cycles).unwrap());
+    let outcome = world::run(epoch, cycles, directory.path(), Path::new(env!("CARGO_BIN_EXE_tollhouse"))).await;
+    if !outcome.violations.is_empty() && epoch.bug.is_none() {
+        let kept = directory.keep();
+        eprintln!("what was written down is in {}", kept.display());
+    }
+    outcome
+}
+
+/// Twenty kills on a chain, with more than a hundred payments in flight.
+async fn killed_on(chain: &'static str, test: &str) {
+    let epoch =
+        Epoch { seed: seed(), chains: vec![chain], clients: 130, cycles: 20, until: None, bug: None, has_chaos: true };
+    let outcome = run(&epoch).await;
+    println!("{outcome:#?}");
+    assert!(
+        outcome.violations.is_empty(),
+        "{:#?}\nthe same again: RIG_SEED={} cargo nextest run --features failpoints,dev-solana --test rig {test}",
+        outcome.violations,
+        epoch.seed
+    );
+    assert_eq!(outcome.cycles, 20);
+    assert!(outcome.crowded_kills >= 18, "only {} kills under 100 payments", outcome.crowded_kills);
+    assert!(outcome.moved > 100, "only {} payments moved money", outcome.moved);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_twenty_times_under_a_hundred_evm_payments_all_tell_one_story() {
+    killed_on(EVM, "killed_twenty_times_under_a_hundred_evm_payments").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_twenty_times_under_a_hundred_solana_payments_all_tell_one_story() {
+    killed_on(SOLANA, "killed_twenty_times_under_a_hundred_solana_payments").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_twenty_times_under_a_hundred_cosmos_payments_all_tell_one_story() {
+    killed_on(COSMOS, "killed_twenty_times_under_a_hundred_cosmos_payments").await;
+}
+
+/// A gateway with this bug must be found out by one of these invariants.
+async fn caught(bug: &'static str, invariants: &[&str]) {
+    let epoch =
+        Epoch { seed: seed(), chains: vec![EVM], clients: 30, cycles: 6, until: None, bug: Some(bug), has_chaos: true };
+    let outcome = run(&epoch).await;
+    let is_caught = outcome.violations.iter().any(|found| invariants.iter().any(|name| found.starts_with(name)));
+    assert!(is_caught, "{bug} was not caught: {outcome:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_sends_before_it_writes_is_caught() {
+    caught("bug_skip_w1", &["I5"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_credits_a_payment_twice_is_caught() {
+    caught("bug_credit_twice", &["I2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_offers_terms_too_early_is_caught() {
+    caught("bug_terms_too_early", &["I7"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_loses_the_record_of_a_settlement_is_caught() {
+    caught("bug_lose_w2", &["I1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_delivers_to_another_request_is_caught() {
+    caught("bug_other_request", &["I2"]).await;
+}
