@@ -9,7 +9,6 @@ use alloy::primitives::{Address, B256, U256};
 use alloy::sol_types::SolEvent;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures::future::join_all;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use solana_keypair::Keypair;
@@ -132,8 +131,11 @@ impl Chains {
         match chain {
             EVM => {
                 let node = self.evm.as_ref().unwrap();
-                let payers = (0..count).map(|_| async { Wallets::Evm(node.fund_payer(FUNDS).await) });
-                join_all(payers).await
+                let mut wallets = Vec::new();
+                for _ in 0..count {
+                    wallets.push(Wallets::Evm(node.fund_payer(FUNDS).await));
+                }
+                wallets
             }
             SOLANA => {
                 let node = self.solana.as_ref().unwrap();

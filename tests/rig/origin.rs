@@ -90,14 +90,14 @@ impl State {
         let standing = self.books.standing(&hit.record).await;
         let state = standing.as_ref().map_or("", |standing| standing.state.as_str());
         let is_after = hit.target.starts_with("/after/");
-        let is_right = match (is_after, &hit.transaction) {
-            (true, None) => state == "forwarded",
-            (false, Some(transaction)) => {
-                // A gateway that was killed meanwhile, or a client that hung up, may have ended this delivery already.
+        let is_right = match &hit.transaction {
+            // Not paid yet, as its route says.
+            None => is_after && state == "forwarded",
+            // A gateway that was killed meanwhile, or a client that hung up, may have ended this delivery already.
+            Some(transaction) => {
                 matches!(state, "delivering" | "paid" | "owed" | "served")
                     && standing.as_ref().is_some_and(|standing| standing.settled.as_ref() == Some(transaction))
             }
-            _ => false,
         };
         // Likewise here: the gateway lets a claim go whose client is gone.
         if !(is_right || is_after && state == "released") {
