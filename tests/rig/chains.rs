@@ -118,6 +118,12 @@ impl Chains {
         text
     }
 
+    /// The networks on which a route may settle after its requests.
+    pub fn networks_after(&self) -> Vec<&'static str> {
+        let solana = self.solana.as_ref().map(|_| "solana-devnet");
+        self.evm.as_ref().map(|_| "base-sepolia").into_iter().chain(solana).collect()
+    }
+
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let plan = Plan::default();
         let evm = self.evm.iter().flat_map(|node| node.environment(&plan));

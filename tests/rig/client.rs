@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::chains::{Wallets, chain_of, v1_header, v2_header};
+use crate::chains::{COSMOS, EVM, Wallets, chain_of, v1_header, v2_header};
 use crate::harness::{Answer, Call, decode_header};
 use crate::seed::Rng;
 use crate::story::{End, Log, Payment, Story, now_millis};
@@ -27,7 +27,9 @@ pub async fn run(world: Arc<World>, index: usize, wallet: Arc<Wallets>) {
         bought += 1;
         let route = match rng.below(10) {
             0..=5 => "before",
-            6..=7 => "after",
+            // On Cosmos a payer could spend the money while the origin works.
+            6..=7 if wallet.chain() != COSMOS => "after",
+            6..=7 => "before",
             _ => "named",
         };
         let target = format!("/{route}/{item}");
@@ -87,7 +89,7 @@ async fn offer(world: &World, chain: &str, target: &str) -> Option<(Value, Value
     };
     let v2 = pick(&decode_header(answer.header("payment-required")?))?;
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let is_evm_v1 = |offer: &&Value| chain == "evm" && offer["network"] == "base-sepolia";
+    let is_evm_v1 = |offer: &&Value| chain == EVM && offer["network"] == "base-sepolia";
     let v1 = body["accepts"].as_array().and_then(|offers| offers.iter().find(is_evm_v1).cloned());
     Some((v2, v1.unwrap_or(Value::Null)))
 }
@@ -127,7 +129,7 @@ async fn pursue(world: &World, wallet: &Wallets, payment: Arc<Payment>, rng: &mu
         _ => {}
     }
     // Loses its patience, and comes back when the shop closes.
-    if (230..=249).contains(&habit) && payment.chain != "cosmos" {
+    if (230..=249).contains(&habit) && payment.chain != COSMOS {
         present(world, &payment, &payment.target).await;
         return;
     }
@@ -143,7 +145,7 @@ async fn pursue(world: &World, wallet: &Wallets, payment: Arc<Payment>, rng: &mu
             steal(world, &payment).await;
         }
         // Lost its payment, and signs another under the same name.
-        if payment.name.is_some() && payment.chain == "evm" && (450..=599).contains(&habit) && !world.is_closing() {
+        if payment.name.is_some() && payment.chain == EVM && (450..=599).contains(&habit) && !world.is_closing() {
             let (target, name) = (payment.target.clone(), payment.name.clone());
             let mut own = rng.clone();
             if let Some(next) = sign(world, wallet, &target, name.as_deref(), &mut own).await {
@@ -207,25 +209,25 @@ async fn present(world: &World, payment: &Payment, target: &str) -> Told {
         Ok(answer) => hear(&world.story, payment, &answer),
         Err(_lost) => Told::Nothing,
     };
-    if let Told::End(end) = &told {
-        payment.finish(end.clone());
-        world.story.count(&format!("payments: {}", word_of(end)));
-    } else if told == Told::Answer {
-        if payment.end().is_none() {
-            world.story.count("payments: served");
-        }
-        payment.finish(End::Served);
+    let end = match &told {
+        Told::End(end) => end.clone(),
+        Told::Answer => End::Served,
+        Told::Nothing | Told::Known => return told,
+    };
+    if payment.end().is_none() {
+        world.story.count(&format!("payments: {}", word_of(&end)));
+        payment.finish(end);
     }
     told
 }
 
-fn word_of(end: &End) -> &'static str {
+fn word_of(end: &End) -> String {
     match end {
-        End::Served => "served",
-        End::Used => "spent, the answer lost",
-        End::Owed => "owed",
-        End::Refused(_) => "refused",
-        End::Replaced => "replaced",
+        End::Served => "served".to_owned(),
+        End::Used => "spent, the answer lost".to_owned(),
+        End::Owed => "owed".to_owned(),
+        End::Refused(reason) => format!("refused: {reason}"),
+        End::Replaced => "replaced".to_owned(),
     }
 }
 

@@ -50,36 +50,35 @@ async fn run(epoch: &Epoch) -> Outcome {
     outcome
 }
 
-/// Twenty kills on a chain, with more than a hundred payments in flight.
-async fn killed_on(chain: &'static str, test: &str) {
-    let epoch =
-        Epoch { seed: seed(), chains: vec![chain], clients: 130, cycles: 20, until: None, bug: None, has_chaos: true };
-    let outcome = run(&epoch).await;
+/// Kills on a chain, with more than a hundred payments in flight.
+async fn killed_on(chain: &'static str, cycles: u64) {
+    let (seed, chains) = (seed(), vec![chain]);
+    let outcome = run(&Epoch { seed, chains, clients: 130, cycles, until: None, bug: None, has_chaos: true }).await;
     println!("{outcome:#?}");
     assert!(
         outcome.violations.is_empty(),
-        "{:#?}\nthe same again: RIG_SEED={} cargo nextest run --features failpoints,dev-solana --test rig {test}",
+        "{:#?}\nthe same again: RIG_SEED={seed} cargo nextest run --features failpoints,dev-solana --test rig payments_on_{chain}",
         outcome.violations,
-        epoch.seed
     );
-    assert_eq!(outcome.cycles, 20);
-    assert!(outcome.crowded_kills >= 18, "only {} kills under 100 payments", outcome.crowded_kills);
+    assert_eq!(outcome.cycles, cycles);
+    // Some end as the first of their kind are only on their way.
+    assert!(outcome.crowded_kills * 10 >= cycles * 9, "only {} kills under 100 payments", outcome.crowded_kills);
     assert!(outcome.moved > 100, "only {} payments moved money", outcome.moved);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_twenty_times_under_a_hundred_evm_payments_all_tell_one_story() {
-    killed_on(EVM, "killed_twenty_times_under_a_hundred_evm_payments").await;
+async fn killed_34_times_under_a_hundred_payments_on_evm_all_tell_one_story() {
+    killed_on(EVM, 34).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_twenty_times_under_a_hundred_solana_payments_all_tell_one_story() {
-    killed_on(SOLANA, "killed_twenty_times_under_a_hundred_solana_payments").await;
+async fn killed_15_times_under_a_hundred_payments_on_solana_all_tell_one_story() {
+    killed_on(SOLANA, 15).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_twenty_times_under_a_hundred_cosmos_payments_all_tell_one_story() {
-    killed_on(COSMOS, "killed_twenty_times_under_a_hundred_cosmos_payments").await;
+async fn killed_17_times_under_a_hundred_payments_on_cosmos_all_tell_one_story() {
+    killed_on(COSMOS, 17).await;
 }
 
 /// A gateway with this bug must be found out by one of these invariants.

@@ -145,12 +145,18 @@ impl World {
 
     fn write_config(&self, port: u16, admin_port: u16) -> PathBuf {
         let config = self.directory.join("gateway.toml");
+        let after = self.chains.networks_after();
+        let after = match after.is_empty() {
+            true => String::new(),
+            false => format!(
+                "\"GET /after/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\", settle = \"after\", networks = {after:?} }}\n"
+            ),
+        };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{port}\"\n[server.limits]\nconnections_per_address = 2000\n\
              [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n[log]\nlevel = \"info,tollhouse=debug\"\n\
-             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{}\n[routes]\n\"/health\" = \"free\"\n\
+             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{}\n[routes]\n\"/health\" = \"free\"\n{after}\
              \"GET /before/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\" }}\n\
-             \"GET /after/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\", settle = \"after\" }}\n\
              \"GET /named/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\", payment_identifier = \"optional\" }}\n",
             self.origin.port,
             self.chains.config(&self.ports),
