@@ -100,8 +100,8 @@ impl Chains {
     }
 
     /// The networks' tables; each chain behind its proxy's port.
-    pub fn config(&self, ports: &HashMap<&'static str, u16>) -> String {
-        let plan = Plan { network: "settle_timeout = \"4s\"\n".to_owned(), ..Plan::default() };
+    pub fn config(&self, ports: &HashMap<&'static str, u16>, settle_secs: u64) -> String {
+        let plan = Plan { network: format!("settle_timeout = \"{settle_secs}s\"\n"), ..Plan::default() };
         let mut text = String::new();
         if let Some(node) = &self.evm {
             text.push_str(&node.network(ports[EVM], &plan));

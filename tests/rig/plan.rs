@@ -22,25 +22,28 @@ pub struct Cycle {
 
 /// The points between write points (threats §2.3), and how often each may be passed before it kills.
 const POINTS: [(&str, u64); 14] = [
-    ("pre_m0", 120),
-    ("post_m0", 100),
-    ("post_verify", 80),
-    ("post_w1_pre_send", 60),
-    ("mid_send", 25),
-    ("post_send", 25),
-    ("post_confirm_pre_w2", 60),
-    ("post_w2", 60),
-    ("pre_w3", 60),
-    ("before_commit", 40),
-    ("after_commit", 40),
-    ("mid_recovery", 60),
-    ("post_claim_pre_forward", 20),
-    ("post_answer_pre_w1", 20),
+    ("pre_m0", 60),
+    ("post_m0", 60),
+    ("post_verify", 40),
+    ("post_w1_pre_send", 30),
+    ("mid_send", 12),
+    ("post_send", 12),
+    ("post_confirm_pre_w2", 30),
+    ("post_w2", 30),
+    ("pre_w3", 30),
+    ("before_commit", 20),
+    ("after_commit", 20),
+    ("mid_recovery", 40),
+    ("post_claim_pre_forward", 8),
+    ("post_answer_pre_w1", 8),
 ];
+
+/// The points of payments that are settled after their requests: on Cosmos there are none.
+const POINTS_AFTER: [&str; 2] = ["post_claim_pre_forward", "post_answer_pre_w1"];
 
 /// The cycles of a seed: each point once in every round of them, in an order of the seed's, and a kill by the clock after
 /// every second.
-pub fn cycles(seed: u64, has_chaos: bool) -> impl Iterator<Item = Cycle> {
+pub fn cycles(seed: u64, settles_after: bool) -> impl Iterator<Item = Cycle> {
     let mut rng = Rng::of(seed, "cycles");
     let mut bag: Vec<(&'static str, u64)> = Vec::new();
     (0_u64..).map(move |number| {
@@ -49,17 +52,20 @@ pub fn cycles(seed: u64, has_chaos: bool) -> impl Iterator<Item = Cycle> {
         } else {
             if bag.is_empty() {
                 bag = POINTS.to_vec();
+                bag.retain(|(point, _)| settles_after || !POINTS_AFTER.contains(point));
             }
             let at = usize::try_from(rng.below(u64::try_from(bag.len()).unwrap())).unwrap();
             let (point, passes_max) = bag.swap_remove(at);
             Kill::At { point, passes: rng.below(passes_max), within_millis: 2500 + rng.below(1500) }
         };
-        let (mut chaos_per_mille, mut origin_per_mille) = (*rng.pick(&[0, 20, 60, 150]), *rng.pick(&[0, 30, 100]));
-        if !has_chaos {
-            (chaos_per_mille, origin_per_mille) = (0, 0);
-        }
+        let (chaos_per_mille, origin_per_mille) = (*rng.pick(&[0, 20, 60, 150]), *rng.pick(&[0, 30, 100]));
         Cycle { kill, chaos_per_mille, origin_per_mille }
     })
+}
+
+/// Cycles in which much fails but the gateway's process: what a bug needs to show.
+pub fn bad_days() -> impl Iterator<Item = Cycle> {
+    std::iter::repeat(Cycle { kill: Kill::After { millis: 3000 }, chaos_per_mille: 300, origin_per_mille: 400 })
 }
 
 #[test]

@@ -26,6 +26,8 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// Everything must have ended this long after the last fault: a Solana payment can be decided only when its block hash is
 /// forgotten, after a minute.
 const DRAIN_MAX: Duration = Duration::from_secs(180);
+/// Where a violation was seen, nobody waits for the rest.
+const BAD_DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// What an epoch is to be like.
 #[derive(Debug, Clone)]
@@ -33,13 +35,10 @@ pub struct Epoch {
     pub seed: u64,
     pub chains: Vec<&'static str>,
     pub clients: u8,
-    pub cycles: u64,
     /// No cycle begins after this.
     pub until: Option<Instant>,
     /// A bug in the gateway, by its name in `FAILPOINTS`.
     pub bug: Option<&'static str>,
-    /// Whether nodes, wires and the origin misbehave.
-    pub has_chaos: bool,
 }
 
 /// What came of one.
@@ -159,7 +158,7 @@ impl World {
              \"GET /before/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\" }}\n\
              \"GET /named/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\", payment_identifier = \"optional\" }}\n",
             self.origin.port,
-            self.chains.config(&self.ports),
+            self.chains.config(&self.ports, if self.bug.is_some() { 1 } else { 4 }),
         );
         std::fs::write(&config, text).unwrap();
         config
@@ -246,8 +245,11 @@ impl World {
             clients.abort();
             return None;
         };
-        let deadline = Instant::now() + DRAIN_MAX;
-        let _aborted = tokio::time::timeout_at(deadline, clients).await;
+        let is_bad = !self.story.violations().is_empty();
+        let deadline = Instant::now() + if is_bad { BAD_DRAIN_MAX } else { DRAIN_MAX };
+        if let Ok(ended) = tokio::time::timeout_at(deadline, clients).await {
+            ended.expect("the clients stumbled");
+        }
         // Those who lost their patience come back.
         let open: Vec<_> = self.story.payments().into_iter().filter(|payment| payment.end().is_none()).collect();
         let last = open.into_iter().enumerate().map(|(place, payment)| async move {
@@ -269,7 +271,14 @@ impl World {
 }
 
 /// Kills a gateway again and again under a crowd that pays, then lets everything end, and asks the oracle.
-pub async fn run(epoch: &Epoch, cycles: impl Iterator<Item = Cycle>, directory: &Path, binary: &Path) -> Outcome {
+/// `on_kill` hears how far it is after each kill.
+pub async fn run(
+    epoch: &Epoch,
+    cycles: impl Iterator<Item = Cycle>,
+    directory: &Path,
+    binary: &Path,
+    mut on_kill: impl FnMut(&Outcome),
+) -> Outcome {
     let world = World::build(epoch, directory, binary).await;
     let crowd = world
         .wallets
@@ -295,6 +304,8 @@ pub async fn run(epoch: &Epoch, cycles: impl Iterator<Item = Cycle>, directory: 
         outcome.cycles += 1;
         outcome.crowded_kills += u64::from(in_flight >= 100);
         known = oracle::steps(&world, known).await;
+        outcome.payments = world.story.payments().len();
+        on_kill(&outcome);
         let is_over = epoch.until.is_some_and(|until| Instant::now() >= until);
         if is_over || !world.story.violations().is_empty() {
             break;
