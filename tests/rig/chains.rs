@@ -14,12 +14,11 @@ use sha2::{Digest, Sha256};
 use solana_keypair::Keypair;
 use solana_signer::Signer;
 use solana_transaction::versioned::VersionedTransaction;
+use spl_associated_token_account_interface::address::get_associated_token_address as token_account;
 use tollhouse::devnet::cosmos::{COSMOS_DENOM, CosmosChain, CosmosParams};
 
-use crate::harness::{
-    Chain, Node, PAY_TO, Payer, Plan, SOLANA_PAY_TO, SOLANA_USDC, SolanaNode, SolanaPayer, Terms, Transfer, USDC,
-    Wallet, encode, token_account_of,
-};
+use crate::harness::for_rig::{SOLANA_PAY_TO, SOLANA_USDC, SolanaPayer};
+use crate::harness::{Chain, Node, PAY_TO, Payer, Plan, SolanaNode, Terms, Transfer, USDC, Wallet, encode};
 
 pub const EVM: &str = "evm";
 pub const SOLANA: &str = "solana";
@@ -312,7 +311,7 @@ pub fn solana_sent(params: &Value) -> Option<String> {
 }
 
 async fn evm_arrivals(node: &Node) -> Vec<Arrival> {
-    use crate::harness::TokenEvents::{AuthorizationUsed, Transfer};
+    use crate::harness::for_rig::TokenEvents::{AuthorizationUsed, Transfer};
     let filter = |topics: Value| json!([{"address": USDC, "fromBlock": "0x0", "toBlock": "latest", "topics": topics}]);
     let paid = node.rpc("eth_getLogs", filter(json!([Transfer::SIGNATURE_HASH, null, PAY_TO.into_word()]))).await;
     let used = node.rpc("eth_getLogs", filter(json!([AuthorizationUsed::SIGNATURE_HASH]))).await;
@@ -337,7 +336,7 @@ async fn evm_arrivals(node: &Node) -> Vec<Arrival> {
 const HISTORY_MAX: usize = 1000;
 
 async fn solana_arrivals(node: &SolanaNode) -> Vec<Arrival> {
-    let account = token_account_of(&SOLANA_PAY_TO, &SOLANA_USDC).to_string();
+    let account = token_account(&SOLANA_PAY_TO, &SOLANA_USDC).to_string();
     let mut arrivals = Vec::new();
     let mut before: Option<String> = None;
     loop {
@@ -374,7 +373,7 @@ async fn solana_arrival(node: &SolanaNode, signature: &str) -> Option<Arrival> {
 }
 
 async fn solana_balance(node: &SolanaNode, owner: &solana_pubkey::Pubkey) -> u128 {
-    let account = token_account_of(owner, &SOLANA_USDC).to_string();
+    let account = token_account(owner, &SOLANA_USDC).to_string();
     let answer = node.rpc("getTokenAccountBalance", json!([account, {"commitment": "confirmed"}])).await;
     answer["value"]["amount"].as_str().unwrap().parse().unwrap()
 }

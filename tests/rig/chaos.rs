@@ -12,7 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::books::Books;
-use crate::harness::{Call, read_body, read_head};
+use crate::harness::Call;
+use crate::harness::for_rig::{read_body, read_head};
 use crate::seed::Rng;
 use crate::story::Story;
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::books::Books;
-use crate::harness::{header, read_body, read_head};
+use crate::harness::for_rig::{header, read_body, read_head};
 use crate::seed::Rng;
 use crate::story::Story;
 

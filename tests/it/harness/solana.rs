@@ -220,11 +220,6 @@ impl Chain for SolanaNode {
     }
 }
 
-/// An owner's account of a mint.
-pub fn token_account_of(owner: &Pubkey, mint: &Pubkey) -> Pubkey {
-    token_account(owner, mint, &program_of(mint))
-}
-
 fn program_of(mint: &Pubkey) -> Pubkey {
     if *mint == TOKEN_2022_MINT { TOKEN_2022 } else { TOKEN }
 }
