@@ -4,12 +4,13 @@
 # first violation, keeps what was written down, and prints the command that runs that round again.
 #
 #   tests/soak.sh [--seconds N] [--seed S] [--chains evm,cosmos,solana] [--epochs N] [--dir DIR]
+#   tests/soak.sh --rounds N    one payment presented by 1,000 clients at once, N times
 #
 # Wants what tests/run.sh sets up: run that first. All choices come from the seed, how they fall together from the clock.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export RIG_SECONDS=3600 RIG_SEED="" RIG_CHAINS="" RIG_EPOCHS="" RIG_DIR=""
+export RIG_SECONDS=3600 RIG_SEED="" RIG_CHAINS="" RIG_EPOCHS="" RIG_DIR="" RIG_ROUNDS=""
 
 while (($# > 0)); do
   case $1 in
@@ -18,8 +19,9 @@ while (($# > 0)); do
     --chains) RIG_CHAINS=$2 ;;
     --epochs) RIG_EPOCHS=$2 ;;
     --dir) RIG_DIR=$2 ;;
+    --rounds) RIG_ROUNDS=$2 ;;
     *)
-      sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
+      sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
       exit 64
       ;;
   esac
@@ -40,4 +42,12 @@ if [[ ! -d tests/node-tools/node_modules ]]; then
   npm ci --prefix tests/node-tools --ignore-scripts --loglevel=error
 fi
 cargo test --quiet "${FEATURES[@]}" --test rig --no-run
-exec cargo test --quiet "${FEATURES[@]}" --test rig -- --ignored --exact --nocapture soak::soak
+test=soak::soak
+if [[ -n $RIG_ROUNDS ]]; then
+  # A thousand connections, each open at both its ends, and those to the origin and the nodes.
+  ulimit -n 8192 2>/dev/null || true
+  test=race::one_payment_of_a_thousand_clients
+fi
+# An empty seed is none.
+[[ -n $RIG_SEED ]] || unset RIG_SEED
+exec cargo test --quiet "${FEATURES[@]}" --test rig -- --ignored --exact --nocapture "$test"

@@ -39,6 +39,12 @@ pub async fn run(world: Arc<World>, index: usize, wallet: Arc<Wallets>) {
     }
 }
 
+/// A payment as soon as there is an offer.
+pub async fn sign_now(world: &World, wallet: &Wallets, target: &str) -> Arc<Payment> {
+    let mut rng = Rng::of(world.seed, target);
+    sign(world, wallet, target, None, &mut rng).await.expect("the world is open")
+}
+
 /// A payment for what is offered now; nothing when the world closes first.
 async fn sign(
     world: &World,
@@ -105,7 +111,7 @@ async fn pause(rng: &mut Rng) {
 
 /// What an answer means to the client.
 #[derive(Debug, Clone, PartialEq)]
-enum Told {
+pub enum Told {
     /// It has what it paid for.
     Answer,
     /// It knows no more than before.
@@ -195,7 +201,7 @@ async fn steal(world: &World, payment: &Payment) {
 }
 
 /// Presents the payment once.
-async fn present(world: &World, payment: &Payment, target: &str) -> Told {
+pub async fn present(world: &World, payment: &Payment, target: &str) -> Told {
     {
         let mut log = payment.log.lock().unwrap();
         log.presented += 1;

@@ -22,6 +22,7 @@ mod harness;
 mod oracle;
 mod origin;
 mod plan;
+mod race;
 mod seed;
 mod soak;
 mod story;
@@ -85,7 +86,7 @@ async fn killed_17_times_under_a_hundred_payments_on_cosmos_all_tell_one_story()
 /// A gateway with this bug must be found out by one of these invariants.
 async fn caught(bug: &'static str, invariants: &[&str]) {
     let epoch = Epoch { seed: seed(), chains: vec![EVM], clients: 30, until: None, bug: Some(bug) };
-    let outcome = run(&epoch, plan::bad_days().take(10)).await;
+    let outcome = run(&epoch, plan::bad_days().take(6)).await;
     let is_caught = outcome.violations.iter().any(|found| invariants.iter().any(|name| found.starts_with(name)));
     assert!(is_caught, "{bug} was not caught: {outcome:#?}");
 }

@@ -258,16 +258,33 @@ impl World {
             client::follow(self, payment, &mut rng).await;
         });
         let _unfinished = tokio::time::timeout_at(deadline, join_all(last)).await;
-        while Instant::now() < deadline {
-            let standings = self.books.standings().await;
-            let is_open =
-                |row: &Standing| matches!(row.state.as_str(), "claimed" | "signed" | "forwarded" | "delivering");
-            if !standings.values().any(is_open) {
-                break;
-            }
+        self.wait_ended(deadline).await;
+        Some(gateway)
+    }
+
+    /// Until no row is half-way.
+    async fn wait_ended(&self, deadline: Instant) {
+        let is_open = |row: &Standing| matches!(row.state.as_str(), "claimed" | "signed" | "forwarded" | "delivering");
+        while Instant::now() < deadline && self.books.standings().await.values().any(is_open) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Some(gateway)
+    }
+
+    /// A gateway without faults.
+    pub async fn open(&self) -> Gateway {
+        match self.start("").await {
+            Started::Up(gateway) => gateway,
+            Started::Dead => panic!("the gateway did not start: {:?}", self.story.violations()),
+        }
+    }
+
+    /// Lets everything end, and asks the oracle. Gives how many payments moved money.
+    pub async fn settle_and_judge(&self, gateway: &mut Gateway) -> usize {
+        self.wait_ended(Instant::now() + DRAIN_MAX).await;
+        gateway.kill();
+        let moved = oracle::judge(self).await;
+        self.books.close().await;
+        moved
     }
 }
 
