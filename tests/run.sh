@@ -203,8 +203,8 @@ cargo_client_job=$!
 set +m
 
 begin "unit and integration tests"
-# Each parser is fuzzed for this long; two at a time.
-FUZZ_SECONDS=${FUZZ_SECONDS:-20} cargo nextest run "${FEATURES[@]}"
+# Each parser is fuzzed for this long, two at a time; the books take so many random steps beside their reference model.
+FUZZ_SECONDS=${FUZZ_SECONDS:-20} MODEL_TRANSITIONS=${MODEL_TRANSITIONS:-100000} cargo nextest run "${FEATURES[@]}"
 end
 
 begin "examples in the documentation"
