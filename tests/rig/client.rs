@@ -5,10 +5,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::chains::{COSMOS, EVM, Wallets, chain_of, v1_header, v2_header};
-use crate::harness::{Answer, Call, decode_header};
+use crate::harness::{Answer, Call};
 use crate::seed::Rng;
 use crate::story::{End, Log, Payment, Story, now_millis};
 use crate::world::World;
@@ -93,7 +95,7 @@ async fn offer(world: &World, chain: &str, target: &str) -> Option<(Value, Value
         let offers = offers["accepts"].as_array()?;
         offers.iter().find(|offer| chain_of(offer["network"].as_str().unwrap_or_default()) == chain).cloned()
     };
-    let v2 = pick(&decode_header(answer.header("payment-required")?))?;
+    let v2 = pick(&decoded(answer.header("payment-required")?)?)?;
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let is_evm_v1 = |offer: &&Value| chain == EVM && offer["network"] == "base-sepolia";
     let v1 = body["accepts"].as_array().and_then(|offers| offers.iter().find(is_evm_v1).cloned());
@@ -241,7 +243,7 @@ fn word_of(end: &End) -> String {
 fn hear(story: &Story, payment: &Payment, answer: &Answer) -> Told {
     let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let word = body["error"].as_str().unwrap_or_default().to_owned();
-    let receipt = answer.header("payment-response").map(decode_header).unwrap_or_default();
+    let receipt = answer.header("payment-response").and_then(decoded).unwrap_or_default();
     story.note(&format!("told {} {} {word} {receipt} {}", payment.key, answer.status, answer.is_complete));
     if answer.has_terms() && word != "payment_already_used" {
         payment.log.lock().unwrap().terms.push((now_millis(), word.clone()));
@@ -251,7 +253,9 @@ fn hear(story: &Story, payment: &Payment, answer: &Answer) -> Told {
     }
     let is_paid = receipt["success"] == true;
     match (answer.status, word.as_str()) {
+        // The gateway or the origin was gone in the middle of it.
         (200, _) if !answer.is_complete => Told::Known,
+        (_, "") if !answer.is_complete => Told::Nothing,
         (200, _) => {
             payment.log.lock().unwrap().answers += 1;
             if body["target"] != payment.target.as_str() {
@@ -279,6 +283,12 @@ fn hear(story: &Story, payment: &Payment, answer: &Answer) -> Told {
             Told::Nothing
         }
     }
+}
+
+/// What a header says, unless a gateway that died left half of it.
+fn decoded(header: &str) -> Option<Value> {
+    let bytes = STANDARD.decode(header).ok()?;
+    serde_json::from_slice(&bytes).ok()
 }
 
 fn reason(word: &str, receipt: &Value) -> String {

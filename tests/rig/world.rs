@@ -27,7 +27,7 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// Everything must have ended this long after the last fault: a Solana payment can be decided only when its block hash is
 /// forgotten, after a minute.
 const DRAIN_MAX: Duration = Duration::from_secs(180);
-/// Where a violation was seen, nobody waits for the rest.
+/// Where a seeded bug was seen, nobody waits for the rest.
 const BAD_DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// What an epoch is to be like.
@@ -246,8 +246,8 @@ impl World {
             clients.abort();
             return None;
         };
-        let is_bad = !self.story.violations().is_empty();
-        let deadline = Instant::now() + if is_bad { BAD_DRAIN_MAX } else { DRAIN_MAX };
+        let is_caught = self.bug.is_some() && !self.story.violations().is_empty();
+        let deadline = Instant::now() + if is_caught { BAD_DRAIN_MAX } else { DRAIN_MAX };
         if let Ok(ended) = tokio::time::timeout_at(deadline, clients).await {
             ended.expect("the clients stumbled");
         }
