@@ -563,6 +563,9 @@ fn unfinished_response(
 
 pub(super) fn pending(record: &PaymentRecord, version: Version) -> Decision {
     let transaction = record.attempts.last().map_or("", |attempt| attempt.signed.transaction.as_str());
+    if crate::crash::bug("bug_terms_too_early") {
+        return refused_unsettled(record, version, Reason::SettlementPending);
+    }
     Decision::Pending(Box::new(unfinished_response(record, version, Reason::SettlementPending, transaction)))
 }
 

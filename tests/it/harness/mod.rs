@@ -21,6 +21,15 @@ pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use shop::{PRICE, Plan, Shop, paid};
 pub use solana::{SolanaNode, TOKEN_2022_MINT};
 
+/// What only the rig (`tests/rig`) needs besides.
+#[allow(unused_imports, reason = "the integration tests need none of it")]
+pub mod for_rig {
+    pub use super::gateway::Gateway;
+    pub use super::http::{header, read_body, read_head};
+    pub use super::node::Token as TokenEvents;
+    pub use super::solana::{PAY_TO as SOLANA_PAY_TO, SolanaPayer, USDC as SOLANA_USDC};
+}
+
 use shop::HOST;
 
 use std::future::Future;
