@@ -25,7 +25,7 @@ use crate::chain::inflight::InflightGuard;
 use crate::ledger::{AccountNonce, Attempt, NewPayment, PaymentRecord, RecordId, Settlement};
 use crate::payment::scheme::{Attempts, SettleOutcome};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::AccountId;
+use crate::types::{AccountId, AtomicAmount};
 
 /// How often it is asked whether a transaction that isn't mined was overtaken.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -270,6 +270,7 @@ impl Job {
                 block: receipt.block_number,
                 block_hash: receipt.block_hash.to_string(),
                 is_external: false,
+                fee: receipt.fee().map(AtomicAmount::from),
             });
         }
         let payment_id = &self.claim.id;
@@ -419,6 +420,7 @@ impl Job {
             block: receipt.block_number,
             block_hash: receipt.block_hash.to_string(),
             is_external: !is_own,
+            fee: receipt.fee().filter(|_| is_own).map(AtomicAmount::from),
         }))
     }
 

@@ -8,6 +8,7 @@ mod fault;
 mod finality;
 mod forwarded;
 mod reader;
+mod resolve;
 mod rows;
 mod steps;
 mod store;
@@ -17,6 +18,7 @@ mod upkeep;
 mod writer;
 
 pub use reader::SqliteReader;
+pub use resolve::resolve_in_sqlite;
 pub use writer::Observer;
 
 use std::path::Path;

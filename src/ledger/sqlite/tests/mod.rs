@@ -144,7 +144,13 @@ fn signing() -> SignInClaim {
 }
 
 fn settlement() -> Settlement {
-    Settlement { transaction: "0xpaid".to_owned(), block: 42, block_hash: "0xblock".to_owned(), is_external: false }
+    Settlement {
+        transaction: "0xpaid".to_owned(),
+        block: 42,
+        block_hash: "0xblock".to_owned(),
+        is_external: false,
+        fee: None,
+    }
 }
 
 /// Everything in a row that a caller can see.
