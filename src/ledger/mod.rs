@@ -239,6 +239,14 @@ pub trait Ledger: Send + Sync {
         at_start: bool,
     ) -> Result<u64, LedgerError>;
 
+    /// The books turned out to be an old copy: what they call unanswered may have been answered since. Uses up the deliveries of
+    /// every payment of a network that isn't served or let go, so that none buys an answer: `paid` → `owed` at once, `signed`,
+    /// `failed` and `reorged` ones once they are proven to be paid. Gives how many rows changed.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn withhold(&self, network: &Network, deliveries_max: u32) -> Result<u64, LedgerError>;
+
     /// All `claimed` and `signed` payments of a network, oldest first.
     ///
     /// # Errors
