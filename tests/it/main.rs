@@ -16,6 +16,7 @@
 mod harness;
 
 mod after;
+mod books;
 mod clocks;
 mod cosmos;
 mod crashes;
