@@ -46,7 +46,7 @@ async fn books_and_chain_that_agree_show_no_difference_and_every_disagreement_is
     assert_eq!((report["payments"].as_u64(), report["transfers"].as_u64()), (Some(3), Some(3)), "{report}");
     let fees: Vec<_> = shop.rows().await.iter().map(|row| row.settlement.clone().unwrap().fee).collect();
     assert!(fees.iter().all(|fee| fee.is_some_and(|fee| !fee.is_zero())), "{fees:?}");
-    shop.node.mint_from(shop.payer.address, crate::harness::PAY_TO, PRICE).await;
+    shop.node.mint(crate::harness::PAY_TO, PRICE).await;
     let (code, report) = reconcile(&shop).await;
     assert_eq!((code, kinds(&report)), (Some(1), vec!["unknown_transfer"]), "{report}");
     shop.gateway().kill();

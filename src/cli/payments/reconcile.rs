@@ -123,10 +123,11 @@ async fn reconcile(file: &Path, args: &ReconcileArgs) -> anyhow::Result<Report> 
     let week = i64::try_from(PERIOD_BY_ITSELF.as_millis()).unwrap_or(i64::MAX);
     let period = Period {
         since: args.since.map_or(UnixMillis(now.0.saturating_sub(week)), |since| since.start),
-        // What is to come can't be compared.
-        until: args.until.map_or(now, |until| until.end.min(now)),
+        // By itself up to the head, whose clock may be ahead of ours.
+        until: args.until.map(|until| until.end).filter(|end| *end < now).unwrap_or(UnixMillis(i64::MAX)),
     };
-    let mut report = Report { since: time_text(period.since), until: time_text(period.until), ..Report::default() };
+    let mut report =
+        Report { since: time_text(period.since), until: time_text(period.until.min(now)), ..Report::default() };
     let is_asked = |network: &&NetworkConfig| args.network.as_ref().is_none_or(|only| *only == network.network);
     for network in config.networks.iter().filter(is_asked) {
         let Some(chain) = blueprint.chains.iter().find(|chain| *chain.network() == network.network) else { continue };
