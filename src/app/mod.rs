@@ -500,6 +500,7 @@ mod tests {
                 block: 1,
                 block_hash: "0xblock".to_owned(),
                 is_external: false,
+                fee: None,
             };
             ledger.record_paid(&row.record, settlement, false).await.unwrap();
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -6,6 +6,7 @@ pub mod cosmos;
 pub mod evm;
 pub mod solana;
 
+mod audit;
 mod breaker;
 mod cache;
 mod inflight;
@@ -20,8 +21,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::config::{Config, Diagnostic, NetworkConfig, RouteAction, RouteConfig};
+use crate::ledger::PaymentRecord;
 use crate::payment::scheme::Scheme;
-use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network};
+use crate::types::{AccountId, AssetId, AtomicAmount, ChainKind, Clock, Network};
+
+pub use self::audit::{Audit, Incoming, Till};
 
 /// How a call to a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -117,6 +121,34 @@ pub trait Chain: Scheme {
 
     /// Balances of the gas payers as last seen.
     fn signer_balances(&self) -> Vec<SignerBalance>;
+
+    /// What the chain says today of a payment that the books call paid. Wants a chain that was verified, not one that was started.
+    ///
+    /// # Errors
+    /// [`ChainError::Unreachable`] when the nodes can't tell.
+    async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError>;
+
+    /// How much of a token a transaction brought an account; none if the chain doesn't hold the transaction.
+    ///
+    /// # Errors
+    /// [`ChainError::Unreachable`] when the nodes can't tell.
+    async fn received(
+        &self,
+        transaction: &str,
+        asset: &AssetId,
+        account: &AccountId,
+    ) -> Result<Option<AtomicAmount>, ChainError>;
+
+    /// Transfers to a till. One in a transaction that is known may be left out.
+    ///
+    /// # Errors
+    /// [`ChainError::Unreachable`] when the nodes can't tell, for example since they keep no index.
+    async fn incoming(&self, till: &Till<'_>) -> Result<Vec<Incoming>, ChainError>;
+}
+
+/// A node's failure to answer the audit's questions.
+fn unanswered(network: &Network, error: impl std::fmt::Display) -> ChainError {
+    ChainError::Unreachable { network: network.clone(), detail: error.to_string() }
 }
 
 /// Builds every network of a configuration. Asks no chain.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ledger::{AccountNonce, LedgerError, PaymentFilter, PaymentRecord};
-use crate::types::{AccountId, AtomicAmount, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, Network, UnixMillis};
 
 use super::gate::Gate;
 use super::priced::Market;
@@ -96,6 +96,7 @@ impl Gate {
         let network = market.scheme.network();
         let mut next_nonces = Vec::new();
         for (signer, expected) in market.scheme.signer_nonces().await? {
+            self.withhold_if_restored(network, &signer, expected).await?;
             let next = self.ledger().lease_signer(network, &signer, expected).await?;
             next_nonces.push((signer, next));
         }
@@ -145,6 +146,28 @@ impl Gate {
                 market.scheme.spent(&signer, most, at);
             }
         }
+        Ok(())
+    }
+
+    /// A chain that is ahead of what the books handed out has seen payments that they don't know: they are an old copy (threat
+    /// E13). What they call unanswered may have been answered after the copy was made, so none of it is answered now, and an
+    /// operator decides. Written before the nonce is raised, since afterwards nothing shows it any more.
+    async fn withhold_if_restored(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        expected: AccountNonce,
+    ) -> Result<(), LedgerError> {
+        let next = self.ledger().lease_signer(network, signer, 0).await?;
+        // Books that never took a nonce of it hold none of its payments: they are new.
+        if next == 0 || expected <= next {
+            return Ok(());
+        }
+        let withheld = self.ledger().withhold(network, self.rules().deliveries_max).await?;
+        self.metrics().invariant_violated("ledger_older_than_chain");
+        tracing::error!(%network, %signer, chain_nonce = expected, ledger_nonce = next, withheld,
+            "The ledger is older than the chain, or the signer's key is used elsewhere: answers that it calls due are withheld \
+             as owed. Run `tollhouse payments reconcile`.");
         Ok(())
     }
 

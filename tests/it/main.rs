@@ -17,6 +17,7 @@ mod harness;
 
 mod after;
 mod battery;
+mod books;
 mod clocks;
 mod cosmos;
 mod crashes;

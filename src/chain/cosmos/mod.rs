@@ -4,6 +4,7 @@
 //! fee.
 
 mod account;
+mod audit;
 mod decode;
 mod evidence;
 mod fees;
@@ -38,12 +39,12 @@ use self::verify::CosmosPayment;
 use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
 use super::skew::Skew;
-use super::{Chain, ChainError, ChainObserver, SignerBalance};
+use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::{AccountId, Asset, AssetId, Clock, Network, UnixMillis, canonical_cosmos_address};
+use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network, UnixMillis, canonical_cosmos_address};
 
 /// Longest a call to a node may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -302,6 +303,24 @@ impl Chain for CosmosScheme {
 
     fn signer_balances(&self) -> Vec<SignerBalance> {
         Vec::new()
+    }
+
+    async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError> {
+        settle::audit(&self.0, record).await.map_err(|error| unanswered(&self.0.network, error))
+    }
+
+    async fn received(
+        &self,
+        transaction: &str,
+        asset: &AssetId,
+        account: &AccountId,
+    ) -> Result<Option<AtomicAmount>, ChainError> {
+        let received = audit::received(&self.0, transaction, asset, account).await;
+        received.map_err(|error| unanswered(&self.0.network, error))
+    }
+
+    async fn incoming(&self, till: &Till<'_>) -> Result<Vec<Incoming>, ChainError> {
+        audit::incoming(&self.0, till).await.map_err(|error| unanswered(&self.0.network, error))
     }
 }
 

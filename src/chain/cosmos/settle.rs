@@ -17,6 +17,7 @@ use super::account::sequence_at;
 use super::decode::{Decoded, decode, transaction_hash};
 use super::evidence::{Effect, Scanned, Standing, effect, included, standing};
 use super::rpc::RpcError;
+use crate::chain::Audit;
 use crate::ledger::{NewPayment, PaymentRecord, Settlement};
 use crate::payment::scheme::SettleOutcome;
 use crate::protocol::Reason;
@@ -66,6 +67,27 @@ pub(super) async fn late_settlement(
         inner.worthless.put(record.record.0.clone(), (), super::WORTHLESS_HOLDS);
     }
     Ok(settlement)
+}
+
+/// Looks a settlement up that the books have. One block is final.
+pub(super) async fn audit(inner: &Arc<Inner>, record: &PaymentRecord) -> Result<Audit, RpcError> {
+    let Some(settlement) = &record.settlement else {
+        return Err(RpcError::Transport("the books name no settlement".to_owned()));
+    };
+    let job = Job::new(inner, record).map_err(RpcError::Transport)?;
+    let Some(found) = job.find().await? else { return Ok(Audit::Missing) };
+    if found.code != 0 {
+        return Ok(Audit::MovedOther);
+    }
+    let again = job.settlement(&found);
+    match effect(&found, &job.decoded) {
+        Effect::Moved if (&again.transaction, again.block) == (&settlement.transaction, settlement.block) => {
+            Ok(Audit::Moved { is_final: true })
+        }
+        Effect::Moved => Ok(Audit::MovedElsewhere { block: again.block }),
+        Effect::Other => Ok(Audit::MovedOther),
+        Effect::Unknown => Err(RpcError::Transport("node keeps no events".to_owned())),
+    }
 }
 
 /// One payment on its way.
@@ -281,6 +303,8 @@ impl Job {
             // The index names no hash, and a block's height is as good: one block is final.
             block_hash: found.height.to_string(),
             is_external: false,
+            // The payer's own transaction: the payer's own fee.
+            fee: None,
         }
     }
 

@@ -79,6 +79,8 @@ pub(super) struct Log {
     pub data: Bytes,
     #[serde(default)]
     pub transaction_hash: Option<B256>,
+    #[serde(default)]
+    pub block_number: Option<U256>,
 }
 
 /// A receipt, as far as we need it: rollups add fields and transaction types of their own.
@@ -93,19 +95,19 @@ pub(super) struct Receipt {
     pub status: u64,
     pub logs: Vec<Log>,
     #[serde(default)]
-    pub gas_used: U256,
+    pub gas_used: Option<U256>,
+    /// Wei per gas.
     #[serde(default)]
-    pub effective_gas_price: U256,
-    /// OP stack: what its data cost besides.
+    pub effective_gas_price: Option<U256>,
+    /// Wei, on an OP-stack chain: what the transaction's data cost on the chain below.
     #[serde(default)]
     pub l1_fee: Option<U256>,
 }
 
 impl Receipt {
-    /// What the transaction cost its gas payer, in wei.
-    pub(super) fn fee(&self) -> U256 {
-        let gas = self.gas_used.saturating_mul(self.effective_gas_price);
-        gas.saturating_add(self.l1_fee.unwrap_or_default())
+    /// What its sender paid for it, in wei; none where the node doesn't say.
+    pub(super) fn fee(&self) -> Option<U256> {
+        self.gas_used?.checked_mul(self.effective_gas_price?)?.checked_add(self.l1_fee.unwrap_or_default())
     }
 
     /// Whether the transaction ran to its end.

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn log(address: Address, topics: Vec<B256>, data: Vec<u8>) -> Log {
-        Log { address, topics, data: data.into(), transaction_hash: None }
+        Log { address, topics, data: data.into(), transaction_hash: None, block_number: None }
     }
 
     fn receipt(logs: Vec<Log>) -> Receipt {
@@ -172,10 +172,22 @@ mod tests {
             block_number: 1,
             status: 1,
             logs,
-            gas_used: U256::ZERO,
-            effective_gas_price: U256::ZERO,
+            gas_used: None,
+            effective_gas_price: None,
             l1_fee: None,
         }
+    }
+
+    #[test]
+    fn a_receipts_fee_is_gas_times_price_and_the_lower_chains_share() {
+        let mut receipt = receipt(Vec::new());
+        assert_eq!(receipt.fee(), None);
+        (receipt.gas_used, receipt.effective_gas_price) = (Some(U256::from(60_000)), Some(U256::from(7)));
+        assert_eq!(receipt.fee(), Some(U256::from(420_000)));
+        receipt.l1_fee = Some(U256::from(11));
+        assert_eq!(receipt.fee(), Some(U256::from(420_011)));
+        receipt.gas_used = Some(U256::MAX);
+        assert_eq!(receipt.fee(), None, "nobody pays that much");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
+mod audit;
 mod bump;
 mod decode;
 mod evidence;
@@ -43,7 +44,7 @@ use super::inflight::Inflight;
 use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Worth, lasts};
-use super::{Chain, ChainError, ChainObserver, SignerBalance};
+use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -371,6 +372,24 @@ impl Chain for EvmScheme {
             SignerBalance { signer: lane.account.clone(), balance, lasts }
         };
         self.0.lanes.iter().map(balance).collect()
+    }
+
+    async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError> {
+        audit::audit(&self.0, record).await.map_err(|error| unanswered(&self.0.network, error))
+    }
+
+    async fn received(
+        &self,
+        transaction: &str,
+        asset: &AssetId,
+        account: &AccountId,
+    ) -> Result<Option<AtomicAmount>, ChainError> {
+        let received = audit::received(&self.0, transaction, asset, account).await;
+        received.map_err(|error| unanswered(&self.0.network, error))
+    }
+
+    async fn incoming(&self, till: &Till<'_>) -> Result<Vec<Incoming>, ChainError> {
+        audit::incoming(&self.0, till).await.map_err(|error| unanswered(&self.0.network, error))
     }
 }
 

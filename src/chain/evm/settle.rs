@@ -26,7 +26,7 @@ use crate::chain::inflight::InflightGuard;
 use crate::ledger::{AccountNonce, Attempt, NewPayment, PaymentRecord, RecordId, Settlement};
 use crate::payment::scheme::{Attempts, SettleOutcome};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::AccountId;
+use crate::types::{AccountId, AtomicAmount};
 
 /// How often it is asked whether a transaction that isn't mined was overtaken.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -212,13 +212,15 @@ impl Job {
         let mut costs: BTreeMap<(&AccountId, AccountNonce), (bool, U256)> = BTreeMap::new();
         for attempt in &self.tries {
             let (Some(account), Some(nonce)) = (&attempt.account, attempt.nonce) else { continue };
-            let cost = match (attempt.watched.receipt(), &attempt.transaction) {
-                (Some(receipt), _) => (true, receipt.fee()),
-                (None, Some(held)) => {
-                    (false, U256::from(held.gas_limit).saturating_mul(U256::from(held.max_fee_per_gas)))
-                }
-                (None, None) => continue,
-            };
+            let most = attempt
+                .transaction
+                .as_ref()
+                .map(|held| U256::from(held.gas_limit).saturating_mul(U256::from(held.max_fee_per_gas)));
+            let receipt = attempt.watched.receipt();
+            let is_mined = receipt.is_some();
+            // A node that doesn't say what was paid leaves what may have been.
+            let Some(fee) = receipt.and_then(|receipt| receipt.fee()).or(most) else { continue };
+            let cost = (is_mined, fee);
             // A receipt outweighs all that is only possible.
             let known = costs.entry((account, nonce)).or_insert(cost);
             *known = (*known).max(cost);
@@ -298,6 +300,7 @@ impl Job {
                 block: receipt.block_number,
                 block_hash: receipt.block_hash.to_string(),
                 is_external: false,
+                fee: receipt.fee().map(AtomicAmount::from),
             });
         }
         let payment_id = &self.claim.id;
@@ -447,6 +450,7 @@ impl Job {
             block: receipt.block_number,
             block_hash: receipt.block_hash.to_string(),
             is_external: !is_own,
+            fee: receipt.fee().filter(|_| is_own).map(AtomicAmount::from),
         }))
     }
 

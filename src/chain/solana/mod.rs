@@ -2,6 +2,7 @@
 //!
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. Only `FeePayer` holds keys.
 
+mod audit;
 mod decode;
 mod effect;
 mod health;
@@ -50,7 +51,7 @@ use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Allowance, Worth, lasts};
-use super::{Chain, ChainError, ChainObserver, SignerBalance};
+use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -401,6 +402,24 @@ impl Chain for SolanaScheme {
             lasts: fee_payer.balance().and_then(|lamports| lasts(left(lamports), self.0.config.max_fee.into())),
         };
         self.0.fee_payers.iter().map(balance).collect()
+    }
+
+    async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError> {
+        audit::audit(&self.0, record).await.map_err(|error| unanswered(&self.0.network, error))
+    }
+
+    async fn received(
+        &self,
+        transaction: &str,
+        asset: &AssetId,
+        account: &AccountId,
+    ) -> Result<Option<AtomicAmount>, ChainError> {
+        let received = audit::received(&self.0, transaction, asset, account).await;
+        received.map_err(|error| unanswered(&self.0.network, error))
+    }
+
+    async fn incoming(&self, till: &Till<'_>) -> Result<Vec<Incoming>, ChainError> {
+        audit::incoming(&self.0, till).await.map_err(|error| unanswered(&self.0.network, error))
     }
 }
 

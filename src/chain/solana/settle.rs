@@ -24,6 +24,7 @@ use crate::chain::jsonrpc::{RpcError, parse};
 use crate::ledger::{NewPayment, PaymentRecord, Settlement};
 use crate::payment::scheme::SettleOutcome;
 use crate::protocol::{PaymentRequirements, Reason};
+use crate::types::AtomicAmount;
 
 /// How often it is asked whether a transaction has expired, once it may have.
 const LOOK_EVERY: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
@@ -70,7 +71,7 @@ pub(super) async fn late_settlement(
     let landed = status.filter(|status| status.level() >= payment.wanted && status.error().is_none());
     let settlement = match landed {
         Some(_) => match payment.effect(inner).await? {
-            Some(Effect::Moved { slot }) => Some(payment.settlement(slot)),
+            Some(Effect::Moved { slot, fee }) => Some(payment.settlement(slot, fee)),
             Some(Effect::Failed | Effect::MovedOther) => None,
             None => return Err(RpcError::Transport("the node has a status but no transaction".to_owned())),
         },
@@ -83,16 +84,16 @@ pub(super) async fn late_settlement(
 }
 
 /// What a record says that was sent.
-struct Payment {
+pub(super) struct Payment {
     claim: NewPayment,
     decoded: Decoded,
-    signature: String,
+    pub signature: String,
     raw: Vec<u8>,
-    wanted: Level,
+    pub wanted: Level,
 }
 
 impl Payment {
-    fn read(inner: &Inner, record: &PaymentRecord) -> Result<Self, String> {
+    pub(super) fn read(inner: &Inner, record: &PaymentRecord) -> Result<Self, String> {
         let claim = record.claim.clone();
         let terms: PaymentRequirements =
             serde_json::from_str(&claim.terms).map_err(|error| format!("terms: {error}"))?;
@@ -118,7 +119,7 @@ impl Payment {
     }
 
     /// What the transaction did; none where the node doesn't have it at the level that is wanted.
-    async fn effect(&self, inner: &Inner) -> Result<Option<Effect>, RpcError> {
+    pub(super) async fn effect(&self, inner: &Inner) -> Result<Option<Effect>, RpcError> {
         let params = json!([self.signature, {
             "encoding": "base64",
             "commitment": self.wanted.as_str(),
@@ -128,9 +129,15 @@ impl Payment {
         answer.map(|landed| landed.effect(&self.raw, &self.decoded)).transpose().map_err(RpcError::Transport)
     }
 
-    fn settlement(&self, slot: u64) -> Settlement {
+    fn settlement(&self, slot: u64, fee: Option<u64>) -> Settlement {
         // A transaction's answer holds no block hash, and none is needed: a slot has one block.
-        Settlement { transaction: self.signature.clone(), block: slot, block_hash: String::new(), is_external: false }
+        Settlement {
+            transaction: self.signature.clone(),
+            block: slot,
+            block_hash: String::new(),
+            is_external: false,
+            fee: fee.map(AtomicAmount::from),
+        }
     }
 }
 
@@ -256,7 +263,7 @@ impl Job {
         }
         // Paid only if the token account itself says so (threat B20).
         match payment.effect(&self.inner).await? {
-            Some(Effect::Moved { slot }) => Ok(Some(SettleOutcome::Paid(payment.settlement(slot)))),
+            Some(Effect::Moved { slot, fee }) => Ok(Some(SettleOutcome::Paid(payment.settlement(slot, fee)))),
             Some(Effect::Failed) => failed(Reason::SvmTransactionFailed),
             Some(Effect::MovedOther) => {
                 let mint = payment.decoded.transfer.mint;

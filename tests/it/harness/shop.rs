@@ -163,7 +163,7 @@ impl<N: Chain> Shop<N> {
         self.gateway.as_ref().is_some_and(Gateway::is_alive)
     }
 
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
 
