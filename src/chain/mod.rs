@@ -6,10 +6,14 @@ pub mod cosmos;
 pub mod evm;
 pub mod solana;
 
+mod audit;
+mod breaker;
 mod cache;
 mod inflight;
 mod jsonrpc;
 mod losses;
+mod skew;
+mod spending;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +21,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::config::{Config, Diagnostic, NetworkConfig, RouteAction, RouteConfig};
+use crate::ledger::PaymentRecord;
 use crate::payment::scheme::Scheme;
-use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network};
+use crate::types::{AccountId, AssetId, AtomicAmount, ChainKind, Clock, Network};
+
+pub use self::audit::{Audit, Incoming, Till};
 
 /// How a call to a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +92,8 @@ pub struct SignerBalance {
     pub signer: AccountId,
     /// How much native currency in its smallest unit; none if it was never read.
     pub balance: Option<AtomicAmount>,
+    /// For how many settlements that lasts at today's fees, as far as they are known.
+    pub lasts: Option<u64>,
 }
 
 /// A scheme together with what its owner needs to start, watch and stop it.
@@ -112,6 +121,34 @@ pub trait Chain: Scheme {
 
     /// Balances of the gas payers as last seen.
     fn signer_balances(&self) -> Vec<SignerBalance>;
+
+    /// What the chain says today of a payment that the books call paid. Wants a chain that was verified, not one that was started.
+    ///
+    /// # Errors
+    /// [`ChainError::Unreachable`] when the nodes can't tell.
+    async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError>;
+
+    /// How much of a token a transaction brought an account; none if the chain doesn't hold the transaction.
+    ///
+    /// # Errors
+    /// [`ChainError::Unreachable`] when the nodes can't tell.
+    async fn received(
+        &self,
+        transaction: &str,
+        asset: &AssetId,
+        account: &AccountId,
+    ) -> Result<Option<AtomicAmount>, ChainError>;
+
+    /// Transfers to a till. One in a transaction that is known may be left out.
+    ///
+    /// # Errors
+    /// [`ChainError::Unreachable`] when the nodes can't tell, for example since they keep no index.
+    async fn incoming(&self, till: &Till<'_>) -> Result<Vec<Incoming>, ChainError>;
+}
+
+/// A node's failure to answer the audit's questions.
+fn unanswered(network: &Network, error: impl std::fmt::Display) -> ChainError {
+    ChainError::Unreachable { network: network.clone(), detail: error.to_string() }
 }
 
 /// Builds every network of a configuration. Asks no chain.

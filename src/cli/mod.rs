@@ -1,5 +1,5 @@
 //! The command line: what an operator types, and how the process ends. Data goes to stdout, all else to stderr; exit code
-//! 1 for failures, 2 for wrong usage, 3 for a payment whose outcome is pending.
+//! 1 for failures, 2 for wrong usage, 3 for a payment whose outcome is pending, 4 for a chain that could not be asked.
 
 mod check;
 #[cfg(feature = "dev")]
@@ -82,7 +82,7 @@ pub enum Command {
     CosmosChain(dev::cosmos::CosmosChainArgs),
     /// Pay for a request, like a client
     Pay(Box<pay::PayArgs>),
-    /// Read the books
+    /// Read the books, compare them with the chains, note refunds
     Payments(payments::PaymentsArgs),
 }
 
@@ -118,7 +118,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "dev")]
         Command::CosmosChain(args) => block_on(dev::cosmos::run(args)),
         Command::Pay(args) => block_on(pay::run(*args)).map(|exit| ExitCode::from(exit.code())),
-        Command::Payments(args) => block_on(payments::run(args)).map(|()| ExitCode::SUCCESS),
+        Command::Payments(args) => block_on(payments::run(args)),
     }
 }
 

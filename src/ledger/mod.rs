@@ -5,17 +5,19 @@
 mod hex;
 mod model;
 mod sqlite;
+mod sums;
 
 pub use model::{
     AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, PaymentId, PaymentRecord,
-    PaymentState, RecordId, SettledBlock, Settlement,
+    PaymentState, RecordId, Resolution, SettledBlock, Settlement,
 };
 
-pub use sqlite::{Observer, SqliteLedger, SqliteReader};
+pub use sqlite::{Observer, SqliteLedger, SqliteReader, resolve_in_sqlite};
+pub use sums::{Sum, SumBy, SumEntry, Sums};
 
 use async_trait::async_trait;
 
-use crate::types::{AccountId, AtomicAmount, Network, UnixMillis};
+use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
 /// Signs the settlement inside the claim's transaction; gets the account nonce that the transaction took.
 pub type SignInClaim = Box<dyn FnOnce(Option<AccountNonce>) -> Result<NewAttempt, String> + Send>;
@@ -89,6 +91,20 @@ pub struct PaymentFilter {
     pub states: Vec<PaymentState>,
     /// Only this network.
     pub network: Option<Network>,
+    /// Only this route's key.
+    pub route: Option<String>,
+    /// Only this payer; hex addresses in any case.
+    pub payer: Option<AccountId>,
+    /// Only this token; hex addresses in any case.
+    pub asset: Option<AssetId>,
+    /// Only those claimed at this moment or later.
+    pub since: Option<UnixMillis>,
+    /// Only those claimed before this moment.
+    pub until: Option<UnixMillis>,
+    /// Only those whose row changed at this moment or later.
+    pub changed_since: Option<UnixMillis>,
+    /// Leaves out owed payments that an operator resolved.
+    pub unresolved: bool,
     /// At most this many, newest first; none means all.
     pub limit: Option<u32>,
 }
@@ -223,6 +239,14 @@ pub trait Ledger: Send + Sync {
         at_start: bool,
     ) -> Result<u64, LedgerError>;
 
+    /// The books turned out to be an old copy: what they call unanswered may have been answered since. Uses up the deliveries of
+    /// every payment of a network that isn't served or let go, so that none buys an answer: `paid` → `owed` at once, `signed`,
+    /// `failed` and `reorged` ones once they are proven to be paid. Gives how many rows changed.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn withhold(&self, network: &Network, deliveries_max: u32) -> Result<u64, LedgerError>;
+
     /// All `claimed` and `signed` payments of a network, oldest first.
     ///
     /// # Errors
@@ -294,7 +318,8 @@ pub trait Ledger: Send + Sync {
     /// As for every read.
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
 
-    /// How many payments stand in each state, and their amount per (network, asset).
+    /// How many payments stand in each state, and their amount per (network, asset). Owed ones that an operator resolved are
+    /// left out.
     ///
     /// # Errors
     /// As for every read.
@@ -328,7 +353,7 @@ pub struct Total {
     /// Network.
     pub network: Network,
     /// Asset.
-    pub asset: crate::types::AssetId,
+    pub asset: AssetId,
     /// How many payments.
     pub count: u64,
     /// Their sum.

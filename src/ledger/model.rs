@@ -201,6 +201,19 @@ pub struct Settlement {
     pub block_hash: String,
     /// Whether somebody else submitted it.
     pub is_external: bool,
+    /// What it cost our gas payer, in the chain's native unit; none where that isn't known, or nobody of ours paid.
+    pub fee: Option<AtomicAmount>,
+}
+
+/// What an operator did about an owed payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// The transaction that gave the money back.
+    pub transaction: String,
+    /// The operator's own words.
+    pub note: Option<String>,
+    /// When it was recorded.
+    pub at: UnixMillis,
 }
 
 /// A block in which payments were settled.
@@ -233,6 +246,8 @@ pub struct PaymentRecord {
     pub failure: Option<String>,
     /// The transaction that failed.
     pub failed_transaction: Option<String>,
+    /// What an operator did about it, once it was owed.
+    pub resolution: Option<Resolution>,
     /// When the row last changed.
     pub updated_at: UnixMillis,
 }

@@ -151,7 +151,7 @@ impl Gate {
         let Some(market) = self.market(&payload.network) else { return Ok(Vec::new()) };
         let states = vec![Claimed, Forwarded, Signed, Paid, Delivering, Owed];
         let network = Some(payload.network.clone());
-        let filter = PaymentFilter { states, network, limit: Some(OPEN_ROWS_MAX) };
+        let filter = PaymentFilter { states, network, limit: Some(OPEN_ROWS_MAX), ..PaymentFilter::default() };
         let rows = self.ledger().list(&filter).await.map_err(|error| {
             tracing::error!(%error, "The ledger did not answer.");
             Decision::Unavailable

@@ -16,6 +16,8 @@
 mod harness;
 
 mod after;
+mod battery;
+mod books;
 mod clocks;
 mod cosmos;
 mod crashes;
@@ -27,6 +29,7 @@ mod forged;
 mod headers;
 mod identifiers;
 mod lifetime;
+mod limits;
 mod nodes;
 mod origins;
 mod payers;

@@ -166,6 +166,67 @@ pub(super) fn effect(found: &TxResponse, decoded: &Decoded) -> Effect {
     if is_silent { Effect::Unknown } else { Effect::Other }
 }
 
+/// What an included transaction brought an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transfers {
+    /// So much, zero included.
+    Sum(u128),
+    /// The node keeps no events, or writes amounts that can't be read.
+    Unknown,
+}
+
+/// Sums the bank's `transfer` events to an account in one denomination. Logs repeat events, so they count only where there are
+/// no events.
+pub(super) fn transfers_to(found: &TxResponse, recipient: &str, denom: &str) -> Transfers {
+    let mut all: Vec<(&str, Vec<Pair<'_>>)> = Vec::new();
+    for event in &found.events {
+        let attributes = event.attributes.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
+        all.push((event.r#type.as_str(), attributes.collect()));
+    }
+    if all.is_empty() {
+        for event in found.logs.iter().flat_map(|log| &log.events) {
+            let attributes = event.attributes.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
+            all.push((event.r#type.as_str(), attributes.collect()));
+        }
+    }
+    if all.is_empty() {
+        return Transfers::Unknown;
+    }
+    let mut sum = 0_u128;
+    for (_, attributes) in all.iter().filter(|(kind, _)| *kind == "transfer") {
+        let to = |transfer: &&Vec<Pair<'_>>| is_transfer(transfer, &[("recipient", recipient)]);
+        for transfer in transfers(attributes).iter().filter(to) {
+            let amount = transfer.iter().find(|(key, _)| reads(key, "amount")).map(|(_, text)| plain(text));
+            match amount.and_then(|text| amount_of(&text, denom)).and_then(|amount| sum.checked_add(amount)) {
+                Some(more) => sum = more,
+                None => return Transfers::Unknown,
+            }
+        }
+    }
+    Transfers::Sum(sum)
+}
+
+/// Coins as a node writes them: plain, or in base64 as on Tendermint 0.34. A list of coins begins with a digit, its base64
+/// never does.
+fn plain(text: &str) -> String {
+    let decode = || STANDARD.decode(text).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let is_plain = text.is_empty() || text.starts_with(|first: char| first.is_ascii_digit());
+    if is_plain { text.to_owned() } else { decode().unwrap_or_else(|| text.to_owned()) }
+}
+
+/// How much of one denomination a list such as `5uusdc,7uatom` holds; none if it can't be read.
+fn amount_of(coins: &str, denom: &str) -> Option<u128> {
+    let mut sum = 0_u128;
+    for coin in coins.split(',').filter(|coin| !coin.is_empty()) {
+        let digits = coin.find(|it: char| !it.is_ascii_digit())?;
+        let (amount, of) = coin.split_at_checked(digits)?;
+        if of == denom {
+            sum = sum.checked_add(amount.parse().ok()?)?;
+        }
+    }
+    Some(sum)
+}
+
 type Pair<'a> = (&'a str, &'a str);
 
 /// Cuts an event at every attribute that comes again: several transfers in one event stand one after the other.

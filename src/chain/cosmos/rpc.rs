@@ -18,7 +18,8 @@ use cosmrs::proto::cosmos::base::tendermint::v1beta1::{
     GetNodeInfoRequest, GetNodeInfoResponse, GetSyncingRequest, GetSyncingResponse,
 };
 use cosmrs::proto::cosmos::tx::v1beta1::{
-    BroadcastTxRequest, BroadcastTxResponse, GetTxRequest, GetTxResponse, SimulateRequest, SimulateResponse,
+    BroadcastTxRequest, BroadcastTxResponse, GetTxRequest, GetTxResponse, GetTxsEventRequest, GetTxsEventResponse,
+    SimulateRequest, SimulateResponse,
 };
 use cosmrs::proto::prost::Message;
 use tokio::sync::Semaphore;
@@ -75,6 +76,7 @@ queries! {
     GetSyncingRequest => GetSyncingResponse, "/cosmos.base.tendermint.v1beta1.Service/GetSyncing";
     BroadcastTxRequest => BroadcastTxResponse, "/cosmos.tx.v1beta1.Service/BroadcastTx";
     GetTxRequest => GetTxResponse, "/cosmos.tx.v1beta1.Service/GetTx";
+    GetTxsEventRequest => GetTxsEventResponse, "/cosmos.tx.v1beta1.Service/GetTxsEvent";
     SimulateRequest => SimulateResponse, "/cosmos.tx.v1beta1.Service/Simulate";
 }
 

@@ -52,6 +52,7 @@ sol! {
     /// OP stack: what a transaction's data costs on the chain below.
     interface GasPriceOracle {
         function getL1FeeUpperBound(uint256 unsignedTxSize) returns (uint256);
+        function getL1Fee(bytes data) returns (uint256);
     }
 }
 
@@ -78,6 +79,8 @@ pub(super) struct Log {
     pub data: Bytes,
     #[serde(default)]
     pub transaction_hash: Option<B256>,
+    #[serde(default)]
+    pub block_number: Option<U256>,
 }
 
 /// A receipt, as far as we need it: rollups add fields and transaction types of their own.
@@ -91,9 +94,22 @@ pub(super) struct Receipt {
     #[serde(with = "quantity")]
     pub status: u64,
     pub logs: Vec<Log>,
+    #[serde(default)]
+    pub gas_used: Option<U256>,
+    /// Wei per gas.
+    #[serde(default)]
+    pub effective_gas_price: Option<U256>,
+    /// Wei, on an OP-stack chain: what the transaction's data cost on the chain below.
+    #[serde(default)]
+    pub l1_fee: Option<U256>,
 }
 
 impl Receipt {
+    /// What its sender paid for it, in wei; none where the node doesn't say.
+    pub(super) fn fee(&self) -> Option<U256> {
+        self.gas_used?.checked_mul(self.effective_gas_price?)?.checked_add(self.l1_fee.unwrap_or_default())
+    }
+
     /// Whether the transaction ran to its end.
     pub(super) fn is_success(&self) -> bool {
         self.status == 1

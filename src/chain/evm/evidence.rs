@@ -162,7 +162,32 @@ mod tests {
     use super::*;
 
     fn log(address: Address, topics: Vec<B256>, data: Vec<u8>) -> Log {
-        Log { address, topics, data: data.into(), transaction_hash: None }
+        Log { address, topics, data: data.into(), transaction_hash: None, block_number: None }
+    }
+
+    fn receipt(logs: Vec<Log>) -> Receipt {
+        Receipt {
+            transaction_hash: B256::ZERO,
+            block_hash: B256::ZERO,
+            block_number: 1,
+            status: 1,
+            logs,
+            gas_used: None,
+            effective_gas_price: None,
+            l1_fee: None,
+        }
+    }
+
+    #[test]
+    fn a_receipts_fee_is_gas_times_price_and_the_lower_chains_share() {
+        let mut receipt = receipt(Vec::new());
+        assert_eq!(receipt.fee(), None);
+        (receipt.gas_used, receipt.effective_gas_price) = (Some(U256::from(60_000)), Some(U256::from(7)));
+        assert_eq!(receipt.fee(), Some(U256::from(420_000)));
+        receipt.l1_fee = Some(U256::from(11));
+        assert_eq!(receipt.fee(), Some(U256::from(420_011)));
+        receipt.gas_used = Some(U256::MAX);
+        assert_eq!(receipt.fee(), None, "nobody pays that much");
     }
 
     #[test]
@@ -183,8 +208,7 @@ mod tests {
         let used =
             |by: Address, nonce: B256| log(by, vec![Token::AuthorizationUsed::SIGNATURE_HASH, from, nonce], Vec::new());
         let moved = |logs: Vec<Log>| {
-            let receipt =
-                Receipt { transaction_hash: B256::ZERO, block_hash: B256::ZERO, block_number: 1, status: 1, logs };
+            let receipt = receipt(logs);
             has_moved(&receipt, token, &authorization)
         };
         let nonce = authorization.nonce;
@@ -197,8 +221,7 @@ mod tests {
         assert!(!moved(vec![used(token, nonce), transfer(token, to, from, 10_000)]), "the wrong way");
         assert!(!moved(vec![used(token, B256::ZERO), transfer(token, from, to, 10_000)]), "another authorization");
         let is_only = |logs: Vec<Log>| {
-            let receipt =
-                Receipt { transaction_hash: B256::ZERO, block_hash: B256::ZERO, block_number: 1, status: 1, logs };
+            let receipt = receipt(logs);
             is_only_use(&receipt, token, authorization.from)
         };
         let one = vec![used(token, nonce), transfer(token, from, to, 10_000)];

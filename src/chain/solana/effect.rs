@@ -10,8 +10,8 @@ use super::decode::Decoded;
 /// What came of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// The payee's token account grew by exactly the price.
-    Moved { slot: u64 },
+    /// The payee's token account grew by exactly the price; the fee is what our fee payer paid, in lamports.
+    Moved { slot: u64, fee: Option<u64> },
     /// It failed.
     Failed,
     /// It ran and moved something else.
@@ -32,6 +32,9 @@ pub(super) struct Landed {
 struct Meta {
     #[serde(default)]
     err: Option<Value>,
+    /// Lamports.
+    #[serde(default)]
+    fee: Option<u64>,
     #[serde(default)]
     pre_token_balances: Option<Vec<Balance>>,
     #[serde(default)]
@@ -85,7 +88,7 @@ impl Landed {
             None => return Err("getTransaction gave no earlier balance of the payee's token account".to_owned()),
         };
         Ok(match grown {
-            Some(grown) if grown == decoded.transfer.amount => Effect::Moved { slot: self.slot },
+            Some(grown) if grown == decoded.transfer.amount => Effect::Moved { slot: self.slot, fee: meta.fee },
             _ => Effect::MovedOther,
         })
     }

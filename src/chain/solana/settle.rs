@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_transaction::versioned::VersionedTransaction;
 
-use super::decode::{Decoded, decode};
+use super::decode::{Decoded, decode, key};
 use super::effect::{self, Effect};
+use super::health;
 use super::send::Sender;
 use super::watch::{Level, Status, Watched, one_status, statuses_call};
 use super::{Inner, Purse};
@@ -23,6 +24,7 @@ use crate::chain::jsonrpc::{RpcError, parse};
 use crate::ledger::{NewPayment, PaymentRecord, Settlement};
 use crate::payment::scheme::SettleOutcome;
 use crate::protocol::{PaymentRequirements, Reason};
+use crate::types::AtomicAmount;
 
 /// How often it is asked whether a transaction has expired, once it may have.
 const LOOK_EVERY: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
@@ -69,7 +71,7 @@ pub(super) async fn late_settlement(
     let landed = status.filter(|status| status.level() >= payment.wanted && status.error().is_none());
     let settlement = match landed {
         Some(_) => match payment.effect(inner).await? {
-            Some(Effect::Moved { slot }) => Some(payment.settlement(slot)),
+            Some(Effect::Moved { slot, fee }) => Some(payment.settlement(slot, fee)),
             Some(Effect::Failed | Effect::MovedOther) => None,
             None => return Err(RpcError::Transport("the node has a status but no transaction".to_owned())),
         },
@@ -82,16 +84,16 @@ pub(super) async fn late_settlement(
 }
 
 /// What a record says that was sent.
-struct Payment {
+pub(super) struct Payment {
     claim: NewPayment,
     decoded: Decoded,
-    signature: String,
+    pub signature: String,
     raw: Vec<u8>,
-    wanted: Level,
+    pub wanted: Level,
 }
 
 impl Payment {
-    fn read(inner: &Inner, record: &PaymentRecord) -> Result<Self, String> {
+    pub(super) fn read(inner: &Inner, record: &PaymentRecord) -> Result<Self, String> {
         let claim = record.claim.clone();
         let terms: PaymentRequirements =
             serde_json::from_str(&claim.terms).map_err(|error| format!("terms: {error}"))?;
@@ -117,7 +119,7 @@ impl Payment {
     }
 
     /// What the transaction did; none where the node doesn't have it at the level that is wanted.
-    async fn effect(&self, inner: &Inner) -> Result<Option<Effect>, RpcError> {
+    pub(super) async fn effect(&self, inner: &Inner) -> Result<Option<Effect>, RpcError> {
         let params = json!([self.signature, {
             "encoding": "base64",
             "commitment": self.wanted.as_str(),
@@ -127,9 +129,15 @@ impl Payment {
         answer.map(|landed| landed.effect(&self.raw, &self.decoded)).transpose().map_err(RpcError::Transport)
     }
 
-    fn settlement(&self, slot: u64) -> Settlement {
+    fn settlement(&self, slot: u64, fee: Option<u64>) -> Settlement {
         // A transaction's answer holds no block hash, and none is needed: a slot has one block.
-        Settlement { transaction: self.signature.clone(), block: slot, block_hash: String::new(), is_external: false }
+        Settlement {
+            transaction: self.signature.clone(),
+            block: slot,
+            block_hash: String::new(),
+            is_external: false,
+            fee: fee.map(AtomicAmount::from),
+        }
     }
 }
 
@@ -210,9 +218,16 @@ impl Job {
 
     fn end(self, outcome: SettleOutcome) -> SettleOutcome {
         let (losses, payer) = (&self.inner.losses, self.payment.decoded.transfer.authority);
+        let has_landed =
+            matches!(&outcome, SettleOutcome::Paid(_) | SettleOutcome::Failed { transaction: Some(_), .. });
+        let fee_payer = key(&self.payment.decoded.transaction.message, 0).and_then(|key| self.inner.signer(&key));
+        if let Some(fee_payer) = fee_payer.filter(|_| has_landed) {
+            fee_payer.spent(self.payment.decoded.fee(), self.inner.clock.now());
+        }
         match &outcome {
             SettleOutcome::Paid(_) => {
                 losses.paid(payer, Instant::now());
+                self.inner.breaker.works(&self.payment.decoded.transfer.mint);
                 self.purse.paid();
             }
             // Only what is in a block cost us its fee.
@@ -223,7 +238,11 @@ impl Job {
     }
 
     async fn look(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
-        match self.watched.status() {
+        let status = self.watched.status();
+        // Simulations run on what is confirmed.
+        let has_landed = |status: &Status| status.level() >= Level::Confirmed && status.error().is_none();
+        self.purse.set_landed(status.as_ref().is_some_and(has_landed));
+        match status {
             Some(status) if status.level() < self.payment.wanted => return Ok(None),
             Some(status) => return self.judge_landed(&status).await,
             None => {}
@@ -239,16 +258,17 @@ impl Job {
         };
         if let Some(error) = status.error() {
             tracing::warn!(payment_id = %payment.claim.id, %error, "Settlement failed on chain.");
+            self.inner.blame_token(&payment.decoded, error, Reason::SvmTransactionFailed).await;
             return failed(Reason::SvmTransactionFailed);
         }
         // Paid only if the token account itself says so (threat B20).
         match payment.effect(&self.inner).await? {
-            Some(Effect::Moved { slot }) => Ok(Some(SettleOutcome::Paid(payment.settlement(slot)))),
+            Some(Effect::Moved { slot, fee }) => Ok(Some(SettleOutcome::Paid(payment.settlement(slot, fee)))),
             Some(Effect::Failed) => failed(Reason::SvmTransactionFailed),
             Some(Effect::MovedOther) => {
                 let mint = payment.decoded.transfer.mint;
-                tracing::error!(payment_id = %payment.claim.id, transaction = payment.signature, %mint, "Token did not move what it was told to; it is not taken any more.");
-                self.inner.disable(mint);
+                tracing::error!(payment_id = %payment.claim.id, transaction = payment.signature, %mint, "Token did not move what it was told to; it is not taken for a while.");
+                self.inner.breaker.lied(&mint, Reason::SvmTransferNotConfirmed, Instant::now());
                 failed(Reason::SvmTransferNotConfirmed)
             }
             None => {
@@ -307,25 +327,29 @@ impl Job {
         let claimed_at = self.payment.claim.claimed_at;
         let is_old = self.inner.clock.now().since(claimed_at) > HISTORY_ASSURED;
         let blockhash = self.payment.decoded.transaction.message.recent_blockhash().to_string();
-        let mut calls = vec![
-            // A node that is catching up answers with an error, and so to none of these: it knows neither what landed nor how far
-            // the chain is, and the bound may have been drawn from it.
-            ("getHealth", json!([])),
+        let mut calls = health::calls();
+        calls.extend([
             ("isBlockhashValid", json!([blockhash, {"commitment": Level::Processed.as_str()}])),
             ("getBlockHeight", json!([{"commitment": Level::Finalized.as_str()}])),
             statuses_call(std::slice::from_ref(&self.payment.signature), true),
-        ];
+        ]);
         if is_old {
             calls.push(("getFirstAvailableBlock", json!([])));
         }
         let mut agreed = 0;
         let mut first_kept = 0;
         let mut is_behind = false;
-        for answer in self.inner.rpc.ask_all(&calls).await {
-            let Ok(values) = answer else { continue };
+        for answers in self.inner.rpc.ask_each(&calls).await {
+            let Ok(answers) = answers else { continue };
+            let mut answers = answers.into_iter();
+            // A node that is catching up knows neither what landed nor how far the chain is, and the bound may have been drawn
+            // from it.
+            if !health::is_healthy(&mut answers, self.inner.clock.now()) {
+                continue;
+            }
+            let Ok(values) = answers.collect::<Result<Vec<Value>, RpcError>>() else { continue };
             let mut values = values.into_iter();
             let mut next = || values.next().unwrap_or(Value::Null);
-            let _healthy = next();
             let blockhash: BlockhashValid = parse("isBlockhashValid", next())?;
             let height: u64 = parse("getBlockHeight", next())?;
             if let Some(status) = one_status(next())? {

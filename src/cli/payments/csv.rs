@@ -5,7 +5,8 @@ use std::io::{self, Write};
 
 use super::row::Row;
 
-const HEADER: [&str; 19] = [
+/// Stable: new columns come last.
+const HEADER: [&str; 26] = [
     "record",
     "payment",
     "state",
@@ -25,6 +26,13 @@ const HEADER: [&str; 19] = [
     "deliveries",
     "failure",
     "failed_transaction",
+    "amount_decimal",
+    "symbol",
+    "fee",
+    "fee_decimal",
+    "refund_transaction",
+    "refunded_at",
+    "refund_note",
 ];
 
 /// Writes a header line and one line per payment.
@@ -39,7 +47,7 @@ pub fn write(out: &mut dyn Write, rows: &[Row]) -> io::Result<()> {
     Ok(())
 }
 
-fn fields(row: &Row) -> [Cow<'_, str>; 19] {
+fn fields(row: &Row) -> [Cow<'_, str>; 26] {
     fn optional(text: &Option<String>) -> Cow<'_, str> {
         text.as_deref().unwrap_or_default().into()
     }
@@ -63,6 +71,13 @@ fn fields(row: &Row) -> [Cow<'_, str>; 19] {
         row.deliveries.to_string().into(),
         optional(&row.failure),
         optional(&row.failed_transaction),
+        optional(&row.amount_decimal),
+        optional(&row.symbol),
+        row.fee.map(|fee| fee.to_string()).unwrap_or_default().into(),
+        optional(&row.fee_decimal),
+        optional(&row.refund_transaction),
+        optional(&row.refunded_at),
+        optional(&row.refund_note),
     ]
 }
 
@@ -73,7 +88,7 @@ fn write_line<'a>(out: &mut dyn Write, fields: impl Iterator<Item = Cow<'a, str>
 
 /// A field, in quotes where RFC 4180 wants them, and defused where a spreadsheet would take it for a formula.
 fn quoted(field: Cow<'_, str>) -> Cow<'_, str> {
-    let field = if field.starts_with(['=', '+', '-', '@', '\t']) { format!("'{field}").into() } else { field };
+    let field = if field.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{field}").into() } else { field };
     if field.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", field.replace('"', "\"\"")).into() } else { field }
 }
 

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::units::{Units, fee_decimal};
 use crate::cli::human::time_text;
 use crate::ledger::{Attempt, Holder, PaymentRecord};
 use crate::types::{AccountId, AssetId, AtomicAmount, Network};
@@ -52,6 +53,20 @@ pub struct Row {
     pub failed_transaction: Option<String>,
     /// Who may present it again: `quote`, or an address.
     pub holder: String,
+    /// The amount in whole tokens, where the token is known.
+    pub amount_decimal: Option<String>,
+    /// The token's symbol, where it is known.
+    pub symbol: Option<String>,
+    /// What the settlement cost the gas payer, in the chain's smallest native unit.
+    pub fee: Option<AtomicAmount>,
+    /// The same in whole coins.
+    pub fee_decimal: Option<String>,
+    /// The transaction with which an operator gave the money back.
+    pub refund_transaction: Option<String>,
+    /// When that was recorded.
+    pub refunded_at: Option<String>,
+    /// The operator's own words.
+    pub refund_note: Option<String>,
     /// Signed transactions, oldest first.
     pub attempts: Vec<AttemptRow>,
 }
@@ -76,9 +91,10 @@ pub struct AttemptRow {
 impl Row {
     /// The books' view of a record.
     #[must_use]
-    pub fn of(record: &PaymentRecord) -> Self {
+    pub fn of(record: &PaymentRecord, units: &Units) -> Self {
         let claim = &record.claim;
         let settlement = record.settlement.as_ref();
+        let (fee, resolution) = (settlement.and_then(|settlement| settlement.fee), record.resolution.as_ref());
         Self {
             record: record.record.to_string(),
             payment: claim.id.to_string(),
@@ -104,6 +120,13 @@ impl Row {
                 Holder::Quote(_) => "quote".to_owned(),
                 Holder::Address(address) => address.to_string(),
             },
+            amount_decimal: units.decimal(claim.amount, &claim.network, &claim.asset),
+            symbol: units.find(&claim.network, &claim.asset).map(|(_, symbol)| symbol.to_owned()),
+            fee,
+            fee_decimal: fee.and_then(|fee| fee_decimal(fee, &claim.network)),
+            refund_transaction: resolution.map(|resolution| resolution.transaction.clone()),
+            refunded_at: resolution.map(|resolution| time_text(resolution.at)),
+            refund_note: resolution.and_then(|resolution| resolution.note.clone()),
             attempts: record.attempts.iter().map(AttemptRow::of).collect(),
         }
     }

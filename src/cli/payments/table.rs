@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use super::row::Row;
-use crate::cli::human::{amount_text, network_text, printable};
+use super::units::Units;
+use crate::cli::human::{network_text, printable};
 use crate::ledger::Total;
 
 const COLUMNS: [&str; 8] = ["RECORD", "STATE", "CLAIMED", "NETWORK", "AMOUNT", "PAYER", "TRANSACTION", "REQUEST"];
@@ -12,37 +13,46 @@ const COLUMNS: [&str; 8] = ["RECORD", "STATE", "CLAIMED", "NETWORK", "AMOUNT", "
 ///
 /// # Errors
 /// When the output fails.
-pub fn list(out: &mut dyn Write, rows: &[Row], totals: &[Total]) -> io::Result<()> {
+pub fn list(out: &mut dyn Write, rows: &[Row], totals: &[Total], units: &Units) -> io::Result<()> {
     let mut lines = vec![COLUMNS.map(str::to_owned)];
-    lines.extend(rows.iter().map(cells));
-    let mut widths = [0_usize; COLUMNS.len()];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    for line in &lines {
-        let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
+    lines.extend(rows.iter().map(|row| cells(row, units)));
+    write(out, &lines)?;
     if !totals.is_empty() {
         writeln!(out)?;
     }
     for total in totals {
-        let amount = amount_text(total.amount, &total.network, total.asset.as_str());
+        let amount = units.text(total.amount, &total.network, &total.asset);
         let (state, network) = (total.state.as_str(), network_text(&total.network));
         writeln!(out, "{state:<10} {:>8}  {amount} on {network}", total.count)?;
     }
     Ok(())
 }
 
-fn cells(row: &Row) -> [String; COLUMNS.len()] {
+/// Lines of cells, each column as wide as its widest cell.
+///
+/// # Errors
+/// When the output fails.
+pub fn write<const COLUMNS: usize>(out: &mut dyn Write, lines: &[[String; COLUMNS]]) -> io::Result<()> {
+    let mut widths = [0_usize; COLUMNS];
+    for line in lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for line in lines {
+        let cells: Vec<String> = line.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn cells(row: &Row, units: &Units) -> [String; COLUMNS.len()] {
     [
         row.record.clone(),
-        row.state.to_owned(),
+        if row.refund_transaction.is_some() { format!("{}, refunded", row.state) } else { row.state.to_owned() },
         row.claimed_at.clone(),
         row.network.v1_name().unwrap_or(row.network.as_str()).to_owned(),
-        amount_text(row.amount, &row.network, row.asset.as_str()),
+        units.text(row.amount, &row.network, &row.asset),
         row.payer.to_string(),
         row.latest_transaction().unwrap_or("-").to_owned(),
         printable(&row.request),
@@ -53,10 +63,14 @@ fn cells(row: &Row) -> [String; COLUMNS.len()] {
 ///
 /// # Errors
 /// When the output fails.
-pub fn show(out: &mut dyn Write, row: &Row) -> io::Result<()> {
+pub fn show(out: &mut dyn Write, row: &Row, units: &Units) -> io::Result<()> {
     let block = row.block.map(|block| block.to_string());
     let external = row.is_external.map(|is_external| if is_external { "somebody else" } else { "this gateway" });
-    let amount = format!("{} ({} atomic units)", amount_text(row.amount, &row.network, row.asset.as_str()), row.amount);
+    let amount = format!("{} ({} atomic units)", units.text(row.amount, &row.network, &row.asset), row.amount);
+    let fee = row.fee.map(|fee| {
+        let decimal = row.fee_decimal.as_deref().unwrap_or_default();
+        format!("{decimal} ({fee} of the smallest native unit)")
+    });
     let (network, deliveries) = (network_text(&row.network), row.deliveries.to_string());
     let fields = [
         ("record", Some(row.record.as_str())),
@@ -71,6 +85,7 @@ pub fn show(out: &mut dyn Write, row: &Row) -> io::Result<()> {
         ("transaction", row.transaction.as_deref()),
         ("block", block.as_deref()),
         ("submitted by", external),
+        ("fee", fee.as_deref()),
         ("failed in", row.failed_transaction.as_deref()),
         ("route", Some(&row.route)),
         ("request", Some(&row.request)),
@@ -78,6 +93,9 @@ pub fn show(out: &mut dyn Write, row: &Row) -> io::Result<()> {
         ("presented by", Some(&row.holder)),
         ("claimed", Some(&row.claimed_at)),
         ("paid", row.paid_at.as_deref()),
+        ("refunded", row.refunded_at.as_deref()),
+        ("refunded by", row.refund_transaction.as_deref()),
+        ("note", row.refund_note.as_deref()),
         ("changed", Some(&row.updated_at)),
         ("valid until", Some(&row.valid_until)),
     ];

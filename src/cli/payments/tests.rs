@@ -54,8 +54,13 @@ async fn books() -> (tempfile::TempDir, SqliteReader, String) {
         last = Some(record.record);
     }
     let record = last.unwrap();
-    let settlement =
-        Settlement { transaction: "0xtx2".to_owned(), block: 7, block_hash: "0xb".to_owned(), is_external: false };
+    let settlement = Settlement {
+        transaction: "0xtx2".to_owned(),
+        block: 7,
+        block_hash: "0xb".to_owned(),
+        is_external: false,
+        fee: Some(AtomicAmount::from(77)),
+    };
     ledger.record_paid(&record, settlement, false).await.unwrap();
     ledger.close().await;
     let reader = SqliteReader::open(&path).await.unwrap();
@@ -64,7 +69,7 @@ async fn books() -> (tempfile::TempDir, SqliteReader, String) {
 
 async fn output(reader: &SqliteReader, command: PaymentsCommand) -> String {
     let mut out = Vec::new();
-    read(reader, command, &mut out).await.unwrap();
+    read(reader, command, &Units::default(), &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();
     for canary in CANARIES {
         assert!(!text.contains(canary), "{canary} in {text}");
@@ -75,7 +80,7 @@ async fn output(reader: &SqliteReader, command: PaymentsCommand) -> String {
 #[tokio::test]
 async fn the_list_is_newest_first_with_the_totals_below() {
     let (_directory, reader, record) = books().await;
-    let list = PaymentsCommand::List { filter: FilterArgs::default(), limit: 50, json: false };
+    let list = PaymentsCommand::List { filter: FilterArgs::default(), limit: 50, by: None, json: false };
     let text = output(&reader, list).await;
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("RECORD"), "{text}");
@@ -89,15 +94,18 @@ async fn the_list_is_newest_first_with_the_totals_below() {
 #[tokio::test]
 async fn filters_and_limits_hold_in_json_too() {
     let (_directory, reader, record) = books().await;
-    let filter = FilterArgs { states: vec![PaymentState::Paid], network: None };
-    let text = output(&reader, PaymentsCommand::List { filter, limit: 50, json: true }).await;
+    let filter = FilterArgs { states: vec![PaymentState::Paid], ..FilterArgs::default() };
+    let text = output(&reader, PaymentsCommand::List { filter, limit: 50, by: None, json: true }).await;
     let rows: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(rows.as_array().unwrap().len(), 1);
     assert_eq!(rows[0]["record"], record);
     assert_eq!(rows[0]["amount"], "10000");
-    let elsewhere = FilterArgs { states: Vec::new(), network: Some(Network::evm(1)) };
-    assert_eq!(output(&reader, PaymentsCommand::List { filter: elsewhere, limit: 50, json: true }).await, "[]\n");
-    let one = PaymentsCommand::List { filter: FilterArgs::default(), limit: 1, json: true };
+    let elsewhere = FilterArgs { network: Some(Network::evm(1)), ..FilterArgs::default() };
+    assert_eq!(
+        output(&reader, PaymentsCommand::List { filter: elsewhere, limit: 50, by: None, json: true }).await,
+        "[]\n"
+    );
+    let one = PaymentsCommand::List { filter: FilterArgs::default(), limit: 1, by: None, json: true };
     let rows: serde_json::Value = serde_json::from_str(&output(&reader, one).await).unwrap();
     assert_eq!(rows.as_array().unwrap().len(), 1);
 }
@@ -114,7 +122,7 @@ async fn one_payment_is_shown_by_either_id() {
         assert_eq!(object["block"], 7);
     }
     let missing = PaymentsCommand::Show { id: "pay_0".to_owned(), json: false };
-    assert!(read(&reader, missing, &mut Vec::new()).await.is_err());
+    assert!(read(&reader, missing, &Units::default(), &mut Vec::new()).await.is_err());
 }
 
 #[tokio::test]
@@ -129,4 +137,64 @@ async fn the_export_holds_every_payment_oldest_first() {
     assert!(lines[2].starts_with(&record), "{text}");
     let rows: serde_json::Value = serde_json::from_str(&output(&reader, export(ExportFormat::Json)).await).unwrap();
     assert_eq!(rows[1]["record"], record);
+}
+
+#[tokio::test]
+async fn sums_add_up_exactly_by_each_property_and_leave_out_what_did_not_move() {
+    let (_directory, reader, _record) = books().await;
+    let sums = async |by| {
+        let list = PaymentsCommand::List { filter: FilterArgs::default(), limit: 50, by: Some(by), json: true };
+        serde_json::from_str::<serde_json::Value>(&output(&reader, list).await).unwrap()
+    };
+    for (by, key) in [
+        (By::Route, "GET,POST /api"),
+        (By::Payer, "0xpayer"),
+        (By::Asset, USDC),
+        (By::Day, "2026-01-01"),
+        (By::Network, "eip155:84532"),
+    ] {
+        let rows = sums(by).await;
+        assert_eq!(rows.as_array().unwrap().len(), 1, "{by:?}");
+        let row = &rows[0];
+        assert_eq!((row["key"].as_str(), row["payments"].as_u64()), (Some(key), Some(2)), "{by:?}");
+        assert_eq!((row["moved"].as_str(), row["moved_count"].as_u64()), (Some("10000"), Some(1)), "{by:?}");
+        assert_eq!(row["moved_decimal"], "0.01");
+        assert_eq!((row["fees"].as_str(), row["fees_decimal"].as_str()), (Some("77"), Some("0.000000000000000077")));
+    }
+    assert_eq!(sums(By::State).await.as_array().unwrap().len(), 2);
+    let list = PaymentsCommand::List { filter: FilterArgs::default(), limit: 50, by: Some(By::Route), json: false };
+    let text = output(&reader, list).await;
+    assert!(text.contains("GET,POST /api") && text.contains("0.01 USDC (1)"), "{text}");
+}
+
+#[tokio::test]
+async fn payments_are_found_by_route_payer_asset_and_day() {
+    let (_directory, reader, _record) = books().await;
+    let count = async |filter: FilterArgs| {
+        let list = PaymentsCommand::List { filter, limit: 50, by: None, json: true };
+        let rows: serde_json::Value = serde_json::from_str(&output(&reader, list).await).unwrap();
+        rows.as_array().unwrap().len()
+    };
+    let day = |text: &str| Some(period::parse(text).unwrap());
+    let all = FilterArgs::default;
+    assert_eq!(count(FilterArgs { route: Some("GET,POST /api".to_owned()), ..all() }).await, 2);
+    assert_eq!(count(FilterArgs { route: Some("GET /api".to_owned()), ..all() }).await, 0);
+    assert_eq!(count(FilterArgs { payer: Some(AccountId::new("0xPAYER").unwrap()), ..all() }).await, 2);
+    assert_eq!(count(FilterArgs { payer: Some(AccountId::new("0xother").unwrap()), ..all() }).await, 0);
+    assert_eq!(count(FilterArgs { asset: Some(AssetId::new(USDC.to_lowercase()).unwrap()), ..all() }).await, 2);
+    assert_eq!(count(FilterArgs { since: day("2026-01-01"), until: day("2026-01-01"), ..all() }).await, 2);
+    assert_eq!(count(FilterArgs { since: day("2026-01-02"), ..all() }).await, 0);
+    assert_eq!(count(FilterArgs { until: day("2025-12-31"), ..all() }).await, 0);
+    assert_eq!(count(FilterArgs { since: day("2026-01-01T00:00:02Z"), ..all() }).await, 1, "a moment, not a day");
+}
+
+#[tokio::test]
+async fn the_export_tells_amounts_and_fees_in_units_and_in_whole_coins() {
+    let (_directory, reader, _record) = books().await;
+    let export = PaymentsCommand::Export { filter: FilterArgs::default(), format: ExportFormat::Csv };
+    let text = output(&reader, export).await;
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    let end = "failed_transaction,amount_decimal,symbol,fee,fee_decimal,refund_transaction,refunded_at,refund_note";
+    assert!(lines[0].ends_with(end), "{text}");
+    assert!(lines[2].ends_with(",0.01,USDC,77,0.000000000000000077,,,"), "{text}");
 }

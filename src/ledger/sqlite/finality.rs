@@ -43,7 +43,7 @@ impl Operation for RecordSettledAgain {
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
         let updated = sqlx::query(
             "UPDATE payments SET settled_transaction = $2, settled_block = $3, settled_block_hash = $4, \
-             settled_externally = $5, settled_final = 0, updated_at = $6 \
+             settled_externally = $5, settled_final = 0, updated_at = $6, settled_fee = $7 \
              WHERE record = $1 AND state IN ('paid', 'delivering', 'served', 'owed')",
         )
         .bind(&self.record.0)
@@ -52,6 +52,7 @@ impl Operation for RecordSettledAgain {
         .bind(&self.settlement.block_hash)
         .bind(i64::from(self.settlement.is_external))
         .bind(books.now().0)
+        .bind(self.settlement.fee.map(|fee| fee.to_string()))
         .execute(&mut books.connection)
         .await?;
         match updated.rows_affected() {

@@ -8,6 +8,7 @@ mod fault;
 mod finality;
 mod forwarded;
 mod reader;
+mod resolve;
 mod rows;
 mod steps;
 mod store;
@@ -17,6 +18,7 @@ mod upkeep;
 mod writer;
 
 pub use reader::SqliteReader;
+pub use resolve::resolve_in_sqlite;
 pub use writer::Observer;
 
 use std::path::Path;
@@ -30,7 +32,7 @@ use self::finality::{RecordFinal, RecordReorged, RecordSettledAgain};
 use self::forwarded::{ClaimForwarded, RecordSigned, Release};
 use self::steps::{RecordDelivering, RecordFailed, RecordPaid, RecordServed, RecordUndelivered, RecoverDeliveries};
 use self::store::OwnedFile;
-use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, Probe, PruneSome, ValueOrInsert};
+use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, Probe, PruneSome, ValueOrInsert, Withhold};
 use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
 use super::{
     AccountNonce, ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
@@ -252,6 +254,10 @@ impl Ledger for SqliteLedger {
         at_start: bool,
     ) -> Result<u64, LedgerError> {
         self.write(RecoverDeliveries { deliveries_max, settled_after, at_start }).await
+    }
+
+    async fn withhold(&self, network: &Network, deliveries_max: u32) -> Result<u64, LedgerError> {
+        self.write(Withhold { network: network.clone(), deliveries_max }).await
     }
 
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
 use sqlx::{QueryBuilder, Sqlite};
 
@@ -11,7 +12,7 @@ use super::claim::as_bigint;
 use super::rows::{self, select_payments};
 use super::store;
 use crate::ledger::{
-    LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Total,
+    LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Sum, SumBy, Sums, Total,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -179,6 +180,21 @@ impl SqliteReader {
         rows::payments(&found.map_err(not_read)?)
     }
 
+    /// The account nonce that a gas payer's next claim takes; none if the books never saw it.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<u64>, LedgerError> {
+        let next: Option<i64> = sqlx::query_scalar("SELECT next_nonce FROM signers WHERE network = $1 AND signer = $2")
+            .bind(network.as_str())
+            .bind(signer.as_str())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(not_read)?;
+        let corrupt = || LedgerError::Corrupt { record: format!("signer {signer}"), detail: "next nonce".to_owned() };
+        next.map(|next| u64::try_from(next).map_err(|_error| corrupt())).transpose()
+    }
+
     /// As [`crate::ledger::Ledger::list`].
     ///
     /// # Errors
@@ -196,16 +212,60 @@ impl SqliteReader {
         // SQL can't sum 256-bit amounts, so it only counts equal ones: there are few prices.
         let found = sqlx::query(
             "SELECT state, network, asset, amount, COUNT(*) AS payment_count FROM payments \
-             GROUP BY state, network, asset, amount",
+             WHERE NOT (state = 'owed' AND resolved_at IS NOT NULL) GROUP BY state, network, asset, amount",
         )
         .fetch_all(&self.pool)
         .await;
         summed(&found.map_err(not_read)?)
     }
+
+    /// Sums of the payments that a filter names (its limit is not heeded), by one of their properties. Reads them one by one,
+    /// however many there are.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn sums(&self, filter: &PaymentFilter, by: SumBy) -> Result<Vec<Sum>, LedgerError> {
+        let mut query = QueryBuilder::new(
+            "SELECT record, state, network, asset, amount, route, payer, claimed_at, settled_fee, resolved_at \
+             FROM payments WHERE 1 = 1",
+        );
+        push_filter(&mut query, filter);
+        let mut found = query.build().fetch(&self.pool);
+        let mut sums = Sums::new(by);
+        while let Some(row) = found.try_next().await.map_err(not_read)? {
+            sums.add(&rows::sum_entry(&row)?)?;
+        }
+        Ok(sums.into_sums())
+    }
+
+    /// The payments that a transaction settled, or was signed for. Reads all of the books.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn by_transaction(&self, transaction: &str) -> Result<Vec<PaymentRecord>, LedgerError> {
+        let found = sqlx::query(select_payments!(
+            "WHERE p.settled_transaction = $1 OR p.record IN (SELECT record FROM attempts WHERE transaction_id = $1) \
+             ORDER BY p.claimed_at, p.record, a.number"
+        ))
+        .bind(transaction)
+        .fetch_all(&self.pool)
+        .await;
+        rows::payments(&found.map_err(not_read)?)
+    }
 }
 
 fn list_query(filter: &PaymentFilter) -> QueryBuilder<Sqlite> {
     let mut query = QueryBuilder::new(select_payments!("WHERE p.record IN (SELECT record FROM payments WHERE 1 = 1"));
+    push_filter(&mut query, filter);
+    if let Some(limit) = filter.limit {
+        query.push(" ORDER BY claimed_at DESC, record DESC LIMIT ").push_bind(i64::from(limit));
+    }
+    query.push(") ORDER BY p.claimed_at DESC, p.record DESC, a.number");
+    query
+}
+
+/// Everything of a filter but its limit.
+fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &PaymentFilter) {
     if !filter.states.is_empty() {
         query.push(" AND state IN (");
         let mut states = query.separated(", ");
@@ -217,11 +277,35 @@ fn list_query(filter: &PaymentFilter) -> QueryBuilder<Sqlite> {
     if let Some(network) = &filter.network {
         query.push(" AND network = ").push_bind(network.as_str().to_owned());
     }
-    if let Some(limit) = filter.limit {
-        query.push(" ORDER BY claimed_at DESC, record DESC LIMIT ").push_bind(i64::from(limit));
+    if let Some(route) = &filter.route {
+        query.push(" AND route = ").push_bind(route.clone());
     }
-    query.push(") ORDER BY p.claimed_at DESC, p.record DESC, a.number");
-    query
+    let texts = [
+        ("payer", filter.payer.as_ref().map(|payer| payer.as_str())),
+        ("asset", filter.asset.as_ref().map(|asset| asset.as_str())),
+    ];
+    for (column, text) in texts {
+        match text {
+            // Hex is one in every case; base58 and denoms are not.
+            Some(text) if text.starts_with("0x") => {
+                query.push(format!(" AND LOWER({column}) = ")).push_bind(text.to_ascii_lowercase());
+            }
+            Some(text) => {
+                query.push(format!(" AND {column} = ")).push_bind(text.to_owned());
+            }
+            None => {}
+        }
+    }
+    let moments =
+        [("claimed_at >= ", filter.since), ("claimed_at < ", filter.until), ("updated_at >= ", filter.changed_since)];
+    for (test, moment) in moments {
+        if let Some(moment) = moment {
+            query.push(format!(" AND {test}")).push_bind(moment.0);
+        }
+    }
+    if filter.unresolved {
+        query.push(" AND resolved_at IS NULL");
+    }
 }
 
 type TotalKey = (PaymentState, Network, AssetId);

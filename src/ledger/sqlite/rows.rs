@@ -10,7 +10,7 @@ use sqlx::{Row, Sqlite};
 
 use crate::ledger::{
     Attempt, Digest, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState, RecordId,
-    SettledBlock, Settlement, Total, hex,
+    Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -66,6 +66,11 @@ impl<'row> Stored<'row> {
         text.parse().map_err(|_error| self.corrupt(column, format_args!("`{text}` is not legal here")))
     }
 
+    fn parse_if_any<T: FromStr>(&self, column: &str) -> Result<Option<T>, LedgerError> {
+        let text: Option<&str> = self.get_if_any(column)?;
+        if text.is_some() { self.parse(column).map(Some) } else { Ok(None) }
+    }
+
     fn integer<T: TryFrom<i64>>(&self, column: &str) -> Result<T, LedgerError> {
         let value: i64 = self.get(column)?;
         T::try_from(value).map_err(|_error| self.corrupt(column, format_args!("{value} is out of range")))
@@ -117,7 +122,14 @@ impl<'row> Stored<'row> {
             block: self.integer("settled_block")?,
             block_hash: self.get("settled_block_hash")?,
             is_external: self.flag("settled_externally")?,
+            fee: self.parse_if_any("settled_fee")?,
         }))
+    }
+
+    fn resolution(&self) -> Result<Option<Resolution>, LedgerError> {
+        let Some(at) = self.get_if_any::<i64>("resolved_at")? else { return Ok(None) };
+        let (transaction, note) = (self.get("resolved_transaction")?, self.get_if_any("resolved_note")?);
+        Ok(Some(Resolution { transaction, note, at: UnixMillis(at) }))
     }
 
     fn claim(&self) -> Result<NewPayment, LedgerError> {
@@ -157,6 +169,7 @@ impl<'row> Stored<'row> {
             deliveries: self.integer("deliveries")?,
             failure: self.get_if_any("failure")?,
             failed_transaction: self.get_if_any("failed_transaction")?,
+            resolution: self.resolution()?,
             updated_at: self.time("updated_at")?,
         })
     }
@@ -205,6 +218,22 @@ pub(super) fn subtotal(row: &SqliteRow) -> Result<Total, LedgerError> {
     let state: PaymentState = stored.parse("state")?;
     let network: Network = stored.parse("network")?;
     Ok(Total { state, network, asset: stored.asset("asset")?, count, amount: amount.into() })
+}
+
+/// A row of what sums are made of.
+pub(super) fn sum_entry(row: &SqliteRow) -> Result<SumEntry, LedgerError> {
+    let stored = Stored::new(row, "record")?;
+    Ok(SumEntry {
+        state: stored.parse("state")?,
+        network: stored.parse("network")?,
+        asset: stored.asset("asset")?,
+        amount: stored.parse("amount")?,
+        route: stored.get("route")?,
+        payer: stored.account("payer")?,
+        claimed_at: stored.time("claimed_at")?,
+        fee: stored.parse_if_any("settled_fee")?,
+        is_resolved: stored.get_if_any::<i64>("resolved_at")?.is_some(),
+    })
 }
 
 /// A row of `settled_block` and `settled_block_hash`.

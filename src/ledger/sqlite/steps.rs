@@ -51,10 +51,12 @@ impl Operation for RecordPaid {
     const NAME: &'static str = "record_paid";
 
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
+        // What was refunded and undone by its chain before it came back buys no answer besides: it stays with the operator.
         let (state, delivery) = if self.deliver { (PaymentState::Delivering, 1) } else { (PaymentState::Paid, 0) };
         let updated = sqlx::query(
-            "UPDATE payments SET state = $2, deliveries = CASE WHEN deliveries < $3 THEN $3 ELSE deliveries END, \
-             paid_at = $4, updated_at = $4, settled_final = 0, \
+            "UPDATE payments SET state = CASE WHEN resolved_at IS NULL THEN $2 ELSE 'owed' END, \
+             deliveries = CASE WHEN deliveries < $3 THEN $3 ELSE deliveries END, \
+             paid_at = $4, updated_at = $4, settled_final = 0, settled_fee = $9, \
              settled_transaction = $5, settled_block = $6, settled_block_hash = $7, settled_externally = $8, \
              failure = NULL, failed_transaction = NULL, \
              identifier = CASE WHEN state = 'signed' THEN identifier ELSE NULL END \
@@ -68,6 +70,7 @@ impl Operation for RecordPaid {
         .bind(as_bigint(self.settlement.block, "block")?)
         .bind(&self.settlement.block_hash)
         .bind(i64::from(self.settlement.is_external))
+        .bind(self.settlement.fee.map(|fee| fee.to_string()))
         .execute(&mut books.connection)
         .await;
         match updated {

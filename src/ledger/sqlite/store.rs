@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use super::fault;
 use crate::ledger::LedgerError;
 
-/// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0002.
+/// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0003.
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/sqlite");
 
 /// Damage that is reported in one message.

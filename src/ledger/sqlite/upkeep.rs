@@ -38,6 +38,32 @@ impl Operation for LeaseSigner {
     }
 }
 
+/// [`crate::ledger::Ledger::withhold`].
+pub(super) struct Withhold {
+    pub(super) network: Network,
+    pub(super) deliveries_max: u32,
+}
+
+impl Operation for Withhold {
+    type Output = u64;
+    const NAME: &'static str = "withhold";
+
+    async fn apply(self, books: &mut Books) -> Result<u64, StepError> {
+        let changed = sqlx::query(
+            "UPDATE payments SET state = CASE WHEN state = 'paid' THEN 'owed' ELSE state END, \
+             deliveries = CASE WHEN deliveries < $2 THEN $2 ELSE deliveries END, updated_at = $3 \
+             WHERE network = $1 AND (state = 'paid' OR (state IN ('claimed', 'signed', 'failed', 'reorged') \
+             AND deliveries < $2))",
+        )
+        .bind(self.network.as_str())
+        .bind(i64::from(self.deliveries_max))
+        .bind(books.now().0)
+        .execute(&mut books.connection)
+        .await?;
+        Ok(changed.rows_affected())
+    }
+}
+
 /// [`crate::ledger::Ledger::value_or_insert`].
 pub(super) struct ValueOrInsert {
     pub(super) name: String,

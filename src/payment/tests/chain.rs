@@ -65,7 +65,13 @@ impl FakeChain {
 }
 
 pub fn settlement() -> Settlement {
-    Settlement { transaction: "0xtx".to_owned(), block: 7, block_hash: "0xblock".to_owned(), is_external: false }
+    Settlement {
+        transaction: "0xtx".to_owned(),
+        block: 7,
+        block_hash: "0xblock".to_owned(),
+        is_external: false,
+        fee: None,
+    }
 }
 
 struct FakePayment {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::writer::{Books, Operation, StepError};
 use super::*;
-use crate::ledger::{Holder, PaymentState};
+use crate::ledger::{Holder, PaymentState, Resolution};
 use crate::types::{AtomicAmount, ManualClock};
 
 /// Long after this, everything of these tests is over.
@@ -144,7 +144,13 @@ fn signing() -> SignInClaim {
 }
 
 fn settlement() -> Settlement {
-    Settlement { transaction: "0xpaid".to_owned(), block: 42, block_hash: "0xblock".to_owned(), is_external: false }
+    Settlement {
+        transaction: "0xpaid".to_owned(),
+        block: 42,
+        block_hash: "0xblock".to_owned(),
+        is_external: false,
+        fee: None,
+    }
 }
 
 /// Everything in a row that a caller can see.

@@ -231,3 +231,59 @@ async fn a_block_is_watched_until_it_is_final_and_all_its_payments_with_it() {
     let undone = rig.ledger.failed_but_usable(&network(), NOON).await.unwrap();
     assert_eq!((undone.len(), undone[0].failure.as_deref()), (1, Some("payment_expired")), "it may land after all");
 }
+
+/// A payment that is owed: its two deliveries failed.
+async fn owed(rig: &Rig, id: &str) -> RecordId {
+    let record = rig.claim(payment(id)).await.record;
+    rig.ledger.record_paid(&record, settlement(), true).await.unwrap();
+    let row = rig.ledger.record_undelivered(&record, 1, false).await.unwrap();
+    assert_eq!(row.state, PaymentState::Owed);
+    record
+}
+
+fn refund(transaction: &str) -> Resolution {
+    Resolution { transaction: transaction.to_owned(), note: Some("sorry".to_owned()), at: NOON }
+}
+
+#[tokio::test]
+async fn a_refund_is_noted_beside_a_writer_at_work_once_and_for_owed_payments_only() {
+    let rig = Rig::new().await;
+    let record = owed(&rig, "a").await;
+    let resolved = resolve_in_sqlite(&rig.path, &record, &refund("0x1")).await.unwrap();
+    assert_eq!((resolved.state, resolved.resolution), (PaymentState::Owed, Some(refund("0x1"))));
+    let again = resolve_in_sqlite(&rig.path, &record, &refund("0x2")).await.unwrap();
+    assert_eq!(again.resolution, Some(refund("0x1")), "the first one stays");
+    let open = rig.claim(payment("b")).await.record;
+    let refused = resolve_in_sqlite(&rig.path, &open, &refund("0x3")).await;
+    assert!(matches!(refused, Err(LedgerError::IllegalStep { found: PaymentState::Signed, .. })), "{refused:?}");
+    let missing = resolve_in_sqlite(&rig.path, &RecordId("pay_0".to_owned()), &refund("0x3")).await;
+    assert!(matches!(missing, Err(LedgerError::Missing(_))), "{missing:?}");
+    // The gateway's own reader sees it, its totals leave it out, and its writer goes on.
+    assert!(rig.ledger.get(&record).await.unwrap().unwrap().resolution.is_some());
+    let totals = rig.ledger.totals().await.unwrap();
+    assert!(totals.iter().all(|total| total.state != PaymentState::Owed), "{totals:?}");
+    rig.ledger.record_failed(&open, "expired", None).await.unwrap();
+    let unresolved = PaymentFilter { unresolved: true, ..PaymentFilter::default() };
+    assert_eq!(rig.ledger.list(&unresolved).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refunded_payment_that_comes_back_after_a_reorg_buys_no_answer_besides() {
+    let rig = Rig::new().await;
+    let record = owed(&rig, "a").await;
+    resolve_in_sqlite(&rig.path, &record, &refund("0x1")).await.unwrap();
+    rig.ledger.record_reorged(&record, "reorged").await.unwrap();
+    let back = rig.ledger.record_paid(&record, settlement(), false).await.unwrap();
+    assert_eq!((back.state, back.resolution), (PaymentState::Owed, Some(refund("0x1"))));
+}
+
+#[tokio::test]
+async fn a_settlements_fee_is_kept_and_changes_with_its_block() {
+    let rig = Rig::new().await;
+    let record = rig.claim(payment("a")).await.record;
+    let fee = |fee| Settlement { fee, ..settlement() };
+    let paid = rig.ledger.record_paid(&record, fee(Some(AtomicAmount::from(5))), false).await.unwrap();
+    assert_eq!(paid.settlement.unwrap().fee, Some(AtomicAmount::from(5)));
+    let again = rig.ledger.record_settled_again(&record, fee(None)).await.unwrap();
+    assert_eq!(again.settlement.unwrap().fee, None);
+}

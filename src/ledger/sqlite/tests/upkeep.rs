@@ -152,3 +152,31 @@ async fn totals_sum_amounts_larger_than_any_integer_of_the_store() {
         [total(PaymentState::Signed, 3, "200000000000000000000000000000000000005"), total(PaymentState::Paid, 1, "9")];
     assert_eq!(totals, expected);
 }
+
+#[tokio::test]
+async fn answers_of_an_old_copy_are_withheld_and_what_is_claimed_later_is_not() {
+    let rig = Rig::new().await;
+    let paid = rig.claim(payment("paid")).await.record;
+    rig.ledger.record_paid(&paid, settlement(), false).await.unwrap();
+    let served = rig.claim(payment("served")).await.record;
+    rig.ledger.record_paid(&served, settlement(), true).await.unwrap();
+    rig.ledger.record_served(&served).await.unwrap();
+    let signed = rig.claim(payment("signed")).await.record;
+    let failed = rig.claim(payment("failed")).await.record;
+    rig.ledger.record_failed(&failed, "expired", None).await.unwrap();
+    assert_eq!(rig.ledger.withhold(&Network::evm(1), 2).await.unwrap(), 0, "another network");
+    assert_eq!(rig.ledger.withhold(&network(), 2).await.unwrap(), 3);
+    let later = rig.claim(payment("later")).await.record;
+    for record in [&signed, &failed, &later] {
+        rig.ledger.record_paid(record, settlement(), false).await.unwrap();
+    }
+    let state = async |record: &RecordId| rig.ledger.get(record).await.unwrap().unwrap().state;
+    assert_eq!(state(&paid).await, PaymentState::Owed);
+    assert_eq!(state(&served).await, PaymentState::Served);
+    for record in [&signed, &failed] {
+        let begun = rig.ledger.record_delivering(record, 2, NOON).await.unwrap();
+        assert!(matches!(begun, DeliveryBegun::Owed(_)), "{begun:?}");
+    }
+    let begun = rig.ledger.record_delivering(&later, 2, NOON).await.unwrap();
+    assert!(matches!(begun, DeliveryBegun::Begun(_)), "{begun:?}");
+}

@@ -1,0 +1,142 @@
+//! The books: compared with the chain, restored from an old copy, and refunds noted in them while the gateway works.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tollhouse::ledger::PaymentState;
+
+use crate::harness::{Fault, PRICE, Serve, Shop};
+
+/// Runs `tollhouse payments …` on the shop's books.
+async fn payments(shop: &Shop, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollhouse"));
+    command.arg("payments").args(words).arg("--config").arg(shop.config());
+    command.envs(crate::harness::Chain::environment(shop.node.as_ref(), &shop.plan));
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+}
+
+async fn reconcile(shop: &Shop) -> (Option<i32>, Value) {
+    let output = payments(shop, &["reconcile", "--json"]).await;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
+    (output.status.code(), report)
+}
+
+fn kinds(report: &Value) -> Vec<&str> {
+    report["differences"].as_array().unwrap().iter().map(|it| it["kind"].as_str().unwrap()).collect()
+}
+
+async fn write(shop: &Shop, statement: String) {
+    use sqlx::{ConnectOptions, Connection};
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(shop.ledger_file());
+    let mut connection = options.connect().await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn books_and_chain_that_agree_show_no_difference_and_every_disagreement_is_printed() {
+    let mut shop = Shop::open().await;
+    for _ in 0..3 {
+        shop.buy().await;
+    }
+    shop.wait_state(PaymentState::Served).await;
+    let (code, report) = reconcile(&shop).await;
+    assert_eq!((code, kinds(&report)), (Some(0), vec![]), "{report}");
+    assert_eq!((report["payments"].as_u64(), report["transfers"].as_u64()), (Some(3), Some(3)), "{report}");
+    let fees: Vec<_> = shop.rows().await.iter().map(|row| row.settlement.clone().unwrap().fee).collect();
+    assert!(fees.iter().all(|fee| fee.is_some_and(|fee| !fee.is_zero())), "{fees:?}");
+    shop.node.mint(crate::harness::PAY_TO, PRICE).await;
+    let (code, report) = reconcile(&shop).await;
+    assert_eq!((code, kinds(&report)), (Some(1), vec!["unknown_transfer"]), "{report}");
+    shop.gateway().kill();
+    let rows = shop.rows().await;
+    let set = |row: usize, values: &str| format!("UPDATE payments SET {values} WHERE record = '{}'", rows[row].record);
+    write(&shop, set(0, "state = 'failed', settled_transaction = NULL")).await;
+    write(&shop, set(1, &format!("settled_transaction = '0x{}'", "ab".repeat(32)))).await;
+    write(&shop, set(2, "settled_block_hash = '0x00'")).await;
+    let (code, report) = reconcile(&shop).await;
+    let mut found = kinds(&report);
+    found.sort_unstable();
+    assert_eq!((code, found), (Some(1), vec!["landed", "missing", "other_block", "unknown_transfer"]), "{report}");
+    shop.rpc.set_all(Fault::Drop);
+    let (code, report) = reconcile(&shop).await;
+    assert_eq!((code, kinds(&report).len()), (Some(4), 0), "{report}");
+    assert!(!report["unasked"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[tokio::test]
+async fn a_restored_old_ledger_is_noticed_charges_nobody_again_and_answers_nothing_twice() {
+    let mut shop = Shop::open().await;
+    shop.buy().await;
+    // Paid, and its answer is due, when the copy is made of the running gateway's books.
+    shop.origin.then([Serve::Status(503)]);
+    let due = shop.payment().await;
+    assert_eq!(shop.present(&due.v2()).await.status, 503);
+    shop.wait_state(PaymentState::Paid).await;
+    let copy = shop.ledger_file().with_file_name("copy.db");
+    write(&shop, format!("VACUUM INTO '{}'", copy.display())).await;
+    assert_eq!(shop.present(&due.v2()).await.status, 200);
+    let later = shop.buy().await;
+    shop.wait_state(PaymentState::Served).await;
+    let (hits, moved) = (shop.priced_hits(), shop.node.transfers().await.len());
+    shop.gateway().kill();
+    for end in ["-wal", "-shm"] {
+        let mut name = shop.ledger_file().into_os_string();
+        name.push(end);
+        let _none = std::fs::remove_file(name);
+    }
+    std::fs::copy(&copy, shop.ledger_file()).unwrap();
+    let (code, report) = reconcile(&shop).await;
+    assert_eq!((code, kinds(&report)), (Some(1), vec!["signer_ahead", "unknown_transfer"]), "{report}");
+    shop.start().await;
+    assert!(shop.gateway().log().contains("The ledger is older than the chain"));
+    let answer = shop.present(&due.v2()).await;
+    assert!(answer.status == 409 && !answer.has_terms(), "{answer:?}");
+    shop.wait_state(PaymentState::Owed).await;
+    // The books don't know it, and the chain says that it is spent.
+    assert_eq!(shop.present(&later.v2()).await.status, 402);
+    assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (hits, moved));
+    shop.buy().await;
+    // What was found is in the books: a restart after it changes nothing.
+    shop.restart().await;
+    assert!(!shop.gateway().log().contains("The ledger is older than the chain"));
+    assert_eq!(shop.present(&due.v2()).await.status, 409);
+    assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (hits + 1, moved + 1));
+}
+
+#[tokio::test]
+async fn a_refund_is_noted_while_the_gateway_works_and_checked_on_chain() {
+    let mut shop = Shop::open().await;
+    shop.origin.then([Serve::Status(503), Serve::Status(503)]);
+    let payment = shop.payment().await;
+    for _ in 0..2 {
+        assert_eq!(shop.present(&payment.v2()).await.status, 503);
+    }
+    let owed = shop.wait_state(PaymentState::Owed).await;
+    let id = owed.record.0.as_str();
+    let refund = format!("0x{}", "cd".repeat(32));
+    let noted = payments(&shop, &["resolve", id, "--tx", &refund, "--note", "by hand"]).await;
+    let warning = String::from_utf8_lossy(&noted.stderr).into_owned();
+    assert!(noted.status.success() && warning.contains("doesn't know"), "{noted:?}");
+    let again = payments(&shop, &["resolve", id, "--tx", &refund]).await;
+    assert!(again.status.success() && again.stderr.is_empty(), "{again:?}");
+    let other = payments(&shop, &["resolve", id, "--tx", &format!("0x{}", "ef".repeat(32))]).await;
+    assert!(!other.status.success(), "{other:?}");
+    shop.buy().await;
+    let served = shop.wait_state(PaymentState::Served).await;
+    let refused = payments(&shop, &["resolve", &served.record.0, "--tx", &refund]).await;
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("only an owed payment"), "{refused:?}");
+    let list = payments(&shop, &["list", "--state", "owed", "--unresolved", "--json"]).await;
+    assert_eq!(String::from_utf8_lossy(&list.stdout), "[]\n");
+    let show = payments(&shop, &["show", id, "--json"]).await;
+    let row: Value = serde_json::from_slice(&show.stdout).unwrap();
+    assert_eq!((&row["state"], &row["refund_transaction"]), (&"owed".into(), &refund.as_str().into()));
+    assert_eq!(row["refund_note"], "by hand");
+    // Whoever presents it again is told the same, and pays nothing.
+    assert_eq!(shop.present(&payment.v2()).await.status, 409);
+    shop.restart().await;
+    assert_eq!(shop.present(&payment.v2()).await.status, 409);
+    shop.audit().await;
+}
