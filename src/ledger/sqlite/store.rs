@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection};
 
+use super::SqliteReader;
 use super::fault;
 use crate::ledger::LedgerError;
 
@@ -136,6 +139,34 @@ pub(super) async fn check_version(pool: &SqlitePool) -> Result<(), LedgerError> 
         Some(version) if version == known => Ok(()),
         Some(version) if version > known => Err(newer(version)),
         _ => Err(open_error("its schema", "it is of an older Tollhouse; start the gateway once to bring it up")),
+    }
+}
+
+/// Reads at the same time; each connection is a thread of its own.
+const CONNECTIONS_MAX: u32 = 4;
+
+/// Its connections never wait for the writer and can't write.
+impl SqliteReader {
+    /// Opens the books at `path` without changing them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`] when there are none, or another version wrote them.
+    pub async fn open(path: &Path) -> Result<Self, LedgerError> {
+        let reader = Self::on(path);
+        check_version(reader.pool()).await?;
+        Ok(reader)
+    }
+
+    /// Reads books that are known to be in order; connects when it has to.
+    pub(super) fn on(path: &Path) -> Self {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .test_before_acquire(false)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options(path).read_only(true));
+        Self::over(pool)
     }
 }
 
