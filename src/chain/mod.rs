@@ -10,6 +10,7 @@ mod cache;
 mod inflight;
 mod jsonrpc;
 mod losses;
+mod tenure;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -134,6 +134,10 @@ impl Gate {
         &self.markets
     }
 
+    pub(super) fn deliveries(&self) -> &Deliveries {
+        &self.deliveries
+    }
+
     pub(super) fn settlements(&self) -> &Arc<Settlements> {
         &self.settlements
     }
@@ -174,6 +178,7 @@ impl Gate {
         };
         crate::crash::point("post_m0");
         let patience = Instant::now() + payment.market.settle_timeout;
+        let tenure = self.ledger().tenure();
         let mut flight = Some(flight);
         for _ in 0..LOOKUPS_MAX {
             let step = self.look(&payment, &request, &mut flight).await;
@@ -181,7 +186,7 @@ impl Gate {
                 Step::Done(decision) => return decision,
                 Step::LookAgain => continue,
                 Step::Forward(record, plan) => {
-                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight);
+                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight, tenure);
                     return Decision::Forward(Box::new(held));
                 }
                 Step::Wait(record, handover) => (record, handover),
@@ -289,10 +294,18 @@ impl Gate {
     ) -> Step {
         let version = payment.version;
         match standing {
-            Standing::Pending => {
-                let handover = self.settlements.join(record.clone());
-                Step::Wait(Box::new(record), handover)
-            }
+            Standing::Pending => match self.is_ours(&record.record).await {
+                Ok(true) => {
+                    let handover = self.settlements.join(record.clone());
+                    Step::Wait(Box::new(record), handover)
+                }
+                // Another gateway settles it; whoever is asked next has the answer.
+                Ok(false) => Step::Done(pending(&record, version)),
+                Err(error) => {
+                    tracing::error!(%error, payment = %record.record, "Whose a payment is could not be told.");
+                    Step::Done(pending(&record, version))
+                }
+            },
             // The chain took its block back: until the money has moved again, it buys nothing.
             Standing::Redeliver if self.settlements.is_taken_back(&record.record) => {
                 Step::Done(pending(&record, version))
@@ -300,6 +313,14 @@ impl Gate {
             Standing::Redeliver => self.redeliver(&record.record, version, request, flight).await,
             standing => Step::Done(ended(standing, Some(&record), version)),
         }
+    }
+
+    /// Whether this process settles a payment.
+    async fn is_ours(&self, record: &RecordId) -> Result<bool, LedgerError> {
+        if self.settlements.is_running(record) {
+            return Ok(true);
+        }
+        self.ledger().own(record).await
     }
 
     /// A payment that nothing is known of: simulate, claim, and let the settlement run on its own.
@@ -376,7 +397,7 @@ impl Gate {
                 Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
-            Err(error @ (LedgerError::NotWritten(_) | LedgerError::NotSigned(_))) => {
+            Err(error @ (LedgerError::NotWritten(_) | LedgerError::NotSigned(_) | LedgerError::HeldElsewhere(_))) => {
                 tracing::error!(%error, "A claim was not written; nothing was sent.");
                 Step::Done(Decision::Unavailable)
             }

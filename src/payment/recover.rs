@@ -54,6 +54,11 @@ impl Gate {
         for market in self.markets().values() {
             let gate = Arc::clone(&self);
             let market = Arc::clone(market);
+            if self.ledger().tenure().is_some() {
+                tokio::spawn(Arc::clone(&self).hold_market(Arc::clone(&market)));
+                tokio::spawn(gate.watch_blocks(market, Vigil::default()));
+                continue;
+            }
             tokio::spawn(async move {
                 let vigil = gate.open_market(&market).await;
                 gate.watch_blocks(market, vigil).await;
@@ -126,6 +131,9 @@ impl Gate {
         // Rows that nobody drives: their task died, or their claim's answer was lost.
         for record in self.ledger().unfinished(network).await? {
             self.settlements().start(record);
+        }
+        if !self.watches(market).await? {
+            return Ok(());
         }
         let beyond = i64::try_from(WATCHED_BEYOND_END.as_millis()).unwrap_or(i64::MAX);
         let failed = self.ledger().failed_but_usable(network, UnixMillis(self.now().0.saturating_sub(beyond))).await?;

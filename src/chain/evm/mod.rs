@@ -44,6 +44,7 @@ use self::watch::Watch;
 use super::cache::{Expiring, RateLimit};
 use super::inflight::Inflight;
 use super::losses::Losses;
+use super::tenure::{self, Tenure};
 use super::{Chain, ChainError, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
@@ -99,6 +100,7 @@ struct Inner {
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
     reconciled: AtomicBool,
+    tenure: Tenure,
     runtime: OnceLock<Handle>,
 }
 
@@ -203,6 +205,7 @@ impl EvmScheme {
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
+            tenure: Tenure::default(),
             runtime: OnceLock::new(),
         }))))
     }
@@ -222,6 +225,9 @@ impl Scheme for EvmScheme {
         }
         if !inner.reconciled.load(Ordering::Acquire) {
             return no("unfinished payments are being reconciled".to_owned());
+        }
+        if inner.tenure.is_over() {
+            return no(tenure::OVER.to_owned());
         }
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
@@ -243,7 +249,10 @@ impl Scheme for EvmScheme {
         if cost > inner.config.max_fee {
             return no(format!("a settlement may cost {cost} wei now, over max_fee {}", inner.config.max_fee));
         }
-        if inner.lanes.iter().all(|lane| lane.balance().is_some_and(|balance| balance < cost)) {
+        if !inner.lanes.iter().any(|lane| lane.is_held()) {
+            return no("every gas payer is another gateway's".to_owned());
+        }
+        if inner.lanes.iter().all(|lane| !lane.is_held() || lane.balance().is_some_and(|balance| balance < cost)) {
             return no("no gas payer can pay for a settlement".to_owned());
         }
         Availability::Ready
@@ -303,6 +312,13 @@ impl Scheme for EvmScheme {
             }
         }
         self.0.reconciled.store(true, Ordering::Release);
+    }
+
+    fn hold(&self, signers: &[AccountId], until: Instant) {
+        for lane in &self.0.lanes {
+            lane.hold(signers.contains(&lane.account).then_some(until));
+        }
+        self.0.tenure.set(until);
     }
 }
 

@@ -14,7 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use self::row::Row;
 use super::{ConfigArgs, load_config};
 use crate::config::LedgerUrl;
-use crate::ledger::{PaymentFilter, PaymentId, PaymentState, RecordId, SqliteReader};
+use crate::ledger::{BooksReader, PaymentFilter, PaymentId, PaymentState, PostgresReader, RecordId, SqliteReader};
 use crate::types::Network;
 
 /// `tollhouse payments`.
@@ -87,14 +87,18 @@ pub enum ExportFormat {
 /// # Errors
 /// When the configuration is bad, or the ledger can't be read.
 pub async fn run(args: PaymentsArgs) -> anyhow::Result<()> {
-    let LedgerUrl::Sqlite(path) = load_config(&args.config.config)?.ledger.url;
-    let books = SqliteReader::open(&path).await.with_context(|| path.display().to_string())?;
+    let books = match load_config(&args.config.config)?.ledger.url {
+        LedgerUrl::Sqlite(path) => {
+            BooksReader::Sqlite(SqliteReader::open(&path).await.with_context(|| path.display().to_string())?)
+        }
+        LedgerUrl::Postgres(url) => BooksReader::Postgres(PostgresReader::open(url.expose()).await?),
+    };
     let outcome = read(&books, args.command, &mut std::io::stdout().lock()).await;
     books.close().await;
     outcome
 }
 
-async fn read(books: &SqliteReader, command: PaymentsCommand, out: &mut dyn Write) -> anyhow::Result<()> {
+async fn read(books: &BooksReader, command: PaymentsCommand, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         PaymentsCommand::List { filter, limit, json } => {
             let rows = rows(books, filter, Some(limit)).await?;
@@ -122,7 +126,7 @@ async fn read(books: &SqliteReader, command: PaymentsCommand, out: &mut dyn Writ
     Ok(())
 }
 
-async fn rows(books: &SqliteReader, filter: FilterArgs, limit: Option<u32>) -> anyhow::Result<Vec<Row>> {
+async fn rows(books: &BooksReader, filter: FilterArgs, limit: Option<u32>) -> anyhow::Result<Vec<Row>> {
     let filter = PaymentFilter { states: filter.states, network: filter.network, limit };
     Ok(books.list(&filter).await?.iter().map(Row::of).collect())
 }

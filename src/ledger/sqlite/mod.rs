@@ -341,4 +341,17 @@ impl Ledger for SqliteLedger {
     async fn probe(&self) -> Result<(), LedgerError> {
         self.write(Probe).await
     }
+
+    /// Waits until the store may not be written any more: the process must then end, since what is on disk is known only after
+    /// a fresh start (threat E12).
+    async fn halted(&self) -> String {
+        Self::halted(self).await
+    }
+
+    async fn end(self: Arc<Self>) {
+        // Unless something that didn't end in time still holds it.
+        if let Some(ledger) = Arc::into_inner(self) {
+            ledger.close().await;
+        }
+    }
 }
