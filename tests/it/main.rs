@@ -24,6 +24,7 @@ mod edge;
 mod facilitator;
 mod fees;
 mod forged;
+mod gateways;
 mod headers;
 mod identifiers;
 mod lifetime;
