@@ -4,6 +4,7 @@
 
 mod hex;
 mod model;
+#[allow(clippy::duplicate_mod, reason = "the steps in `books` are compiled for each store's driver")]
 mod postgres;
 mod reader;
 mod schema;

@@ -19,7 +19,8 @@ const TAKEN_OVER: Duration = Duration::from_secs(30);
 
 fn plan(postgres: &Postgres, signer: &'static str) -> Plan {
     let network = "settle_timeout = \"3s\"".to_owned();
-    Plan { ledger: Some(postgres.url()), signer, network, ..Plan::default() }
+    let server = "[server.limits]\nconnections_per_address = 2000\n".to_owned();
+    Plan { ledger: Some(postgres.url()), signer, network, server, ..Plan::default() }
 }
 
 fn dying_at(postgres: &Postgres, failpoints: &str) -> Plan {
