@@ -27,6 +27,7 @@ mod forged;
 mod gateways;
 mod headers;
 mod identifiers;
+mod ledgers;
 mod lifetime;
 mod nodes;
 mod origins;

@@ -181,6 +181,9 @@ async fn keep_registered(inner: Arc<Inner>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        if inner.registration.has_ended() {
+            return;
+        }
         match inner.registration.renew(&inner.pool).await {
             Ok(Renewal::Renewed) => {}
             Ok(Renewal::Anew) => {

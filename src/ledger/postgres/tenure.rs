@@ -4,6 +4,7 @@
 //! Leases go by the database's clock. What this process believes of its own lease is shorter, and goes by its own monotonic
 //! clock: a process that was paused finds it over as soon as it runs again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub(super) const RENEW_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Registration {
     instance: String,
     tenure: Mutex<Tenure>,
+    has_ended: AtomicBool,
 }
 
 /// How a renewal ended.
@@ -40,7 +42,7 @@ impl Registration {
     /// Registers this process under a name of its own.
     pub(super) async fn new(pool: &PgPool, instance: String) -> Result<Self, LedgerError> {
         let tenure = register(pool, &instance, None).await.map_err(|error| not_written(&error))?;
-        Ok(Self { instance, tenure: Mutex::new(tenure) })
+        Ok(Self { instance, tenure: Mutex::new(tenure), has_ended: AtomicBool::new(false) })
     }
 
     pub(super) fn tenure(&self) -> Tenure {
@@ -73,8 +75,13 @@ impl Registration {
         Ok(Renewal::Anew)
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
+    }
+
     /// Gives up everything at once.
     pub(super) async fn end(&self, pool: &PgPool) {
+        self.has_ended.store(true, Ordering::Release);
         let ended = sqlx::query("DELETE FROM instances WHERE epoch = $1").bind(self.tenure().epoch).execute(pool).await;
         if let Err(error) = ended {
             tracing::warn!(%error, "The registration could not be removed; it ends by itself.");
