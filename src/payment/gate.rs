@@ -327,7 +327,7 @@ impl Gate {
     async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
         let plan = match self.plan(payment, request).await {
             Ok(plan) => plan,
-            Err(decision) => return Step::Done(decision),
+            Err(decision) => return self.unless_known_by_now(decision, payment, request).await,
         };
         let claim = match self.new_payment(payment, request, plan.as_ref()) {
             Ok(claim) => claim,
@@ -345,6 +345,29 @@ impl Gate {
             Ok(step) => step,
             Err(error) => {
                 tracing::error!(%error, "A claim's task died.");
+                Step::Done(Decision::Unavailable)
+            }
+        }
+    }
+
+    /// What was decided, unless another gateway has claimed the payment since it was looked up: then the chain refuses it because
+    /// it was settled there, and its payer must not be asked for another (threat H1).
+    async fn unless_known_by_now(
+        &self,
+        decision: Decision,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+    ) -> Step {
+        if self.ledger().tenure().is_none() {
+            return Step::Done(decision);
+        }
+        match self.ledger().find(&payment.facts().id).await {
+            Ok(found) => match Standing::of(found.as_ref(), &presentation(payment, request)) {
+                Standing::New => Step::Done(decision),
+                _ => Step::LookAgain,
+            },
+            Err(error) => {
+                tracing::error!(%error, "The ledger did not answer.");
                 Step::Done(Decision::Unavailable)
             }
         }

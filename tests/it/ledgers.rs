@@ -71,9 +71,9 @@ async fn of_claims_at_three_ledgers_one_wins_and_no_account_nonce_is_lost() {
     for (ledger, signer) in ledgers.iter().zip(signers) {
         assert_eq!(ledger.lease_signer(&network(), &account(signer), 7).await.unwrap(), 7);
     }
-    let claims = (0..60).map(|number| {
+    let claims = (0..30).map(|number| {
         let (ledger, signer) = (&ledgers[number % 3], signers[number % 3]);
-        let id = format!("payment {}", number / 6);
+        let id = format!("payment {}", number / 3);
         async move { ledger.claim(payment(&id, signer), signing(signer)).await.unwrap() }
     });
     let claimed = join_all(claims).await.into_iter().filter(|claim| matches!(claim, ClaimOutcome::Claimed(_))).count();

@@ -18,7 +18,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/postgres");
 const CONNECTIONS_MAX: u32 = 16;
 
 /// How long a caller waits for a connection, a new one included.
-const ACQUIRE_MAX: Duration = Duration::from_secs(3);
+const ACQUIRE_MAX: Duration = Duration::from_secs(5);
 
 /// How long opening may take in all, once another gateway's migration isn't waited for.
 const OPEN_MAX: Duration = Duration::from_secs(10);
