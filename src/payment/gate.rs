@@ -315,14 +315,6 @@ impl Gate {
         }
     }
 
-    /// Whether this process settles a payment.
-    async fn is_ours(&self, record: &RecordId) -> Result<bool, LedgerError> {
-        if self.settlements.is_running(record) {
-            return Ok(true);
-        }
-        self.ledger().own(record).await
-    }
-
     /// A payment that nothing is known of: simulate, claim, and let the settlement run on its own.
     async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
         let plan = match self.plan(payment, request).await {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::ledger::{AccountNonce, LedgerError};
+use crate::ledger::{AccountNonce, LedgerError, RecordId};
 use crate::types::AccountId;
 
 use super::gate::Gate;
@@ -129,6 +129,14 @@ impl Gate {
             return Ok(Some((signer.clone(), next)));
         }
         Ok(None)
+    }
+
+    /// Whether this process settles a payment.
+    pub(super) async fn is_ours(&self, record: &RecordId) -> Result<bool, LedgerError> {
+        if self.settlements().is_running(record) {
+            return Ok(true);
+        }
+        self.ledger().own(record).await
     }
 
     /// Whether this gateway is the one that looks after what all of them settled on a network.
