@@ -94,6 +94,8 @@ missing_packages() {
   command -v openssl >/dev/null || echo openssl
   command -v perl >/dev/null || echo perl
   command -v python3 >/dev/null || echo python3
+  # Its programs aren't in the path on Debian.
+  command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 

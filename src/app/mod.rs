@@ -21,7 +21,7 @@ use crate::config::{
     ServerConfig,
 };
 use crate::facilitator::FacilitatorParts;
-use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
+use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger};
 use crate::payment::scheme::Scheme;
 use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute, Queue};
 use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
@@ -87,7 +87,7 @@ pub struct App {
     /// The money path.
     pub gate: Arc<Gate>,
     /// The books.
-    pub ledger: Arc<SqliteLedger>,
+    pub ledger: Arc<dyn Ledger>,
     /// Who takes up a changed configuration.
     pub reloader: Arc<Reloader>,
 }
@@ -251,7 +251,7 @@ impl Blueprint {
     }
 
     /// Nobody would look after an unfinished payment whose network is gone from the configuration.
-    async fn refuse_orphans(&self, ledger: &SqliteLedger) -> Result<(), StartError> {
+    async fn refuse_orphans(&self, ledger: &dyn Ledger) -> Result<(), StartError> {
         let open = open_payments(ledger, &self.config.server, self.clock.now()).await?;
         let Some(orphan) = open.iter().find(|row| !self.markets.contains_key(&row.claim.network)) else {
             return Ok(());
@@ -261,15 +261,18 @@ impl Blueprint {
         Err(StartError::NetworkStillNeeded { network, count })
     }
 
-    async fn open_ledger(&self) -> Result<Arc<SqliteLedger>, LedgerError> {
-        let LedgerUrl::Sqlite(path) = &self.config.ledger.url;
+    async fn open_ledger(&self) -> Result<Arc<dyn Ledger>, LedgerError> {
         let metrics = Arc::clone(&self.metrics);
         let observer = Arc::new(move |operation: &'static str, took| metrics.ledger(operation, took));
-        SqliteLedger::open_observed(path, Arc::clone(&self.clock), observer).await.map(Arc::new)
+        let clock = Arc::clone(&self.clock);
+        Ok(match &self.config.ledger.url {
+            LedgerUrl::Sqlite(path) => Arc::new(SqliteLedger::open_observed(path, clock, observer).await?),
+            LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::open_observed(url.expose(), clock, observer).await?),
+        })
     }
 
     /// The configured key, or the one that this ledger made for all who share it (contract §1.3).
-    async fn quote_key(&self, ledger: &SqliteLedger) -> Result<QuoteKey, StartError> {
+    async fn quote_key(&self, ledger: &dyn Ledger) -> Result<QuoteKey, StartError> {
         let text = match self.config.server.quote_key.as_ref().map(Secret::expose) {
             Some(key) => key.to_owned(),
             None => {
@@ -286,7 +289,7 @@ impl Blueprint {
 /// Payments that can't do without their network: those that it has yet to settle, and those that it settled and that may
 /// still be presented for their answer, which takes somebody who can read them.
 async fn open_payments(
-    ledger: &SqliteLedger,
+    ledger: &dyn Ledger,
     server: &ServerConfig,
     now: UnixMillis,
 ) -> Result<Vec<PaymentRecord>, LedgerError> {

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 use super::{Blueprint, StartError, count_on, open_payments, payables, price};
 use crate::admin::Reload;
 use crate::config::{Config, changed_networks, restart_only};
-use crate::ledger::SqliteLedger;
+use crate::ledger::Ledger;
 use crate::payment::{Clearing, Market};
 use crate::proxy::{Current, Snapshot};
 use crate::types::{Clock, Network};
@@ -33,7 +33,7 @@ pub struct Reloader {
     /// The configuration in force; held while another is read, so that there is one reload at a time.
     pub(super) config: Mutex<Arc<Config>>,
     pub(super) markets: HashMap<Network, Arc<Market>>,
-    pub(super) ledger: Arc<SqliteLedger>,
+    pub(super) ledger: Arc<dyn Ledger>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) current: Arc<Current>,
     pub(super) has_priced_routes: Arc<AtomicBool>,
@@ -84,7 +84,7 @@ impl Reloader {
         let mut reasons: Vec<String> =
             restart_only(old, new).into_iter().map(|key| format!("{key} changes only with a restart")).collect();
         let (changed, gone) = changed_networks(old, new);
-        let open = open_payments(&self.ledger, &old.server, self.clock.now()).await;
+        let open = open_payments(self.ledger.as_ref(), &old.server, self.clock.now()).await;
         let open = open.map_err(|error| vec![error.to_string()])?;
         for network in changed {
             let what = "is new, or its endpoints, signers, assets or rules differ, which takes a restart";

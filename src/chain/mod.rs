@@ -14,6 +14,7 @@ mod jsonrpc;
 mod losses;
 mod skew;
 mod spending;
+mod tenure;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -39,6 +39,7 @@ use self::verify::CosmosPayment;
 use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
 use super::skew::Skew;
+use super::tenure::{self, Tenure};
 use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
@@ -93,6 +94,7 @@ struct Inner {
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
     reconciled: AtomicBool,
+    tenure: Tenure,
     runtime: OnceLock<Handle>,
 }
 
@@ -196,6 +198,7 @@ impl CosmosScheme {
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
+            tenure: Tenure::default(),
             runtime: OnceLock::new(),
         }))))
     }
@@ -215,6 +218,9 @@ impl Scheme for CosmosScheme {
         }
         if !inner.reconciled.load(Ordering::Acquire) {
             return no("unfinished payments are being reconciled".to_owned());
+        }
+        if inner.tenure.is_over() {
+            return no(tenure::OVER.to_owned());
         }
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
@@ -266,6 +272,10 @@ impl Scheme for CosmosScheme {
 
     fn open(&self, _next: &[(AccountId, AccountNonce)]) {
         self.0.reconciled.store(true, Ordering::Release);
+    }
+
+    fn hold(&self, _signers: &[AccountId], until: Instant) {
+        self.0.tenure.set(until);
     }
 }
 

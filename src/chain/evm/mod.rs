@@ -44,6 +44,7 @@ use super::inflight::Inflight;
 use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Worth, lasts};
+use super::tenure::{self, Tenure};
 use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
@@ -100,6 +101,7 @@ struct Inner {
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
     reconciled: AtomicBool,
+    tenure: Tenure,
     runtime: OnceLock<Handle>,
 }
 
@@ -205,6 +207,7 @@ impl EvmScheme {
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
+            tenure: Tenure::default(),
             runtime: OnceLock::new(),
         }))))
     }
@@ -224,6 +227,9 @@ impl Scheme for EvmScheme {
         }
         if !inner.reconciled.load(Ordering::Acquire) {
             return no("unfinished payments are being reconciled".to_owned());
+        }
+        if inner.tenure.is_over() {
+            return no(tenure::OVER.to_owned());
         }
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
@@ -245,11 +251,14 @@ impl Scheme for EvmScheme {
         if cost > inner.config.max_fee {
             return no(format!("a settlement may cost {cost} wei now, over max_fee {}", inner.config.max_fee));
         }
-        if inner.lanes.iter().all(|lane| lane.balance().is_some_and(|balance| balance < cost)) {
+        if !inner.lanes.iter().any(|lane| lane.is_held()) {
+            return no("every gas payer is another gateway's".to_owned());
+        }
+        if inner.lanes.iter().all(|lane| !lane.is_held() || lane.balance().is_some_and(|balance| balance < cost)) {
             return no("no gas payer can pay for a settlement".to_owned());
         }
         let today = inner.clock.now();
-        if !inner.lanes.iter().any(|lane| lane.allowance.has_room(cost.into(), today)) {
+        if !inner.lanes.iter().filter(|lane| lane.is_held()).any(|lane| lane.allowance.has_room(cost.into(), today)) {
             return no("every gas payer has spent its max_fee_per_day".to_owned());
         }
         Availability::Ready
@@ -325,6 +334,13 @@ impl Scheme for EvmScheme {
             }
         }
         self.0.reconciled.store(true, Ordering::Release);
+    }
+
+    fn hold(&self, signers: &[AccountId], until: Instant) {
+        for lane in &self.0.lanes {
+            lane.hold(signers.contains(&lane.account).then_some(until));
+        }
+        self.0.tenure.set(until);
     }
 }
 

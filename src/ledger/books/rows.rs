@@ -5,9 +5,9 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite};
+use sqlx::Row;
 
+use super::{Driver, StoredRow};
 use crate::ledger::{
     Attempt, Digest, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState, RecordId,
     Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
@@ -30,12 +30,12 @@ pub(super) use select_payments;
 
 /// A row under inspection; errors carry its id.
 struct Stored<'row> {
-    row: &'row SqliteRow,
+    row: &'row StoredRow,
     record: String,
 }
 
 impl<'row> Stored<'row> {
-    fn new(row: &'row SqliteRow, id_column: &str) -> Result<Self, LedgerError> {
+    fn new(row: &'row StoredRow, id_column: &str) -> Result<Self, LedgerError> {
         let nameless = Self { row, record: "?".to_owned() };
         let record = nameless.get(id_column)?;
         Ok(Self { row, record })
@@ -48,7 +48,7 @@ impl<'row> Stored<'row> {
     /// A column that may be NULL.
     fn get_if_any<T>(&self, column: &str) -> Result<Option<T>, LedgerError>
     where
-        T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
+        T: sqlx::Decode<'row, Driver> + sqlx::Type<Driver>,
     {
         self.row.try_get(column).map_err(|error| self.corrupt(column, error))
     }
@@ -56,7 +56,7 @@ impl<'row> Stored<'row> {
     /// A column that may not; asked for as one that may, since sqlx reads SQLite's NULL as zero or empty otherwise.
     fn get<T>(&self, column: &str) -> Result<T, LedgerError>
     where
-        T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
+        T: sqlx::Decode<'row, Driver> + sqlx::Type<Driver>,
     {
         self.get_if_any(column)?.ok_or_else(|| self.corrupt(column, "is missing"))
     }
@@ -189,7 +189,7 @@ impl<'row> Stored<'row> {
 }
 
 /// The payments of a [`select_payments`] query: rows of one payment stand together, attempts in order.
-pub(super) fn payments(rows: &[SqliteRow]) -> Result<Vec<PaymentRecord>, LedgerError> {
+pub(super) fn payments(rows: &[StoredRow]) -> Result<Vec<PaymentRecord>, LedgerError> {
     let mut records: Vec<PaymentRecord> = Vec::new();
     for row in rows {
         let stored = Stored::new(row, "record")?;
@@ -207,7 +207,7 @@ pub(super) fn payments(rows: &[SqliteRow]) -> Result<Vec<PaymentRecord>, LedgerE
 }
 
 /// One line of the summary query: `state`, `network`, `asset`, `amount`, and how often that amount occurs.
-pub(super) fn subtotal(row: &SqliteRow) -> Result<Total, LedgerError> {
+pub(super) fn subtotal(row: &StoredRow) -> Result<Total, LedgerError> {
     let stored = Stored { row, record: "summary".to_owned() };
     let amount: AtomicAmount = stored.parse("amount")?;
     let count: u64 = stored.integer("payment_count")?;
@@ -221,7 +221,7 @@ pub(super) fn subtotal(row: &SqliteRow) -> Result<Total, LedgerError> {
 }
 
 /// A row of what sums are made of.
-pub(super) fn sum_entry(row: &SqliteRow) -> Result<SumEntry, LedgerError> {
+pub(super) fn sum_entry(row: &StoredRow) -> Result<SumEntry, LedgerError> {
     let stored = Stored::new(row, "record")?;
     Ok(SumEntry {
         state: stored.parse("state")?,
@@ -237,7 +237,7 @@ pub(super) fn sum_entry(row: &SqliteRow) -> Result<SumEntry, LedgerError> {
 }
 
 /// A row of `settled_block` and `settled_block_hash`.
-pub(super) fn settled_block(row: &SqliteRow) -> Result<SettledBlock, LedgerError> {
+pub(super) fn settled_block(row: &StoredRow) -> Result<SettledBlock, LedgerError> {
     let stored = Stored { row, record: "blocks".to_owned() };
     Ok(SettledBlock { number: stored.integer("settled_block")?, hash: stored.get("settled_block_hash")? })
 }
