@@ -31,7 +31,7 @@ RUN cargo build --locked --profile lto --no-default-features --bin tollhouse
 FROM ${RUNTIME_IMAGE} AS runtime
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates \
- && rm -rf /var/lib/apt/lists/* \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
  && groupadd --gid 10001 tollhouse \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/tollhouse --shell /usr/sbin/nologin tollhouse \
  && install -d -o 10001 -g 10001 -m 0700 /var/lib/tollhouse
