@@ -16,6 +16,9 @@ const REST: [(&str, &str); 3] = [
     ("[routes", "[routes]\n\"GET /api/data\" = \"$0.01\"\n"),
 ];
 
+const NODE_URL: &str = "https://node.example/key";
+const LEDGER_URL: &str = "postgres://tollhouse:password@db.internal/tollhouse?sslmode=verify-full";
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -49,7 +52,8 @@ fn blocks(text: &str) -> Vec<(usize, String)> {
 fn environment(name: &str) -> Option<String> {
     let value = match name {
         _ if name.ends_with("SIGNER") => "11".repeat(32),
-        _ if name.ends_with("URL") => "https://node.example/key".to_owned(),
+        _ if name.ends_with("LEDGER_URL") => LEDGER_URL.to_owned(),
+        _ if name.ends_with("URL") => NODE_URL.to_owned(),
         _ => "k".repeat(32),
     };
     Some(value)
@@ -67,8 +71,12 @@ fn with_files(text: &str, dir: &Path) -> String {
             let name = text[at + word.len()..].split('"').next().unwrap();
             let file = dir.join(name);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
-            let is_url = name.ends_with("rpc");
-            fs::write(&file, if is_url { "https://node.example/key".to_owned() } else { "11".repeat(32) }).unwrap();
+            let text = match name {
+                _ if name.ends_with("ledger-url") => LEDGER_URL.to_owned(),
+                _ if name.ends_with("rpc") => NODE_URL.to_owned(),
+                _ => "11".repeat(32),
+            };
+            fs::write(&file, text).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         }
     }
