@@ -6,10 +6,13 @@ pub mod cosmos;
 pub mod evm;
 pub mod solana;
 
+mod breaker;
 mod cache;
 mod inflight;
 mod jsonrpc;
 mod losses;
+mod skew;
+mod spending;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +88,8 @@ pub struct SignerBalance {
     pub signer: AccountId,
     /// How much native currency in its smallest unit; none if it was never read.
     pub balance: Option<AtomicAmount>,
+    /// For how many settlements that lasts at today's fees, as far as they are known.
+    pub lasts: Option<u64>,
 }
 
 /// A scheme together with what its owner needs to start, watch and stop it.
