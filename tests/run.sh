@@ -158,6 +158,14 @@ build_solana_node() {
   nice -n 19 cargo build --quiet --locked --manifest-path "$SOLANA_NODE/Cargo.toml" --target-dir "$SOLANA_NODE/target"
 }
 
+# The unit, with a program that is there in place of ours; nothing of it may be unknown, and little of it open.
+check_unit() {
+  sed 's#^ExecStart=/usr/local/bin/tollhouse.*#ExecStart=/bin/true#' deploy/systemd/tollhouse.service >"$log_dir/tollhouse.service"
+  systemd-analyze verify "$log_dir/tollhouse.service"
+  systemd-analyze security --offline=true --threshold=20 "$log_dir/tollhouse.service" >"$log_dir/security.log" ||
+    { cat "$log_dir/security.log"; return 1; }
+}
+
 # --- stages ---
 
 begin "setup"
@@ -214,6 +222,24 @@ end
 
 begin "examples in the documentation"
 cargo test --doc "${FEATURES[@]}"
+end
+
+begin "deployment files"
+# The containers themselves are tested by tests/container.sh, which takes too long for here.
+bash -n tests/container.sh
+sh -n deploy/compose/setup.sh
+python3 -m json.tool deploy/monitoring/grafana/boards/tollhouse.json >/dev/null
+if command -v promtool >/dev/null; then
+  (cd deploy/monitoring && promtool check rules alerts.yml && promtool test rules alerts.test.yml)
+fi
+if docker compose version >/dev/null 2>&1; then
+  docker compose --profile monitoring config --quiet
+elif command -v docker-compose >/dev/null; then
+  docker-compose --profile monitoring config --quiet
+fi
+if command -v systemd-analyze >/dev/null; then
+  check_unit
+fi
 end
 
 begin "contract artifacts"

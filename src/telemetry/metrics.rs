@@ -224,4 +224,32 @@ mod tests {
         assert!(text.contains(r#"tollhouse_requests_total{outcome="free",route="GET /a"} 1"#), "{text}");
         assert!(text.contains("tollhouse_rpc_seconds_bucket"), "{text}");
     }
+
+    #[test]
+    fn alerts_and_board_watch_metrics_that_exist() {
+        let metrics = Metrics::new().unwrap();
+        // A vector shows nothing until it has a member.
+        metrics.request("GET /a", "free");
+        metrics.payment("eip155:1", "paid");
+        metrics.refusal("expired");
+        metrics.stage(Stage::Claim, Duration::ZERO);
+        metrics.rpc("eip155:1", "eth_call", "ok", Duration::ZERO);
+        metrics.ledger("commit", Duration::ZERO);
+        metrics.signer_balance("eip155:1", "0", 1.0);
+        metrics.network_up("eip155:1", true);
+        metrics.clock_skew("eip155:1", 0.0);
+        metrics.invariant_violated("balance");
+        let shown = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let shown: Vec<&str> = shown.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitoring");
+        for name in ["alerts.yml", "alerts.test.yml", "grafana/boards/tollhouse.json"] {
+            let text = std::fs::read_to_string(folder.join(name)).unwrap();
+            let starts: Vec<usize> = text.match_indices("tollhouse_").map(|(at, _)| at).collect();
+            assert!(starts.len() >= 10, "{name}");
+            for at in starts {
+                let word = text[at..].split(|char: char| !char.is_ascii_alphanumeric() && char != '_').next().unwrap();
+                assert!(shown.contains(&word), "{name}: {word}");
+            }
+        }
+    }
 }
