@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.."
 RUST_IMAGE=rust:1.95-bookworm
 RUNTIME_IMAGE=debian:bookworm-slim
 RUNTIME_SUITE=bookworm
+LEDGER_IMAGE=postgres:17-bookworm
 IMAGE_MEBIBYTES_MAX=260
 # drain_timeout, and what an engine takes.
 STOP_SECONDS_MAX=12
@@ -140,6 +141,20 @@ END
   docker rm "$container" >/dev/null
 }
 
+# A PostgreSQL of Debian's, behind what docker-compose.yml uses of the official image's entrypoint.
+make_ledger_image() {
+  docker build --quiet --network host --tag "$LEDGER_IMAGE" --file - tests/container >/dev/null <<END
+FROM $RUNTIME_IMAGE
+RUN apt-get update && apt-get install -y --no-install-recommends postgresql
+ENV PGDATA=/var/lib/postgresql/data
+RUN install -d -o postgres -g postgres -m 1777 /var/lib/postgresql/data
+COPY postgres-entrypoint.sh /postgres-entrypoint.sh
+USER postgres
+VOLUME /var/lib/postgresql/data
+ENTRYPOINT ["/postgres-entrypoint.sh"]
+END
+}
+
 set_up() {
   command -v curl >/dev/null || install_packages curl
   command -v docker >/dev/null || install_packages docker.io
@@ -158,6 +173,10 @@ set_up() {
   if ! have_image "$RUST_IMAGE"; then
     [[ -n $engine_pid ]] || fail "can't pull $RUST_IMAGE"
     make_rust_image
+  fi
+  if ! have_image "$LEDGER_IMAGE"; then
+    [[ -n $engine_pid ]] || fail "can't pull $LEDGER_IMAGE"
+    make_ledger_image
   fi
   echo "engine $("$docker" version --format '{{.Server.Version}}'), ${compose[*]} $("${compose[@]}" version --short)"
 }

@@ -12,3 +12,10 @@ random() {
 }
 
 random admin-token
+random ledger-password
+(printf 'postgres://tollhouse:' && cat ledger-password && printf '@ledger/tollhouse') > ledger-url.new
+mv ledger-url.new ledger-url
+
+# The database's server is another user: it may come in, and read the one file that is for it.
+chmod 0711 .
+chmod 0444 ledger-password
