@@ -4,6 +4,7 @@
 
 mod hex;
 mod model;
+mod report;
 mod sqlite;
 
 pub use model::{
@@ -11,6 +12,7 @@ pub use model::{
     PaymentState, RecordId, SettledBlock, Settlement,
 };
 
+pub use report::{DAY_MILLIS, Earning, PageFilter};
 pub use sqlite::{Observer, SqliteLedger, SqliteReader};
 
 use async_trait::async_trait;
@@ -293,6 +295,18 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// As for every read.
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// A page of payments, newest first.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// What each route earned in each asset on each day, from payments recorded as paid at `since` or later.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn earnings(&self, since: UnixMillis) -> Result<Vec<Earning>, LedgerError>;
 
     /// How many payments stand in each state, and their amount per (network, asset).
     ///

@@ -36,7 +36,7 @@ use self::rpc::Rpc;
 use self::startup::mistake_at;
 use self::verify::CosmosPayment;
 use super::cache::{Expiring, RateLimit};
-use super::{Chain, ChainError, ChainObserver, SignerBalance};
+use super::{Chain, ChainError, ChainHead, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
@@ -261,6 +261,11 @@ impl Chain for CosmosScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        let age = self.0.lag()?;
+        self.0.heads.last().map(|head| ChainHead { number: head.height, age })
     }
 
     fn native_decimals(&self) -> u8 {

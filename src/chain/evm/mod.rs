@@ -44,7 +44,7 @@ use self::watch::Watch;
 use super::cache::{Expiring, RateLimit};
 use super::inflight::Inflight;
 use super::losses::Losses;
-use super::{Chain, ChainError, ChainObserver, SignerBalance};
+use super::{Chain, ChainError, ChainHead, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -338,6 +338,14 @@ impl Chain for EvmScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        self.0.watch.head().map(|head| ChainHead { number: head.number, age: head.seen_at.elapsed() })
+    }
+
+    fn settlement_cost_max(&self) -> Option<AtomicAmount> {
+        self.0.known_fees().map(|fees| fees.with_replacement(fees::USUAL_GAS).into())
     }
 
     fn native_decimals(&self) -> u8 {

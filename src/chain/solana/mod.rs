@@ -43,7 +43,7 @@ use super::cache::Expiring;
 use super::inflight::Inflight;
 use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
-use super::{Chain, ChainError, ChainObserver, SignerBalance};
+use super::{Chain, ChainError, ChainHead, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -336,6 +336,14 @@ impl Chain for SolanaScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        self.0.watch.head().map(|head| ChainHead { number: head.height(), age: head.seen_at.elapsed() })
+    }
+
+    fn settlement_cost_max(&self) -> Option<AtomicAmount> {
+        Some(self.0.config.max_fee.into())
     }
 
     fn native_decimals(&self) -> u8 {

@@ -8,6 +8,7 @@ mod fault;
 mod finality;
 mod forwarded;
 mod reader;
+mod report;
 mod rows;
 mod steps;
 mod store;
@@ -33,8 +34,8 @@ use self::store::OwnedFile;
 use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, Probe, PruneSome, ValueOrInsert};
 use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
 use super::{
-    AccountNonce, ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
-    PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
+    AccountNonce, ClaimOutcome, DeliveryBegun, Earning, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
+    PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
 
@@ -302,6 +303,14 @@ impl Ledger for SqliteLedger {
 
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
         self.reader()?.list(filter).await
+    }
+
+    async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.page(filter).await
+    }
+
+    async fn earnings(&self, since: UnixMillis) -> Result<Vec<Earning>, LedgerError> {
+        self.reader()?.earnings(since).await
     }
 
     async fn totals(&self) -> Result<Vec<Total>, LedgerError> {

@@ -47,6 +47,11 @@ impl SqliteReader {
         Self { pool }
     }
 
+    /// For further reads of this folder.
+    pub(super) fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+
     /// Ends every connection.
     pub async fn close(&self) {
         self.pool.close().await;
@@ -239,6 +244,6 @@ fn summed(found: &[SqliteRow]) -> Result<Vec<Total>, LedgerError> {
     Ok(sums.into_iter().map(total).collect())
 }
 
-fn not_read(error: sqlx::Error) -> LedgerError {
+pub(super) fn not_read(error: sqlx::Error) -> LedgerError {
     LedgerError::NotRead(error.to_string())
 }
