@@ -102,7 +102,7 @@ async fn claim(ledger: &dyn Ledger, number: u8, claimed_at: i64) -> PaymentRecor
         fingerprint: [2; 32],
         redeliverable: true,
         holder: crate::ledger::Holder::Quote([3; 32]),
-        route: if number % 2 == 0 { "GET /a" } else { "GET /b" }.to_owned(),
+        route: if number.is_multiple_of(2) { "GET /a" } else { "GET /b" }.to_owned(),
         request: "GET /a".to_owned(),
         terms: "{}".to_owned(),
         wait_for: "confirmed".to_owned(),

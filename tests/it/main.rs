@@ -35,6 +35,7 @@ mod races;
 mod reload;
 mod reorgs;
 mod requests;
+mod secrets;
 mod solana;
 mod tokens;
 mod upstreams;

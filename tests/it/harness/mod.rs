@@ -15,7 +15,7 @@ pub use chain::Chain;
 pub use chaos::Fault;
 pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
 pub use http::{Answer, Call, decode_header};
-pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
+pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER, SIGNER_ADDRESS, USDC};
 pub use origin::{Origin, Serve};
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use shop::{PRICE, Plan, Shop, paid};

@@ -34,6 +34,10 @@ pub struct Plan {
     pub network: String,
     /// More lines of `[server]`.
     pub server: String,
+    /// More lines of `[admin]`.
+    pub admin: String,
+    /// What the node's URL ends with, as where access tokens stand (EVM).
+    pub rpc_path: &'static str,
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
@@ -61,6 +65,8 @@ impl Default for Plan {
         Self {
             network: String::new(),
             server: String::new(),
+            admin: String::new(),
+            rpc_path: "",
             upstream: String::new(),
             routes: routes.to_owned(),
             is_facilitator: false,
@@ -146,7 +152,7 @@ impl<N: Chain> Shop<N> {
         self.gateway.as_ref().is_some_and(Gateway::is_alive)
     }
 
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
 
@@ -169,7 +175,7 @@ impl<N: Chain> Shop<N> {
     }
 
     fn write_config(&self) {
-        let Plan { server, upstream, routes, log, .. } = &self.plan;
+        let Plan { server, admin, upstream, routes, log, .. } = &self.plan;
         let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };
         let facilitator = match self.plan.is_facilitator {
             true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
@@ -177,7 +183,7 @@ impl<N: Chain> Shop<N> {
         };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
-             [admin]\nlisten = \"127.0.0.1:{}\"\n\
+             [admin]\nlisten = \"127.0.0.1:{}\"\n{admin}\n\
              {facilitator}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
