@@ -17,7 +17,7 @@ const LIMIT_MAX: u32 = 1000;
 const MILLIS_MAX: i64 = 253_402_300_799_999;
 
 /// Longest route key that is looked for.
-const ROUTE_BYTES_MAX: usize = 2048;
+const ROUTE_CHARS_MAX: usize = 2048;
 
 /// How long the books may take to answer.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,7 +105,7 @@ fn take(filter: &mut PageFilter, key: &str, value: &str) -> Result<(), Wrong> {
             filter.network = Some(network);
         }
         "route" => {
-            let is_short = (1..=ROUTE_BYTES_MAX).contains(&value.len());
+            let is_short = (1..=ROUTE_CHARS_MAX).contains(&value.chars().count());
             let route = Some(value).filter(|_| is_short).ok_or(("bad_route", "route is the key of a route"))?;
             filter.route = Some(route.to_owned());
         }

@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 // Pages in headless Chromium; the last line is 'N passed, N failed'.
 //
-//   tests/browser/run.mjs [--pictures DIR] [PAGE]     one page's tests (dashboard), or all
+//   tests/browser/run.mjs [--pictures DIR] [PAGE]     one page's tests (dashboard, api), or all
 //
-// Wants: `npm ci` done here; Debian's chromium, or another named by CHROMIUM; python3; the gateway built with the feature
+// Wants: `npm ci` done here; Debian's chromium, or another named by CHROMIUM; python3, and for `api` the virtualenv
+// tests/e2e/python/.venv-schemathesis; the gateway built with the feature
 // dev-solana: TOLLHOUSE_BIN names another binary than target/debug/tollhouse. tests/run.sh sees to all of it. The pictures
 // are left in target/browser; `tests/browser/pictures.sh` takes those of the README from there.
 
@@ -14,9 +15,10 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { launch } from './lib/browser.mjs';
 import { Shop } from './lib/gateway.mjs';
+import { api } from './api.mjs';
 import { dashboard } from './dashboard.mjs';
 
-const PAGES = { dashboard };
+const PAGES = { dashboard, api };
 const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { pictures: { type: 'string' } } });
@@ -34,14 +36,14 @@ async function step(name, check) {
     console.log(`PASS ${name} (${((Date.now() - started) / 1000).toFixed(1)} s)`);
   } catch (error) {
     failed += 1;
-    console.log(`FAIL ${name}\n${error.stack ?? error}`);
+    console.log(`FAIL ${name}\n${error.message}\n${error.stack}`);
     throw error;
   }
 }
 
 try {
   [browser, shop] = await Promise.all([launch(), Shop.open(folder)]);
-  for (const name of wanted) await step(`the page ${name}`, () => PAGES[name](browser, shop, pictures, step));
+  for (const name of wanted) await PAGES[name](browser, shop, pictures, step);
 } catch (error) {
   if (failed === 0) {
     failed += 1;
