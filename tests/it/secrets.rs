@@ -1,6 +1,8 @@
 //! No secret in any output (contract §2, threats G3 and G6): canaries in every place where a configuration holds one, and
 //! everything that the gateway and its commands say searched for them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -61,7 +63,9 @@ async fn open() -> Shop {
     let mut shop = Shop::build(plan).await;
     let folder = shop.config().parent().unwrap().to_owned();
     for (name, secret) in [("quote.key", QUOTE_KEY), ("admin.token", ADMIN_TOKEN), ("origin.header", ORIGIN_HEADER)] {
-        std::fs::write(folder.join(name), secret).unwrap();
+        let file = folder.join(name);
+        std::fs::write(&file, secret).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
     }
     shop.start().await;
     shop
