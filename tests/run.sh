@@ -79,7 +79,8 @@ install_packages() {
   fi
   echo "installing $*"
   "${root[@]}" apt-get update -q
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+  # Debian starts what it installs, unless it is told that the machine is in single-user mode.
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -q -y --no-install-recommends "$@"
 }
 
 # The Debian packages of whatever isn't here, one a line.
@@ -88,6 +89,8 @@ missing_packages() {
   command -v chromium >/dev/null || echo chromium fonts-dejavu-core
   command -v cmake >/dev/null || echo cmake
   command -v make >/dev/null || echo make
+  PATH="$PATH:/usr/sbin" command -v haproxy >/dev/null || echo haproxy
+  PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || echo nginx-light
   command -v node >/dev/null || echo nodejs
   command -v npm >/dev/null || echo npm
   command -v openssl >/dev/null || echo openssl
@@ -207,8 +210,8 @@ cargo_client_job=$!
 set +m
 
 begin "unit and integration tests"
-# Each parser is fuzzed for this long; two at a time.
-FUZZ_SECONDS=${FUZZ_SECONDS:-20} cargo nextest run "${FEATURES[@]}"
+# Each parser is fuzzed for this long, two at a time; the books take so many random steps beside their reference model.
+FUZZ_SECONDS=${FUZZ_SECONDS:-20} MODEL_TRANSITIONS=${MODEL_TRANSITIONS:-100000} cargo nextest run "${FEATURES[@]}"
 end
 
 begin "examples in the documentation"

@@ -26,7 +26,7 @@ use serde_json::json;
 
 use self::endpoint::Endpoint;
 use self::problem::{method_not_allowed, problem, problem_with_reasons};
-pub use self::shop::{ChainStatus, InForce, WatchedChain};
+pub use self::shop::{ChainStatus, InForce, WatchedChain, WatchedSigner};
 use self::stats::LastStats;
 use crate::config::AdminConfig;
 use crate::ledger::Ledger;

@@ -55,10 +55,19 @@ pub struct ChainStatus {
     pub clock_skew_secs: Option<i64>,
     /// Digits after the point of the native currency.
     pub native_decimals: u8,
-    /// Most that a usual settlement can cost now, in the native currency's smallest unit; none where payers bear it.
-    pub settlement_cost_max: Option<AtomicAmount>,
-    /// Gas payers and what they have, as far as known.
-    pub signers: Vec<(AccountId, Option<AtomicAmount>)>,
+    /// Gas payers.
+    pub signers: Vec<WatchedSigner>,
+}
+
+/// A gas payer.
+#[derive(Debug, Clone)]
+pub struct WatchedSigner {
+    /// Who.
+    pub signer: AccountId,
+    /// What it has in the native currency's smallest unit, if it was read yet.
+    pub balance: Option<AtomicAmount>,
+    /// For how many settlements that lasts at today's fees, as far as they are known.
+    pub lasts: Option<u64>,
 }
 
 /// `GET /routes`.
@@ -168,24 +177,17 @@ pub(super) fn signers(chains: &[WatchedChain]) -> Answer {
     let mut all = Vec::new();
     for chain in chains {
         let status = (chain.status)();
-        for (signer, balance) in &status.signers {
+        for signer in &status.signers {
             all.push(json!({
                 "network": chain.scheme.network().as_str(),
-                "signer": signer.as_str(),
-                "balance": balance.map(|balance| balance.to_string()),
+                "signer": signer.signer.as_str(),
+                "balance": signer.balance.map(|balance| balance.to_string()),
                 "decimals": status.native_decimals,
-                "settlement_cost_max": status.settlement_cost_max.map(|cost| cost.to_string()),
-                "payments_left_min": balance.zip(status.settlement_cost_max).and_then(|(has, cost)| times(has, cost)),
+                "payments_left_min": signer.lasts.map(|lasts| lasts.min(INTEGER_MAX)),
             }));
         }
     }
     Answer::json(StatusCode::OK, &json!({ "signers": all }))
-}
-
-/// How often `cost` can be paid.
-fn times(balance: AtomicAmount, cost: AtomicAmount) -> Option<u64> {
-    let times = balance.value().checked_div(cost.value())?;
-    Some(u64::try_from(times).unwrap_or(INTEGER_MAX).min(INTEGER_MAX))
 }
 
 /// What an asset is called and how it is counted, where the configuration or the table of known networks says.
@@ -210,18 +212,4 @@ pub(super) fn asset(config: &Config, network: &Network, asset: &AssetId) -> Opti
         "decimals": decimals,
         "is_usd": is_usd,
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_balance_lasts_for_whole_payments_and_none_is_promised_where_they_cost_nothing() {
-        let amount = |text: &str| text.parse::<AtomicAmount>().unwrap();
-        assert_eq!(times(amount("10"), amount("3")), Some(3));
-        assert_eq!(times(amount("2"), amount("3")), Some(0));
-        assert_eq!(times(amount("2"), amount("0")), None);
-        assert_eq!(times(amount(&"9".repeat(70)), amount("1")), Some(INTEGER_MAX));
-    }
 }

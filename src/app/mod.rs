@@ -2,6 +2,7 @@
 //!
 //! The only place that knows every part. Decides nothing itself.
 
+mod gauges;
 mod reload;
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain};
+use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain, WatchedSigner};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
@@ -21,21 +22,18 @@ use crate::config::{
 };
 use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
-use crate::payment::scheme::{Availability, Scheme};
-use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute};
+use crate::payment::scheme::Scheme;
+use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute, Queue};
 use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
 use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
 use crate::telemetry::Metrics;
-use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, DecimalAmount, Network, SystemClock, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network, SystemClock, UnixMillis};
 pub use reload::Reloader;
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
 const VERIFY_PATIENCE: Duration = Duration::from_secs(5);
-
-/// How often gauges are brought up to date.
-const GAUGES_EVERY: Duration = Duration::from_secs(5);
 
 /// The ledger's name for the key that seals quotes.
 const QUOTE_KEY_NAME: &str = "quote_key";
@@ -226,7 +224,7 @@ impl Blueprint {
         });
         gate.recover_deliveries().await?;
         runtime.spawn(Arc::clone(&gate).look_after());
-        runtime.spawn(keep_gauges(self.chains.clone(), Arc::clone(&self.metrics)));
+        runtime.spawn(gauges::keep(self.chains.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics)));
         let admin = AdminParts {
             config: self.config.admin.clone(),
             in_force,
@@ -321,6 +319,7 @@ fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<M
                 confirmations: network.confirmations(),
                 pay_to_exclusive: network.pay_to_exclusive,
                 settle_timeout: network.settle_timeout,
+                queue: Queue::new(network.settlements_max, network.queue_timeout),
             };
             Some((network.network.clone(), Arc::new(market)))
         })
@@ -430,8 +429,11 @@ fn watched(chain: &Arc<dyn Chain>) -> WatchedChain {
         head: of_chain.head().map(|head| (head.number, head.age)),
         clock_skew_secs: of_chain.clock_skew_secs(),
         native_decimals: of_chain.native_decimals(),
-        settlement_cost_max: of_chain.settlement_cost_max(),
-        signers: of_chain.signer_balances().into_iter().map(|signer| (signer.signer, signer.balance)).collect(),
+        signers: of_chain
+            .signer_balances()
+            .into_iter()
+            .map(|signer| WatchedSigner { signer: signer.signer, balance: signer.balance, lasts: signer.lasts })
+            .collect(),
     };
     WatchedChain { scheme: Arc::clone(chain) as Arc<dyn Scheme>, status: Arc::new(status) }
 }
@@ -443,28 +445,6 @@ fn signers(chains: &[Arc<dyn Chain>]) -> Vec<(ChainKind, AccountId)> {
         chain.signer_balances().into_iter().map(move |balance| (kind, balance.signer))
     });
     signers.collect::<BTreeSet<_>>().into_iter().collect()
-}
-
-/// Gas payers' balances and networks' health, for the metrics.
-async fn keep_gauges(chains: Vec<Arc<dyn Chain>>, metrics: Arc<Metrics>) {
-    let mut ticks = tokio::time::interval(GAUGES_EVERY);
-    loop {
-        ticks.tick().await;
-        for chain in &chains {
-            let network = chain.network().as_str();
-            metrics.network_up(network, chain.availability() == Availability::Ready);
-            if let Some(secs) = chain.clock_skew_secs().and_then(|secs| i32::try_from(secs).ok()) {
-                metrics.clock_skew(network, f64::from(secs));
-            }
-            for (index, signer) in chain.signer_balances().into_iter().enumerate() {
-                if let Some(balance) = signer.balance {
-                    // Labels stay free of addresses (threat G2).
-                    let units = DecimalAmount::from_atomic(balance, chain.native_decimals()).to_string();
-                    metrics.signer_balance(network, &index.to_string(), units.parse().unwrap_or(f64::NAN));
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -49,6 +49,15 @@ impl RpcError {
     pub(super) fn is_unknown_method(&self) -> bool {
         matches!(self, Self::Server { code: -32601 | -32004, .. })
     }
+
+    /// Whether a provider keeps the method from its customers, in one of the ways in which they say so.
+    pub(super) fn is_withheld_method(&self) -> bool {
+        let Self::Server { message, .. } = self else { return false };
+        let message = message.to_ascii_lowercase();
+        let says = |words: &str| message.contains(words);
+        self.is_unknown_method()
+            || (says("method") && (says("not found") || says("not available") || says("not supported")))
+    }
 }
 
 /// Errors of a node that are about the node, not about the call.
@@ -204,12 +213,14 @@ impl Rpc {
     /// The same calls to every endpoint at once, in the operator's order; an endpoint that gave no usable answer to all of
     /// them is an error in its place.
     pub(super) async fn ask_all(&self, calls: &[Call]) -> Vec<Result<Vec<Value>, RpcError>> {
+        let answers = self.ask_each(calls).await;
+        answers.into_iter().map(|results| results?.into_iter().collect()).collect()
+    }
+
+    /// The same with what each call was answered.
+    pub(super) async fn ask_each(&self, calls: &[Call]) -> Vec<Result<Vec<Result<Value, RpcError>>, RpcError>> {
         let Ok(_permit) = self.permits.acquire().await else { return Vec::new() };
-        let asked = self.endpoints.iter().map(|endpoint| async move {
-            let results = self.ask(endpoint, calls).await?;
-            results.into_iter().collect::<Result<Vec<Value>, RpcError>>()
-        });
-        futures::future::join_all(asked).await
+        futures::future::join_all(self.endpoints.iter().map(|endpoint| self.ask(endpoint, calls))).await
     }
 
     /// Lets other endpoints go first for a while: the one asked last is behind the chain.

@@ -6,10 +6,13 @@ pub mod cosmos;
 pub mod evm;
 pub mod solana;
 
+mod breaker;
 mod cache;
 mod inflight;
 mod jsonrpc;
 mod losses;
+mod skew;
+mod spending;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +88,8 @@ pub struct SignerBalance {
     pub signer: AccountId,
     /// How much native currency in its smallest unit; none if it was never read.
     pub balance: Option<AtomicAmount>,
+    /// For how many settlements that lasts at today's fees, as far as they are known.
+    pub lasts: Option<u64>,
 }
 
 /// A chain's newest block as last seen.
@@ -118,12 +123,6 @@ pub trait Chain: Scheme {
 
     /// The newest block as last seen, without asking.
     fn head(&self) -> Option<ChainHead> {
-        None
-    }
-
-    /// Most that a usual settlement can cost its gas payer now, in the native currency's smallest unit, as far as known without
-    /// asking. None where fees are not known yet, or payers bear them.
-    fn settlement_cost_max(&self) -> Option<AtomicAmount> {
         None
     }
 

@@ -44,6 +44,7 @@ fn server(old: &ServerConfig, new: &ServerConfig) -> Vec<&'static str> {
         public_url: _,
         offer_ttl: _,
         max_price: _,
+        free_for: _,
     } = old;
     let files = |tls: &[TlsCertificate]| tls.iter().map(|one| (one.cert.clone(), one.key.clone())).collect::<Vec<_>>();
     let keys = [
@@ -87,6 +88,8 @@ fn is_same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
         assets,
         wait_for,
         settle_timeout,
+        settlements_max,
+        queue_timeout,
         location: _,
     } = one;
     *network == other.network
@@ -96,28 +99,34 @@ fn is_same(one: &NetworkConfig, other: &NetworkConfig) -> bool {
         && *assets == other.assets
         && *wait_for == other.wait_for
         && *settle_timeout == other.settle_timeout
+        && *settlements_max == other.settlements_max
+        && *queue_timeout == other.queue_timeout
 }
 
 fn is_same_chain(one: &ChainConfig, other: &ChainConfig) -> bool {
     match (one, other) {
         (ChainConfig::Evm(one), ChainConfig::Evm(other)) => {
-            let EvmConfig { rpc_urls, signers, payers, confirmations, max_fee } = one;
+            let EvmConfig { rpc_urls, signers, payers, confirmations, max_fee, fees } = one;
             *rpc_urls == other.rpc_urls
                 && are_same_signers(signers, &other.signers)
                 && *payers == other.payers
                 && *confirmations == other.confirmations
                 && *max_fee == other.max_fee
+                && *fees == other.fees
         }
         (ChainConfig::Solana(one), ChainConfig::Solana(other)) => {
-            let SolanaConfig { rpc_urls, signers, max_fee, genesis_hash } = one;
+            let SolanaConfig { rpc_urls, signers, max_fee, fees, genesis_hash } = one;
             *rpc_urls == other.rpc_urls
                 && are_same_signers(signers, &other.signers)
                 && *max_fee == other.max_fee
+                && *fees == other.fees
                 && *genesis_hash == other.genesis_hash
         }
         (ChainConfig::Cosmos(one), ChainConfig::Cosmos(other)) => {
-            let CosmosConfig { grpc_urls, bech32_prefix } = one;
-            *grpc_urls == other.grpc_urls && *bech32_prefix == other.bech32_prefix
+            let CosmosConfig { grpc_urls, bech32_prefix, requires_timeout_height } = one;
+            *grpc_urls == other.grpc_urls
+                && *bech32_prefix == other.bech32_prefix
+                && *requires_timeout_height == other.requires_timeout_height
         }
         (ChainConfig::Evm(_) | ChainConfig::Solana(_) | ChainConfig::Cosmos(_), _) => false,
     }

@@ -8,6 +8,7 @@ use toml::de::DeValue;
 
 use super::diagnostic::Location;
 use super::reader::{At, FromToml, Node, Reader, did_you_mean, listed, shown};
+use crate::types::Rate;
 
 /// No duration in the file means anything beyond ten years; below the bound sums can't overflow.
 const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
@@ -101,6 +102,21 @@ impl FromToml for SocketAddr {
 
     fn schema() -> Value {
         json!({ "type": "string", "examples": ["127.0.0.1:8402", "[::]:8402"] })
+    }
+}
+
+impl FromToml for Rate {
+    fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let text = reader.text(node, "a rate as a string such as \"100/s\" or \"10/day\"")?;
+        let rate = text.parse::<Self>();
+        if let Err(error) = &rate {
+            reader.wrong(node, &format!("{error}, got {}", shown(text)), None);
+        }
+        rate.ok()
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "examples": ["100/s", "20/min", "50/h", "10/day"] })
     }
 }
 

@@ -7,6 +7,7 @@ mod changes;
 mod diagnostic;
 mod finality;
 mod forward_path;
+mod free_for;
 mod later;
 mod leaf;
 mod model;
@@ -31,10 +32,10 @@ mod section;
 pub use changes::{changed_networks, restart_only};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Balance, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, ForwardPath, HealthCheck,
-    LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Redeliver,
-    RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource, SolanaConfig, TlsCertificate,
-    UpstreamConfig,
+    AdminConfig, Balance, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, FeeRules, ForwardPath,
+    FreeFor, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute,
+    Payers, Rates, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource,
+    SolanaConfig, TlsCertificate, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

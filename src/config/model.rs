@@ -8,7 +8,9 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::secret::Secret;
-use crate::types::{AccountId, AddressRange, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, WaitFor};
+use crate::types::{
+    AccountId, AddressRange, Asset, AtomicAmount, DecimalAmount, IdentifierRule, Network, Rate, WaitFor,
+};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone)]
@@ -64,6 +66,8 @@ pub struct ServerConfig {
     pub redeliver_for: Duration,
     /// How long SIGTERM lets running requests and settlements end.
     pub drain_timeout: Duration,
+    /// Who is let through to priced routes without a payment.
+    pub free_for: FreeFor,
 }
 
 /// A certificate and its key: files that were there when the configuration was read.
@@ -75,6 +79,36 @@ pub struct TlsCertificate {
     pub key: PathBuf,
     /// Where it was named, for errors found later.
     pub location: Location,
+}
+
+/// Who is let through to a priced route without a payment; nobody by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FreeFor {
+    /// Whoever shows one of these keys.
+    pub keys: Vec<Secret>,
+    /// The header that a key is shown in; always there where there are keys.
+    pub header: Option<http::HeaderName>,
+    /// Whoever asks from one of these addresses; none of them is a trusted proxy's.
+    pub addresses: Vec<AddressRange>,
+}
+
+impl FreeFor {
+    /// Whether nobody is let through.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.addresses.is_empty()
+    }
+}
+
+/// How often requests may come; without a rate there is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// From one address, without a payment.
+    pub unpaid: Option<Rate>,
+    /// From one address, with a payment, good or not.
+    pub paid: Option<Rate>,
+    /// From everybody.
+    pub total: Option<Rate>,
 }
 
 /// `[server.limits]`.
@@ -92,6 +126,12 @@ pub struct LimitsConfig {
     pub min_body_rate: u64,
     /// Fewest bytes a second that a client must take; 0 is no limit.
     pub min_response_rate: u64,
+    /// How often requests may come to all routes together.
+    pub rates: Rates,
+    /// Payments of one address that are worked on at one time, at least 1.
+    pub payments_per_address: usize,
+    /// Payments that are verified at one time, at least 1.
+    pub verifications: usize,
 }
 
 /// `[admin]`.
@@ -169,6 +209,10 @@ pub struct UpstreamConfig {
     pub health: Option<HealthCheck>,
     /// How long the whole answer may take.
     pub total_timeout: Option<Duration>,
+    /// Requests at one time, of free and of paid ones each; none is no limit.
+    pub max_concurrent: Option<usize>,
+    /// How long a request waits for its turn.
+    pub queue_timeout: Duration,
     /// How long a connection may take.
     pub connect_timeout: Duration,
     /// How long the origin may be silent between two reads.
@@ -257,6 +301,10 @@ pub struct NetworkConfig {
     pub wait_for: WaitFor,
     /// How long a request waits for its settlement.
     pub settle_timeout: Duration,
+    /// Settlements under way at one time, of all signers together; at least 1.
+    pub settlements_max: usize,
+    /// How long a payment waits for its turn to be settled.
+    pub queue_timeout: Duration,
     /// Where the table starts, for errors found later.
     pub location: Location,
 }
@@ -296,6 +344,17 @@ pub struct EvmConfig {
     pub confirmations: u64,
     /// Most the gateway pays for one settlement, in wei.
     pub max_fee: AtomicAmount,
+    /// What else bounds and judges fees, in wei.
+    pub fees: FeeRules,
+}
+
+/// Fees beyond those of a single settlement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeeRules {
+    /// Most that one signer spends within 24 hours, in the chain's smallest unit.
+    pub max_per_day: Option<AtomicAmount>,
+    /// What one whole native unit is worth, in millionths of a dollar.
+    pub native_usd_millionths: Option<AtomicAmount>,
 }
 
 /// A Solana network.
@@ -307,6 +366,8 @@ pub struct SolanaConfig {
     pub signers: Vec<SignerSource>,
     /// Most the gateway pays for one settlement, in lamports.
     pub max_fee: AtomicAmount,
+    /// What else bounds and judges fees, in lamports.
+    pub fees: FeeRules,
     /// The hash of the chain's first block in base58, where it isn't the one that the network's name stands for: a local
     /// chain in its place.
     pub genesis_hash: Option<String>,
@@ -319,6 +380,8 @@ pub struct CosmosConfig {
     pub grpc_urls: Vec<Secret>,
     /// What addresses start with, before the 1.
     pub bech32_prefix: String,
+    /// Whether payments must carry a timeout height.
+    pub requires_timeout_height: bool,
 }
 
 /// What a route does with a request.
@@ -353,6 +416,12 @@ pub struct RouteConfig {
     pub forward: ForwardPath,
     /// How long a WebSocket may last; none if there may be none.
     pub websocket: Option<Duration>,
+    /// How often requests may come.
+    pub rates: Rates,
+    /// Requests that each address has free; only for [`RouteAction::Paid`].
+    pub free_quota: Option<Rate>,
+    /// Who needs no payment besides those of `[server]`; only for [`RouteAction::Paid`].
+    pub free_for: FreeFor,
 }
 
 /// What path the origin gets.

@@ -12,7 +12,7 @@ use super::model::{Balance, LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
-use crate::types::{IdentifierRule, WaitFor};
+use crate::types::{IdentifierRule, Rate, WaitFor};
 
 section! {
     /// The configuration of a Tollhouse gateway.
@@ -69,6 +69,8 @@ section! {
         dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
+        /// Callers that pay in some other way, and are let through to every priced route.
+        free_for: FreeFor,
     }
 }
 
@@ -79,6 +81,20 @@ section! {
         cert: String => required,
         /// The file with the private key, relative to this file; readable by its owner only.
         key: String => required,
+    }
+}
+
+section! {
+    /// Callers that pay in some other way, and are let through without a payment: by a key that they show, or by their
+    /// address.
+    struct FreeFor {
+        /// The keys, each from env or file; 16 characters or more.
+        keys: OneOrMany<SecretSource>,
+        /// The header that a key is shown in; in Authorization it stands after "Bearer". A key that lets its caller through is
+        /// not sent to the origin.
+        header: String = "X-Api-Key",
+        /// Client addresses or ranges of them; not those of trusted proxies.
+        addresses: List<String>,
     }
 }
 
@@ -97,6 +113,15 @@ section! {
         min_body_rate: u64 = 250,
         /// The fewest bytes a second that a client must take of an answer that waits for it; 0 for no limit.
         min_response_rate: u64 = 250,
+        /// Requests without a payment that one client address may make, on all routes together: so many at once, and then
+        /// as fast as the rate. Without it there is no limit.
+        unpaid_rate: Rate,
+        /// The same for requests that present a payment, good or not.
+        paid_rate: Rate,
+        /// Payments of one client address that are worked on at one time; more get 429. Trusted proxies are not counted.
+        payments_per_address: u64 = 256,
+        /// Payments whose signatures are checked at one time, all addresses together; more wait a second, and then get 503.
+        verifications: u64 = 1024,
     }
 }
 
@@ -179,6 +204,11 @@ section! {
         write_timeout: Duration = "60s",
         /// How long the whole answer may take; without it as long as it goes on.
         total_timeout: Duration,
+        /// Requests that may be at this origin at one time: free ones and paid ones are counted apart, so that neither keeps the
+        /// other out. Without it there is no limit.
+        max_concurrent: u64,
+        /// How long a request over that limit waits for its turn, before it is answered 503; a payment is not claimed before.
+        queue_timeout: Duration = "1s",
         /// Headers set on every request to this origin; secret values from env or file.
         set_headers: Named<TextOrSecret> = {},
     }
@@ -221,8 +251,22 @@ section! {
         /// The most the gateway pays for one settlement, in the chain's native unit. Without it 0.001 ether (EVM) or 0.0001
         /// SOL (Solana). EVM: above it the network is not offered.
         max_fee: String,
+        /// The most that each signer may spend on fees within 24 hours, in the chain's native unit (EVM, Solana); beyond it the
+        /// network is not offered. Without it there is no such limit.
+        max_fee_per_day: String,
+        /// What one native unit is worth in dollars, such as "2500" (EVM, Solana): with it an offer in dollars is made only while
+        /// its price covers the settlement's expected fee. Without it prices and fees are not compared.
+        native_usd: String,
+        /// Cosmos: whether payments must carry a timeout height. Without it they need not: one that has none and that no node
+        /// takes stays unfinished until its sequence is used.
+        require_timeout_height: bool,
         /// How long a request waits for its settlement before it is answered "pending".
         settle_timeout: Duration = "30s",
+        /// Settlements that may be under way at one time, for each signer; on Cosmos in all. Without it 64 (EVM, which takes no
+        /// more) or 256.
+        max_settlements: u64,
+        /// How long a payment over that limit waits for its turn, before it is answered 503 with nothing claimed.
+        queue_timeout: Duration = "1s",
     }
 }
 
@@ -283,6 +327,17 @@ section! {
         websocket: bool = false,
         /// How long a WebSocket may last.
         max_duration: Duration = "1h",
+        /// Requests without a payment that one client address may make here, besides what [server.limits] says.
+        unpaid_rate: Rate,
+        /// The same for requests that present a payment, good or not.
+        paid_rate: Rate,
+        /// Requests that all clients together may make here.
+        total_rate: Rate,
+        /// Requests that each client address has free here, as "10/day"; beyond them it pays. Counted in memory: a restart
+        /// begins anew.
+        free_quota: Rate,
+        /// Callers that pay in some other way, and are let through here without a payment.
+        free_for: FreeFor,
         /// Whether v2 clients may ("optional") or must ("required") name a purchase, so that paying twice for one name is
         /// refused: x402's payment-identifier extension. v1 clients can't.
         payment_identifier: IdentifierRule = "off",

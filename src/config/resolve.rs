@@ -42,6 +42,8 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
             networks: &networks,
             max_price: server.max_price,
             vitwit: speaks_vitwit,
+            trusted: &server.trusted_proxies,
+            secrets,
         };
         routes = raw_routes.value.0.iter().filter_map(|route| scope.route(route, report)).collect();
     }

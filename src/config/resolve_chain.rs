@@ -4,7 +4,7 @@ use url::Url;
 
 use super::diagnostic::Location;
 use super::leaf::{Lenient, List, OneOrMany};
-use super::model::{ChainConfig, CosmosConfig, EvmConfig, Payers, SignerSource, SolanaConfig};
+use super::model::{ChainConfig, CosmosConfig, EvmConfig, FeeRules, Payers, SignerSource, SolanaConfig};
 use super::raw::{Network as RawNetwork, PayerKind};
 use super::reader::{At, Report, shown};
 use super::resolve::bounded;
@@ -17,6 +17,8 @@ const CONFIRMATIONS_MAX: u64 = 10_000;
 /// Decimals of the native unit, and `max_fee` where the file says nothing.
 const ETHER: (u8, &str) = (18, "0.001");
 const SOL: (u8, &str) = (9, "0.0001");
+/// Digits after the point of a dollar.
+const USD_DECIMALS: u8 = 6;
 
 /// Which network mistakes are about.
 pub(super) struct Place<'a> {
@@ -41,10 +43,12 @@ pub(super) fn chain(
         ChainKind::Solana => {
             let (rpc_urls, signers) = endpoints_and_signers(place, kind, raw, secrets, report);
             let max_fee = max_fee(place.label, raw.max_fee.as_ref(), SOL, report);
+            let fees = fee_rules(place.label, raw, SOL, report);
             Some(ChainConfig::Solana(SolanaConfig {
                 rpc_urls: rpc_urls?,
                 signers: signers?,
                 max_fee: max_fee?,
+                fees: fees?,
                 genesis_hash: identity.genesis_hash.clone(),
             }))
         }
@@ -54,6 +58,7 @@ pub(super) fn chain(
             Some(ChainConfig::Cosmos(CosmosConfig {
                 grpc_urls: grpc_urls?,
                 bech32_prefix: identity.bech32_prefix.clone()?,
+                requires_timeout_height: raw.require_timeout_height.as_ref().is_some_and(|at| at.value),
             }))
         }
     }
@@ -70,7 +75,15 @@ fn evm(place: &Place<'_>, raw: &mut RawNetwork, secrets: &Secrets<'_>, report: &
         None => Some(1),
     };
     let max_fee = max_fee(place.label, raw.max_fee.as_ref(), ETHER, report);
-    Some(EvmConfig { rpc_urls: rpc_urls?, signers: signers?, payers, confirmations: confirmations?, max_fee: max_fee? })
+    let fees = fee_rules(place.label, raw, ETHER, report);
+    Some(EvmConfig {
+        rpc_urls: rpc_urls?,
+        signers: signers?,
+        payers,
+        confirmations: confirmations?,
+        max_fee: max_fee?,
+        fees: fees?,
+    })
 }
 
 fn endpoints_and_signers(
@@ -108,13 +121,16 @@ fn needed<T>(
 /// Refuses keys that mean nothing for a family.
 fn refuse_foreign(place: &Place<'_>, kind: ChainKind, raw: &RawNetwork, report: &mut Report) {
     let (evm, solana, cosmos) = (ChainKind::Evm, ChainKind::Solana, ChainKind::Cosmos);
-    let given: [(&str, Option<Location>, &[ChainKind]); 8] = [
+    let given: [(&str, Option<Location>, &[ChainKind]); 11] = [
         ("rpc_url", raw.rpc_url.as_ref().map(|at| at.location), &[evm, solana]),
         ("grpc_url", raw.grpc_url.as_ref().map(|at| at.location), &[cosmos]),
         ("signer", raw.signer.as_ref().map(|at| at.location), &[evm, solana]),
         ("payers", raw.payers.as_ref().map(|at| at.location), &[evm]),
         ("confirmations", raw.confirmations.as_ref().map(|at| at.location), &[evm]),
         ("max_fee", raw.max_fee.as_ref().map(|at| at.location), &[evm, solana]),
+        ("max_fee_per_day", raw.max_fee_per_day.as_ref().map(|at| at.location), &[evm, solana]),
+        ("native_usd", raw.native_usd.as_ref().map(|at| at.location), &[evm, solana]),
+        ("require_timeout_height", raw.require_timeout_height.as_ref().map(|at| at.location), &[cosmos]),
         ("genesis_hash", raw.genesis_hash.as_ref().map(|at| at.location), &[solana]),
         ("bech32_prefix", raw.bech32_prefix.as_ref().map(|at| at.location), &[cosmos]),
     ];
@@ -123,7 +139,9 @@ fn refuse_foreign(place: &Place<'_>, kind: ChainKind, raw: &RawNetwork, report: 
             let message = format!("networks.{}.{key} means nothing on {}", place.label, kind.a_network());
             let hint = match (key, kind) {
                 ("rpc_url", ChainKind::Cosmos) => "a Cosmos network is reached through grpc_url",
-                ("signer" | "max_fee", ChainKind::Cosmos) => "the payer's own transaction pays its fee; remove it",
+                ("signer" | "max_fee" | "max_fee_per_day" | "native_usd", ChainKind::Cosmos) => {
+                    "the payer's own transaction pays its fee; remove it"
+                }
                 _ => "remove it",
             };
             report.error_with_hint(location, message, hint);
@@ -209,15 +227,37 @@ fn max_fee(
     (decimals, default): (u8, &str),
     report: &mut Report,
 ) -> Option<AtomicAmount> {
-    let units = |text: &str| text.parse::<DecimalAmount>().ok().and_then(|fee| fee.to_atomic(decimals));
-    let Some(text) = text else { return units(default) };
-    match units(&text.value) {
-        Some(units) if !units.is_zero() => Some(units),
-        _ => {
-            let expected =
-                format!("expected native units above zero with at most {decimals} decimals, such as \"{default}\"");
-            report.error(text.location, format!("networks.{name}.max_fee: {expected}, got {}", shown(&text.value)));
-            None
-        }
+    match text {
+        Some(text) => units("native units", decimals, default, &format!("networks.{name}.max_fee"), text, report),
+        None => default.parse::<DecimalAmount>().ok().and_then(|fee| fee.to_atomic(decimals)),
     }
+}
+
+/// What bounds fees beyond those of one settlement.
+fn fee_rules(name: &str, raw: &RawNetwork, (decimals, example): (u8, &str), report: &mut Report) -> Option<FeeRules> {
+    let mut read = |what: &str, decimals: u8, example: &str, key: &str, text: Option<&At<String>>| match text {
+        Some(text) => units(what, decimals, example, &format!("networks.{name}.{key}"), text, report).map(Some),
+        None => Some(None),
+    };
+    let max_per_day = read("native units", decimals, example, "max_fee_per_day", raw.max_fee_per_day.as_ref());
+    let native_usd = read("dollars", USD_DECIMALS, "2500", "native_usd", raw.native_usd.as_ref());
+    Some(FeeRules { max_per_day: max_per_day?, native_usd_millionths: native_usd? })
+}
+
+/// A decimal number above zero in its smallest unit.
+fn units(
+    what: &str,
+    decimals: u8,
+    example: &str,
+    key: &str,
+    text: &At<String>,
+    report: &mut Report,
+) -> Option<AtomicAmount> {
+    let units = text.value.parse::<DecimalAmount>().ok().and_then(|number| number.to_atomic(decimals));
+    let units = units.filter(|units| !units.is_zero());
+    if units.is_none() {
+        let expected = format!("expected {what} above zero with at most {decimals} decimals, such as \"{example}\"");
+        report.error(text.location, format!("{key}: {expected}, got {}", shown(&text.value)));
+    }
+    units
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::diagnostic::Location;
 use super::finality::time_to_finality;
 use super::leaf::{Entry, Named};
-use super::model::NetworkConfig;
+use super::model::{ChainConfig, NetworkConfig};
 use super::raw::Network as RawNetwork;
 use super::reader::{At, Report, shown, toml_key};
+use super::resolve::bounded;
 use super::resolve_asset::assets;
 use super::resolve_chain::Place;
 use super::secret_source::Secrets;
@@ -17,6 +18,14 @@ use crate::types::{
     AccountId, Asset, ChainKind, Network, WaitFor, canonical_cosmos_address, canonical_evm_address,
     canonical_solana_address,
 };
+
+/// The depth of a lane: nodes keep about as many of one account's waiting transactions.
+const EVM_SETTLEMENTS_MAX: u64 = 64;
+
+/// Where nothing but memory and the node set a limit, and nothing is said.
+const SETTLEMENTS_STANDARD: u64 = 256;
+
+const SETTLEMENTS_MAX: u64 = 100_000;
 
 /// A network's name and as much as is valid of what routes need; routes are checked against it even if the rest of the
 /// network isn't valid.
@@ -108,8 +117,12 @@ fn network(entry: Entry<RawNetwork>, secrets: &Secrets<'_>, report: &mut Report)
     if let Some(network) = &network {
         check_finality(&label, network, &wait_for, settle_timeout, report);
     }
+    let signers = chain.as_ref().map_or(1, signers);
+    let per_signer = max_settlements(&label, raw.max_settlements.as_ref(), network.as_ref(), report);
     let config = (|| {
         Some(NetworkConfig {
+            settlements_max: per_signer.saturating_mul(signers),
+            queue_timeout: raw.queue_timeout?.value,
             network: network.clone()?,
             name: name.clone(),
             chain: chain?,
@@ -135,6 +148,24 @@ fn network(entry: Entry<RawNetwork>, secrets: &Secrets<'_>, report: &mut Report)
         max_window,
         config,
     })
+}
+
+/// Settlements of one signer at one time. An EVM account can't have more transactions waiting than nodes keep of it.
+fn max_settlements(label: &str, raw: Option<&At<u64>>, network: Option<&Network>, report: &mut Report) -> usize {
+    let is_evm = network.is_none_or(|network| network.kind() == ChainKind::Evm);
+    let most = if is_evm { EVM_SETTLEMENTS_MAX } else { SETTLEMENTS_MAX };
+    let standard = if is_evm { EVM_SETTLEMENTS_MAX } else { SETTLEMENTS_STANDARD };
+    let given = raw.map(|number| bounded(&format!("networks.{label}.max_settlements"), number, 1..=most, report));
+    usize::try_from(given.flatten().unwrap_or(standard)).unwrap_or(1)
+}
+
+/// How many accounts settle side by side; a Cosmos payer's own transaction needs none.
+fn signers(chain: &ChainConfig) -> usize {
+    match chain {
+        ChainConfig::Evm(evm) => evm.signers.len(),
+        ChainConfig::Solana(solana) => solana.signers.len(),
+        ChainConfig::Cosmos(_) => 1,
+    }
 }
 
 /// An address on a network that money may go to. A Cosmos network whose prefix isn't known has reported that.

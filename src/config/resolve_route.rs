@@ -4,15 +4,17 @@ use std::time::Duration;
 
 use super::diagnostic::Location;
 use super::forward_path::forward_path;
+use super::free_for;
 use super::leaf::{Entry, List, Named};
-use super::model::{PaidRoute, RouteAction, RouteConfig, RouteOffer, SettleMode};
+use super::model::{PaidRoute, Rates, RouteAction, RouteConfig, RouteOffer, SettleMode};
 use super::raw::{Dialect, Route, RouteValue};
 use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
 use super::resolve_network::{NamedNetwork, account, check_finality, is_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
 use super::route_key::RouteKey;
-use crate::types::{AccountId, ChainKind, DecimalAmount, KNOWN_NETWORKS, Network, Price};
+use super::secret_source::Secrets;
+use crate::types::{AccountId, AddressRange, ChainKind, DecimalAmount, KNOWN_NETWORKS, Network, Price, Rate};
 
 const DESCRIPTION_CHARACTERS_MAX: usize = 500;
 /// protocol §4; Cosmos chains' usual `max_memo_characters` is the same.
@@ -28,6 +30,10 @@ pub(super) struct Scope<'a> {
     pub max_price: DecimalAmount,
     /// Whether routes that don't say so speak the vitwit dialect.
     pub vitwit: bool,
+    /// The proxies in front.
+    pub trusted: &'a [AddressRange],
+    /// How the keys of callers are read.
+    pub secrets: &'a Secrets<'a>,
 }
 
 impl<'a> Scope<'a> {
@@ -77,6 +83,14 @@ impl<'a> Scope<'a> {
         let max_duration = table.and_then(|table| table.max_duration.as_ref()).map(|duration| duration.value);
         let websocket = if is_websocket { Some(max_duration?) } else { None };
         let upstream = if is_denied { None } else { Some(upstream?) };
+        let free_for = table.and_then(|table| table.free_for.as_ref());
+        let free_for = free_for::free_for(&name_of(key), free_for, self.trusted, self.secrets, report)?;
+        let rate = |read: fn(&Route) -> Option<&At<Rate>>| table.and_then(read).map(|at| at.value);
+        let rates = Rates {
+            unpaid: rate(|table| table.unpaid_rate.as_ref()),
+            paid: rate(|table| table.paid_rate.as_ref()),
+            total: rate(|table| table.total_rate.as_ref()),
+        };
         Some(RouteConfig {
             key: key.clone(),
             location: *location,
@@ -87,6 +101,9 @@ impl<'a> Scope<'a> {
             upstream,
             forward,
             websocket,
+            rates,
+            free_quota: rate(|table| table.free_quota.as_ref()),
+            free_for,
         })
     }
 
@@ -282,6 +299,9 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
     let given = [
         place("networks", table.networks.as_ref().map(|at| at.location)),
         place("output_schema", table.output_schema.as_ref().map(|at| at.location)),
+        place("free_quota", table.free_quota.as_ref().map(|at| at.location)),
+        place("free_for", table.free_for.as_ref().map(|at| at.location)),
+        place("paid_rate", table.paid_rate.as_ref().map(|at| at.location)),
         place("memo", table.memo.as_ref().map(|at| at.location)),
         place("dialects", table.dialects.as_ref().map(|at| at.location)),
         place("wait_for", table.wait_for.as_ref().map(|at| at.location)),

@@ -4,8 +4,9 @@ use std::thread::available_parallelism;
 
 use url::Url;
 
+use super::free_for::free_for;
 use super::leaf::{List, OneOrMany};
-use super::model::{LimitsConfig, ServerConfig, TlsCertificate};
+use super::model::{LimitsConfig, Rates, ServerConfig, TlsCertificate};
 use super::raw::{Limits, Server, Tls};
 use super::reader::{At, Report, shown};
 use super::resolve::bounded;
@@ -41,6 +42,7 @@ pub(super) fn server(raw: Server, secrets: &Secrets<'_>, report: &mut Report) ->
     });
     let tls = raw.tls.map(|tls| certificates(&tls.value, secrets, report)).unwrap_or_default();
     let trusted_proxies = raw.trusted_proxies.map(|ranges| trusted_proxies(&ranges.value, report)).unwrap_or_default();
+    let free_for = free_for("server", raw.free_for.as_ref(), &trusted_proxies, secrets, report).unwrap_or_default();
     let proxy_protocol = raw.proxy_protocol?;
     if proxy_protocol.value && trusted_proxies.is_empty() {
         let message = "server.proxy_protocol: nobody is trusted to say who the client is";
@@ -63,6 +65,7 @@ pub(super) fn server(raw: Server, secrets: &Secrets<'_>, report: &mut Report) ->
         max_deliveries: u32::try_from(max_deliveries).ok()?,
         redeliver_for: raw.redeliver_for?.value,
         drain_timeout: raw.drain_timeout?.value,
+        free_for,
     })
 }
 
@@ -93,6 +96,10 @@ fn limits(raw: Limits, report: &mut Report) -> Option<LimitsConfig> {
     };
     let connections = count("server.limits.connections", &raw.connections?)?;
     let connections_per_address = count("server.limits.connections_per_address", &raw.connections_per_address?)?;
+    let payments_per_address = count("server.limits.payments_per_address", &raw.payments_per_address?)?;
+    let verifications = count("server.limits.verifications", &raw.verifications?)?;
+    let rates =
+        Rates { unpaid: raw.unpaid_rate.map(|at| at.value), paid: raw.paid_rate.map(|at| at.value), total: None };
     let mut rate = |key: &str, number: &At<u64>| bounded(key, number, 0..=RATE_MAX, report).unwrap_or_default();
     Some(LimitsConfig {
         connections,
@@ -101,6 +108,9 @@ fn limits(raw: Limits, report: &mut Report) -> Option<LimitsConfig> {
         idle_timeout: raw.idle_timeout?.value,
         min_body_rate: rate("server.limits.min_body_rate", &raw.min_body_rate?),
         min_response_rate: rate("server.limits.min_response_rate", &raw.min_response_rate?),
+        rates,
+        payments_per_address,
+        verifications,
     })
 }
 

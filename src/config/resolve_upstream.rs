@@ -17,6 +17,9 @@ use super::secret_source::{Secrets, TextOrSecret};
 /// Answers or failures in a row beyond which nobody would wait.
 const IN_A_ROW_MAX: u64 = 1000;
 
+/// More than a machine has ports for.
+const CONCURRENT_MAX: u64 = 1_000_000;
+
 /// An upstream's name and, if it is valid, the rest.
 #[derive(Debug)]
 pub(super) struct NamedUpstream {
@@ -73,6 +76,10 @@ fn upstream(name: &str, raw: Upstream, secrets: &Secrets<'_>, report: &mut Repor
         let timing = (raw.health_interval?.value, raw.health_timeout?.value);
         health_check(name, &path, timing, (&raw.health_passes?, &raw.health_failures?), report)
     });
+    let max_concurrent = raw.max_concurrent.and_then(|number| {
+        let number = bounded(&format!("upstreams.{name}.max_concurrent"), &number, 1..=CONCURRENT_MAX, report)?;
+        usize::try_from(number).ok()
+    });
     let set_headers = set_headers(name, raw.set_headers?.value, secrets, report);
     let servers = servers(name, raw.servers?.value.0, report);
     Some(UpstreamConfig {
@@ -86,6 +93,8 @@ fn upstream(name: &str, raw: Upstream, secrets: &Secrets<'_>, report: &mut Repor
         balance: raw.balance?.value,
         health,
         total_timeout: raw.total_timeout.map(|timeout| timeout.value),
+        max_concurrent,
+        queue_timeout: raw.queue_timeout?.value,
         connect_timeout: raw.connect_timeout?.value,
         read_timeout: raw.read_timeout?.value,
         write_timeout: raw.write_timeout?.value,

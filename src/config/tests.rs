@@ -117,6 +117,7 @@ fn write_with_mode(path: &Path, text: &str, mode: u32) {
 fn example_env(name: &str) -> Option<String> {
     let value = match name {
         "BASE_SEPOLIA_SIGNER" | "SOLANA_SIGNER" => "11".repeat(32),
+        "PARTNER_KEY" => "a-key-of-16-bytes".to_owned(),
         "ORIGIN_AUTHORIZATION" => "Bearer x".to_owned(),
         "LOCAL_RPC_URL" => "https://local.example/token".to_owned(),
         "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" | "TOLLHOUSE_FACILITATOR_TOKEN" => "password".to_owned(),
@@ -228,6 +229,8 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.server.quote_key = None;
     full.server.tls = Vec::new();
     full.server.trusted_proxies = Vec::new();
+    full.server.free_for = FreeFor::default();
+    full.server.limits.rates = Rates::default();
     full.admin.token = None;
     full.facilitator = None;
     full.upstreams[0].set_headers = Vec::new();
@@ -237,7 +240,11 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.upstreams[0].tls_client = None;
     full.upstreams[0].health = None;
     full.upstreams[0].total_timeout = None;
+    full.upstreams[0].max_concurrent = None;
     full.networks[0].assets.truncate(1);
+    if let crate::config::ChainConfig::Evm(evm) = &mut full.networks[0].chain {
+        evm.fees = crate::config::FeeRules::default();
+    }
     let without_places = |text: String| {
         text.lines()
             .filter(|line| !line.contains("line: ") && !line.contains("column: "))

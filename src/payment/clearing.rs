@@ -95,6 +95,10 @@ impl OriginProbe for NoOrigin {
     async fn is_up(&self) -> bool {
         true
     }
+
+    async fn reserve(&self) -> bool {
+        true
+    }
 }
 
 impl Clearing {
@@ -212,9 +216,12 @@ impl Clearing {
             Decision::BoundToOtherRequest => (Reason::BoundToOtherRequest, String::new(), false),
             Decision::Owed(response) => (Reason::Owed, response.transaction, false),
             // A delivery that gets here is dropped, and with it recorded as undelivered.
-            Decision::Unavailable | Decision::OriginDown | Decision::Deliver(_) | Decision::Forward(_) => {
-                (Reason::UnexpectedSettleError, String::new(), true)
-            }
+            Decision::Unavailable
+            | Decision::OriginDown
+            | Decision::OriginBusy
+            | Decision::SettlementsBusy
+            | Decision::Deliver(_)
+            | Decision::Forward(_) => (Reason::UnexpectedSettleError, String::new(), true),
         };
         let version = request.payment.version;
         let response = SettlementResponse {
@@ -309,7 +316,12 @@ fn verdict(decision: Decision, payer: Option<AccountId>) -> Verdict {
         Decision::InProgress | Decision::Pending(_) => Reason::SettlementPending,
         Decision::BoundToOtherRequest => Reason::BoundToOtherRequest,
         Decision::Owed(_) => Reason::Owed,
-        Decision::Unavailable | Decision::OriginDown | Decision::Deliver(_) | Decision::Forward(_) => {
+        Decision::Unavailable
+        | Decision::OriginDown
+        | Decision::OriginBusy
+        | Decision::SettlementsBusy
+        | Decision::Deliver(_)
+        | Decision::Forward(_) => {
             return Verdict::Unavailable;
         }
     };

@@ -33,4 +33,8 @@ pub enum Decision {
     Unavailable,
     /// 503 `origin_unavailable`, no terms. Nothing was settled.
     OriginDown,
+    /// 503 `origin_busy`, no terms: as many requests are at the origin as may be. Nothing was claimed or charged again.
+    OriginBusy,
+    /// 503 `settlements_busy`, no terms: as many settlements of the network are under way as may be. Nothing was settled.
+    SettlementsBusy,
 }

@@ -84,7 +84,10 @@ impl Delivery {
 
     fn end(&mut self, ending: impl FnOnce(&Open) -> Ending) -> Option<JoinHandle<bool>> {
         let mut open = self.open.take()?;
-        let ending = ending(&open);
+        let mut ending = ending(&open);
+        if crate::crash::bug("bug_credit_twice") {
+            ending = Ending::Undelivered { uncount: true };
+        }
         if let Some(flight) = &mut open.flight {
             flight.finishing();
         }

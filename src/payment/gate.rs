@@ -21,6 +21,7 @@ use super::delivery::{Deliveries, Delivery};
 use super::flight::{Entered, Flight, Flights};
 use super::held::{HeldPayment, release};
 use super::priced::Market;
+use super::queue::{Place, Seated};
 use super::receipt::{Receipt, success_response};
 use super::scheme::{Availability, SettlementPlan, VerifyError};
 use super::settlements::{Handover, Settlements};
@@ -62,6 +63,10 @@ pub struct PaidRequest<'a> {
 pub trait OriginProbe: Send + Sync {
     /// Asks now.
     async fn is_up(&self) -> bool;
+
+    /// Keeps a place at the origin for this request, however often it is asked, so that what is paid for finds it free;
+    /// false if none came free in time. Asked before anything is claimed.
+    async fn reserve(&self) -> bool;
 }
 
 /// How the gate does business.
@@ -93,6 +98,12 @@ enum Step {
     Wait(Box<PaymentRecord>, oneshot::Receiver<Handover>),
     Forward(Box<PaymentRecord>, Box<dyn SettlementPlan>),
     LookAgain,
+}
+
+/// A settlement that would succeed, and its place among those of its network.
+struct Planned {
+    plan: Box<dyn SettlementPlan>,
+    place: Place,
 }
 
 impl Gate {
@@ -181,7 +192,7 @@ impl Gate {
                 Step::Done(decision) => return decision,
                 Step::LookAgain => continue,
                 Step::Forward(record, plan) => {
-                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight);
+                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight, request.client);
                     return Decision::Forward(Box::new(held));
                 }
                 Step::Wait(record, handover) => (record, handover),
@@ -289,6 +300,8 @@ impl Gate {
     ) -> Step {
         let version = payment.version;
         match standing {
+            // Nobody is told to pay again for want of a place: the same payment gets its answer later.
+            Standing::Pending if !request.origin.reserve().await => Step::Done(pending(&record, version)),
             Standing::Pending => {
                 let handover = self.settlements.join(record.clone());
                 Step::Wait(Box::new(record), handover)
@@ -304,10 +317,13 @@ impl Gate {
 
     /// A payment that nothing is known of: simulate, claim, and let the settlement run on its own.
     async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
-        let plan = match self.plan(payment, request).await {
-            Ok(plan) => plan,
+        let Planned { plan, place } = match self.plan(payment, request).await {
+            Ok(planned) => planned,
             Err(decision) => return Step::Done(decision),
         };
+        if !request.origin.reserve().await {
+            return Step::Done(Decision::OriginBusy);
+        }
         let claim = match self.new_payment(payment, request, plan.as_ref()) {
             Ok(claim) => claim,
             Err(error) => {
@@ -316,11 +332,14 @@ impl Gate {
             }
         };
         if request.settles_after {
+            // A slow origin must not keep others from being settled: the place is taken again when the origin has answered.
+            drop(place);
             return self.claim_forwarded(claim, plan).await;
         }
+        let plan: Arc<dyn SettlementPlan> = Arc::new(Seated { plan, _place: place });
         // From the claim on nothing may depend on the request: a client that hangs up cancels no settlement.
-        let gate = Arc::clone(self);
-        match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan).await }).await {
+        let (gate, client) = (Arc::clone(self), request.client);
+        match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan, client).await }).await {
             Ok(step) => step,
             Err(error) => {
                 tracing::error!(%error, "A claim's task died.");
@@ -330,11 +349,7 @@ impl Gate {
     }
 
     /// Whether a payment that nothing is known of would settle now, and how.
-    async fn plan(
-        &self,
-        payment: &VerifiedPayment,
-        request: &PaidRequest<'_>,
-    ) -> Result<Box<dyn SettlementPlan>, Decision> {
+    async fn plan(&self, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Result<Planned, Decision> {
         if let Some(reason) = payment.stale {
             return Err(refused(reason));
         }
@@ -342,10 +357,15 @@ impl Gate {
             tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
             return Err(Decision::Unavailable);
         }
+        if self.settlements.spoilers.refuses(request.client, Instant::now()) {
+            tracing::warn!(network = %payment.terms.network, client = %request.client, "A client's payments cost too much gas lately.");
+            return Err(Decision::Unavailable);
+        }
         if !request.origin.is_up().await {
             return Err(Decision::OriginDown);
         }
         crate::crash::point("post_verify");
+        let Some(place) = payment.market.queue.enter().await else { return Err(Decision::SettlementsBusy) };
         let started = Instant::now();
         let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
             Ok(plan) => plan,
@@ -356,14 +376,13 @@ impl Gate {
             }
         };
         self.metrics.stage(Stage::Simulate, started.elapsed());
-        Ok(plan)
+        Ok(Planned { plan, place })
     }
 
     /// W1. Nothing leaves the process before this returns with a claim.
-    async fn claim(self: Arc<Self>, claim: NewPayment, plan: Box<dyn SettlementPlan>) -> Step {
+    async fn claim(self: Arc<Self>, claim: NewPayment, plan: Arc<dyn SettlementPlan>, client: IpAddr) -> Step {
         let started = Instant::now();
         let network = claim.network.clone();
-        let plan: Arc<dyn SettlementPlan> = plan.into();
         let signing = Arc::clone(&plan);
         let sign = Box::new(move |account_nonce| signing.sign(account_nonce).map_err(|error| error.to_string()));
         let outcome = self.ledger().claim(claim, sign).await;
@@ -372,7 +391,7 @@ impl Gate {
             Ok(ClaimOutcome::Claimed(record)) => {
                 self.metrics.payment(network.as_str(), "signed");
                 crate::crash::point("post_w1_pre_send");
-                let handover = self.settlements.begin(record.clone(), plan);
+                let handover = self.settlements.begin(record.clone(), plan, client);
                 Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
@@ -428,6 +447,9 @@ impl Gate {
     ) -> Step {
         if !request.origin.is_up().await {
             return Step::Done(Decision::OriginDown);
+        }
+        if !request.origin.reserve().await {
+            return Step::Done(Decision::OriginBusy);
         }
         let redeliver_for = i64::try_from(self.rules.redeliver_for.as_millis()).unwrap_or(i64::MAX);
         let settled_after = UnixMillis(self.now().0.saturating_sub(redeliver_for));
@@ -541,6 +563,9 @@ fn unfinished_response(
 
 pub(super) fn pending(record: &PaymentRecord, version: Version) -> Decision {
     let transaction = record.attempts.last().map_or("", |attempt| attempt.signed.transaction.as_str());
+    if crate::crash::bug("bug_terms_too_early") {
+        return refused_unsettled(record, version, Reason::SettlementPending);
+    }
     Decision::Pending(Box::new(unfinished_response(record, version, Reason::SettlementPending, transaction)))
 }
 

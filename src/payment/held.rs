@@ -5,6 +5,7 @@
 //! number of times. Nothing is signed until the origin has answered; from then on all is as with any other payment.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use tokio::sync::oneshot;
 use super::decision::Decision;
 use super::flight::Flight;
 use super::gate::{Gate, deliver, failed, pending, refused_unsettled};
+use super::queue::Seated;
 use super::receipt::Sale;
 use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::Handover;
@@ -32,6 +34,7 @@ struct Open {
     /// Keeps the payer's balance and the lane's place while the origin works.
     plan: Box<dyn SettlementPlan>,
     flight: Option<Flight>,
+    client: IpAddr,
     reached_origin: bool,
 }
 
@@ -49,8 +52,9 @@ impl HeldPayment {
         record: PaymentRecord,
         plan: Box<dyn SettlementPlan>,
         flight: Option<Flight>,
+        client: IpAddr,
     ) -> Self {
-        Self { open: Some(Open { gate, payment, record, plan, flight, reached_origin: false }) }
+        Self { open: Some(Open { gate, payment, record, plan, flight, client, reached_origin: false }) }
     }
 
     /// The ledger's row.
@@ -105,12 +109,15 @@ impl HeldPayment {
         let (payment, record) = (&open.payment, &open.record);
         let refuse = |reason| Box::new(refused_unsettled(record, payment.version, reason));
         payment.incoming.check(&payment.terms, open.gate.now()).map_err(refuse)?;
+        let Some(place) = payment.market.queue.enter().await else {
+            return Err(Box::new(Decision::SettlementsBusy));
+        };
         let plan: Arc<dyn SettlementPlan> = match payment
             .market
             .in_time(payment.incoming.simulate(&payment.terms))
             .await
         {
-            Ok(plan) => plan.into(),
+            Ok(plan) => Arc::new(Seated { plan, _place: place }),
             Err(VerifyError::Invalid { reason }) => return Err(refuse(reason)),
             Err(VerifyError::Unavailable { detail }) => {
                 tracing::warn!(payment = %record.record, %detail, "Could not simulate a settlement after its request.");
@@ -130,7 +137,7 @@ impl HeldPayment {
         let Some(open) = self.open.take() else { return Err(Box::new(Decision::Unavailable)) };
         open.gate.metrics().payment(signed.claim.network.as_str(), signed.state.as_str());
         crate::crash::point("post_w1_pre_send");
-        let handover = open.gate.settlements().begin(signed.clone(), plan);
+        let handover = open.gate.settlements().begin(signed.clone(), plan, open.client);
         drop(open.plan);
         Ok(Signed { record: signed, handover, flight: open.flight })
     }

@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use crate::protocol::{Challenge, ChallengeError, ChallengeTemplate, Offer, QuoteKey, QuoteNonce, ResourceInfo};
 use crate::types::{IdentifierRule, UnixMillis, WaitFor};
 
+use super::queue::Queue;
 use super::scheme::{Availability, Scheme, VerifyError};
 
 /// A network as the money path sees it.
@@ -22,6 +23,8 @@ pub struct Market {
     pub pay_to_exclusive: bool,
     /// How long a request waits for its settlement.
     pub settle_timeout: Duration,
+    /// Room for its settlements, from simulation to end.
+    pub queue: Queue,
 }
 
 impl Market {
@@ -119,12 +122,9 @@ impl PricedRoute {
 
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
-            let terms = &priced.offer.terms;
-            if priced.market.scheme.availability_of(&terms.asset) == Availability::Ready {
-                open | 1 << index
-            } else {
-                open
-            }
+            let (terms, scheme) = (&priced.offer.terms, &priced.market.scheme);
+            let is_ready = scheme.availability_of(&terms.asset) == Availability::Ready;
+            if is_ready && scheme.covers_fee(&terms.asset, terms.amount) { open | 1 << index } else { open }
         })
     }
 

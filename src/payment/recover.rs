@@ -1,10 +1,11 @@
 //! What earlier runs left over, and what nobody waits for any more.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::{LedgerError, PaymentRecord};
-use crate::types::UnixMillis;
+use crate::ledger::{AccountNonce, LedgerError, PaymentFilter, PaymentRecord};
+use crate::types::{AccountId, AtomicAmount, UnixMillis};
 
 use super::gate::Gate;
 use super::priced::Market;
@@ -26,6 +27,12 @@ const UNANSWERED_MAX: usize = 3;
 /// How long after its authorization's end a failed payment is still looked at: what landed in the last moment is seen by us
 /// only when its block counts as settled, and clocks differ. Ethereum's finality takes up to a quarter of an hour.
 const WATCHED_BEYOND_END: Duration = Duration::from_secs(20 * 60);
+
+/// The time over which spending is limited.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// How many payments are read at first to find a day's.
+const RECENT_AT_FIRST: u32 = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecoverError {
@@ -92,6 +99,9 @@ impl Gate {
             let next = self.ledger().lease_signer(network, &signer, expected).await?;
             next_nonces.push((signer, next));
         }
+        if market.scheme.counts_spending() {
+            self.tell_spending(market).await?;
+        }
         let unfinished = self.ledger().unfinished(network).await?;
         let resumed = unfinished.len();
         for record in unfinished {
@@ -102,6 +112,40 @@ impl Gate {
         crate::crash::point("mid_recovery");
         market.scheme.open(&next_nonces);
         Ok(resumed)
+    }
+
+    /// Tells a network what its gas payers may have spent within the last day: what was signed, at its highest. Of
+    /// transactions with one account nonce only one can ever cost anything.
+    async fn tell_spending(&self, market: &Market) -> Result<(), RecoverError> {
+        let since = UnixMillis(self.now().0.saturating_sub(i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX)));
+        let network = Some(market.scheme.network().clone());
+        let mut limit = RECENT_AT_FIRST;
+        let recent = loop {
+            let filter = PaymentFilter { network: network.clone(), limit: Some(limit), ..PaymentFilter::default() };
+            let recent = self.ledger().list(&filter).await?;
+            let is_all = recent.len() < usize::try_from(limit).unwrap_or(usize::MAX)
+                || recent.last().is_some_and(|oldest| oldest.claim.claimed_at < since)
+                || limit == u32::MAX;
+            if is_all {
+                break recent;
+            }
+            limit = limit.saturating_mul(8);
+        };
+        for record in recent {
+            let mut costs: HashMap<(AccountId, Option<AccountNonce>), (AtomicAmount, UnixMillis)> = HashMap::new();
+            for attempt in record.attempts.iter().filter(|attempt| attempt.signed_at >= since) {
+                let signed = &attempt.signed;
+                let (Some(signer), Ok(most)) = (&signed.signer, signed.fee_max.parse::<AtomicAmount>()) else {
+                    continue;
+                };
+                let cost = costs.entry((signer.clone(), signed.account_nonce)).or_insert((most, attempt.signed_at));
+                *cost = (*cost).max((most, attempt.signed_at));
+            }
+            for ((signer, _), (most, at)) in costs {
+                market.scheme.spent(&signer, most, at);
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn sweep(self: &Arc<Self>) {

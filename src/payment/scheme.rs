@@ -175,6 +175,20 @@ pub trait Scheme: Send + Sync {
         self.availability()
     }
 
+    /// Whether a price covers what its settlement would cost the gateway now, as far as the operator said what fees are worth
+    /// (threat C11). One that doesn't is not offered; an offer that was made is kept. Cheap: no network.
+    fn covers_fee(&self, _asset: &AssetId, _price: AtomicAmount) -> bool {
+        true
+    }
+
+    /// Whether what gas payers spent within the last day matters: then [`Self::spent`] is told before [`Self::open`] is called.
+    fn counts_spending(&self) -> bool {
+        false
+    }
+
+    /// An earlier run signed something for a gas payer that may have cost up to so much of the native unit.
+    fn spent(&self, _signer: &AccountId, _at_most: AtomicAmount, _at: UnixMillis) {}
+
     /// What this scheme adds to the `extra` of an offer in an asset: the EIP-712 domain (EVM), the fee payer (Solana).
     fn terms_extra(&self, asset: &AssetId) -> Map<String, Value>;
 

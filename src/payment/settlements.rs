@@ -1,6 +1,7 @@
 //! Settlements that run on their own: no client, no shutdown of the proxy and no time-out cancels one.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use crate::types::Network;
 use super::delivery::{Deliveries, Delivery};
 use super::priced::Market;
 use super::scheme::{AttemptError, Attempts, SettleOutcome, SettlementPlan};
+use super::spoilers::Spoilers;
 
 /// How long to wait before a ledger write that failed is tried again, at most.
 const WRITE_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -32,8 +34,8 @@ pub(super) enum Handover {
 /// How a record came to be settled.
 enum Origin {
     /// Claimed just now: nobody else can have settled it. What the plan reserved (a lane's place, the payer's balance) stays
-    /// reserved until the settlement has ended.
-    Claimed(Arc<dyn SettlementPlan>),
+    /// reserved until the settlement has ended. Its client answers for what a failure costs.
+    Claimed(Arc<dyn SettlementPlan>, IpAddr),
     /// Read from the ledger: it may have ended since.
     Read,
 }
@@ -43,6 +45,7 @@ pub(super) struct Settlements {
     markets: HashMap<Network, Arc<Market>>,
     deliveries: Arc<Deliveries>,
     running: DashMap<RecordId, Arc<Running>>,
+    pub spoilers: Spoilers,
 }
 
 /// Further attempts go to the ledger.
@@ -108,7 +111,7 @@ impl Drop for Registration {
 
 impl Settlements {
     pub fn new(markets: HashMap<Network, Arc<Market>>, deliveries: Arc<Deliveries>) -> Arc<Self> {
-        Arc::new(Self { markets, deliveries, running: DashMap::new() })
+        Arc::new(Self { markets, deliveries, running: DashMap::new(), spoilers: Spoilers::default() })
     }
 
     /// How many are under way.
@@ -130,13 +133,14 @@ impl Settlements {
         if is_counted { running.look_on() } else { running.wait() }
     }
 
-    /// As [`Self::join`], for a payment that was claimed just now under this plan.
+    /// As [`Self::join`], for a payment of this client that was claimed just now under this plan.
     pub fn begin(
         self: &Arc<Self>,
         record: PaymentRecord,
         plan: Arc<dyn SettlementPlan>,
+        client: IpAddr,
     ) -> oneshot::Receiver<Handover> {
-        self.enlist(record, Origin::Claimed(plan)).wait()
+        self.enlist(record, Origin::Claimed(plan, client)).wait()
     }
 
     /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
@@ -199,8 +203,8 @@ impl Settlements {
 
     async fn run(self: Arc<Self>, record: PaymentRecord, origin: Origin, running: Arc<Running>) {
         let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
-        let plan = match origin {
-            Origin::Claimed(plan) => Some(plan),
+        let claimed = match origin {
+            Origin::Claimed(plan, client) => Some((plan, client)),
             Origin::Read if self.is_still_signed(&record.record).await => None,
             Origin::Read => return,
         };
@@ -212,12 +216,17 @@ impl Settlements {
         let started = Instant::now();
         let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
         // Not before: between simulation and settlement the payer's balance would count for other payments too (threat C2).
-        drop(plan);
+        let client = claimed.map(|(_plan, client)| client);
         self.deliveries.metrics.stage(Stage::Settle, started.elapsed());
         crate::crash::point("post_confirm_pre_w2");
         match outcome {
             SettleOutcome::Paid(settlement) => self.write_paid(&record, settlement, &running).await,
             SettleOutcome::Failed { reason, transaction, .. } => {
+                // On chain and signed by a gas payer: it cost us.
+                let is_ours = record.attempts.iter().any(|attempt| attempt.signed.signer.is_some());
+                if let Some(client) = client.filter(|_| transaction.is_some() && is_ours) {
+                    self.spoilers.lost(client, Instant::now());
+                }
                 self.write_failed(&record, reason, transaction.as_deref(), &running).await;
             }
         }
@@ -232,6 +241,10 @@ impl Settlements {
             claimant = running.take_claimant().or(claimant.filter(|claimant| !claimant.is_closed()));
             let deliver = claimant.is_some();
             let ledger = &self.deliveries.ledger;
+            if crate::crash::bug("bug_lose_w2") {
+                let paid = PaymentRecord { settlement: Some(settlement), ..record.clone() };
+                return self.hand_over(paid, claimant, record.deliveries > 0);
+            }
             match ledger.record_paid(&record.record, settlement.clone(), deliver).await {
                 Ok(paid) => {
                     self.deliveries.metrics.stage(Stage::Record, started.elapsed());

@@ -57,7 +57,8 @@ impl Standing {
             PaymentState::Served => return Self::Served,
             _ => {}
         }
-        let is_same_request = record.claim.fingerprint == presented.fingerprint;
+        let is_same_request =
+            record.claim.fingerprint == presented.fingerprint || crate::crash::bug("bug_other_request");
         if !is_same_payment || !is_same_request || !is_held(record.claim.holder, presented) {
             return Self::Bound;
         }

@@ -12,15 +12,19 @@ use super::challenge::Asked;
 use super::context::{Context, Outcome};
 use super::fingerprint::RequestIdentity;
 use super::intake::{self, Malformed};
+use super::limits::Pass;
 use super::respond::Answer;
 use super::snapshot::Snapshot;
-use super::upstream::PROBE_AGE_MAX;
+use super::upstream::{PROBE_AGE_MAX, Reserving};
 use super::{Proxy, connection, cors, forward};
 use crate::config::{ForwardPath, PaidRoute, RouteAction, RouteConfig, SettleMode};
 use crate::payment::{Decision, HeldPayment, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
 use crate::route::{COMMON_METHODS, CanonicalTarget, Route, RouteMatch, canonicalize, normalize_host};
 use crate::telemetry::Stage;
+
+/// The headers in which payments are presented.
+const PAYMENT_HEADERS: [&str; 2] = [names::PAYMENT_SIGNATURE, names::X_PAYMENT];
 
 /// Why a request is not forwarded.
 pub(super) enum Stop {
@@ -102,11 +106,28 @@ impl Proxy {
         if intake::asks_for_websocket(head) {
             context.websocket = Some(config.websocket.ok_or(Malformed::Upgrade)?);
         }
+        if matches!(config.action, RouteAction::Deny) {
+            return Err(Answer::not_found().into());
+        }
+        let is_priced = site.priced.is_some();
+        if is_priced {
+            context.cors_origin = head.headers.get(header::ORIGIN).cloned();
+        }
+        let has_payment = is_priced && PAYMENT_HEADERS.iter().any(|name| head.headers.contains_key(*name));
+        let passed = self.pass(session, context, site, has_payment)?;
+        let left = passed.as_ref().and_then(|passed| passed.as_ref().err().copied());
+        context.pass = passed.and_then(Result::ok);
         match (&config.action, &site.priced) {
             (RouteAction::Deny, _) => return Err(Answer::not_found().into()),
-            (RouteAction::Free, None) => context.outcome = Outcome::Free,
+            (RouteAction::Free, None) => {
+                context.outcome = Outcome::Free;
+                self.enter(session, context, site).await?;
+            }
+            (RouteAction::Paid(_), Some(_)) if context.pass.is_some() => {
+                context.outcome = context.pass.as_ref().map_or(Outcome::InternalError, Pass::outcome);
+                self.enter(session, context, site).await?;
+            }
             (RouteAction::Paid(paid), Some(priced)) => {
-                context.cors_origin = head.headers.get(header::ORIGIN).cloned();
                 let all = |name: &str| head.headers.get_all(name).iter().cloned().collect::<Vec<_>>();
                 let (v2, v1) = (all(names::PAYMENT_SIGNATURE), all(names::X_PAYMENT));
                 if v2.is_empty() && v1.is_empty() {
@@ -122,7 +143,7 @@ impl Proxy {
                         query,
                         headers: &head.headers,
                     };
-                    return Err(self.ask_payment(&asked).into());
+                    return Err(self.ask_payment(&asked).with_left(left.as_ref()).into());
                 }
                 let priced = Arc::clone(priced);
                 let (host, target) = (host.map(str::to_owned), target.into_owned());
@@ -184,8 +205,11 @@ impl Proxy {
             v2: presented.v2.iter().map(HeaderValue::as_bytes).collect(),
             v1: presented.v1.iter().map(HeaderValue::as_bytes).collect(),
         };
+        let at_work = self.begin_payment(session)?;
+        let verifying = self.begin_verification().await?;
         let started = Instant::now();
         let verified = self.gate.verify(&presented.priced, &payment_headers).await;
+        drop(verifying);
         self.metrics.stage(Stage::Verify, started.elapsed());
         let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
         let digested = body::digest(session.as_mut()).await.map_err(unread)?;
@@ -215,9 +239,12 @@ impl Proxy {
         let summary = format!("{} {}", session.req_header().method, presented.target.path());
         let route = presented.priced.name();
         let settles_after = presented.paid.settle == SettleMode::After;
-        let origin = upstream.as_ref();
+        let reserving = Reserving::at(&upstream);
+        let origin = &reserving;
         let request = PaidRequest { fingerprint, redeliverable, settles_after, client, route, summary, origin };
         let decision = self.gate.admit(payment, request).await;
+        context.place = reserving.into_place();
+        drop(at_work);
         let taken = match decision {
             Decision::Deliver(receipt) => Taken::Paid(receipt),
             Decision::Forward(held) => Taken::Held(held),
@@ -246,6 +273,11 @@ impl Proxy {
 
     /// What a decision says to whoever asked.
     fn decide(&self, asked: &Asked<'_>, decision: Decision) -> Answer {
+        match &decision {
+            Decision::OriginBusy => self.metrics.limited("origin_busy"),
+            Decision::SettlementsBusy => self.metrics.limited("settlements_busy"),
+            _ => {}
+        }
         if let Decision::Refused { reason, .. } | Decision::Contradiction(reason) = &decision {
             tracing::debug!(route = %asked.route.name(), %reason, "Refused a payment.");
             self.metrics.refusal(reason.as_str());

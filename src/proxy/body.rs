@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora::protocols::http::ServerSession;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use crate::ledger::Digest;
 
@@ -92,6 +93,32 @@ async fn read(session: &mut ServerSession) -> Result<(Sha256, BytesMut), BodyErr
     Ok((hasher, held))
 }
 
+/// How long a client may stay below the least rate of a body.
+const RATE_WINDOW: Duration = Duration::from_secs(20);
+
+/// How fast the body of an HTTP/2 request comes on its way to the origin. Its connection carries many, so that the guard of
+/// connections can't tell; a client that sends nothing at all is found out by the origin's silence.
+#[derive(Debug, Default)]
+pub(super) struct BodyPace {
+    since: Option<Instant>,
+    bytes: u64,
+}
+
+impl BodyPace {
+    /// A piece has come; whether the client was too slow with it. The time in which the origin takes pieces in counts too, but
+    /// then a client that has more to say says much at once.
+    pub fn is_too_slow(&mut self, bytes: usize, bytes_per_second_min: u64) -> bool {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if since.elapsed() < RATE_WINDOW {
+            return false;
+        }
+        let is_slow = self.bytes < bytes_per_second_min.saturating_mul(RATE_WINDOW.as_secs());
+        (self.since, self.bytes) = (Some(Instant::now()), 0);
+        is_slow
+    }
+}
+
 /// Puts what was held in front of the next piece on its way to the origin.
 pub(super) fn put_back(held: &mut Option<Bytes>, piece: &mut Option<Bytes>) {
     if let Some(first) = held.take() {
@@ -99,5 +126,32 @@ pub(super) fn put_back(held: &mut Option<Bytes>, piece: &mut Option<Bytes>) {
             Some(rest) if !rest.is_empty() => [first, rest].concat().into(),
             _ => first,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_creeps_is_too_slow_and_one_that_keeps_its_pace_is_not() {
+        for (bytes, millis, rate, expected) in [
+            (1, 1000, 250, Some(20)),
+            (300, 1000, 250, None),
+            (5000, 19_000, 250, None),
+            (1, 1000, 0, None),
+            (1, 59_000, 250, Some(59)),
+        ] {
+            let (mut pace, started) = (BodyPace::default(), Instant::now());
+            let mut too_slow_after = None;
+            for _ in 0..100 {
+                if pace.is_too_slow(bytes, rate) {
+                    too_slow_after = Some(started.elapsed().as_secs());
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+            }
+            assert_eq!(too_slow_after, expected, "{bytes} bytes every {millis} ms at {rate}");
+        }
     }
 }

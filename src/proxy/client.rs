@@ -26,6 +26,11 @@ impl Trusted {
         peer(session).map(|peer| self.behind(peer, &session.req_header().headers))
     }
 
+    /// As [`Self::client`], but nobody where all that is known is the proxy that somebody asks through.
+    pub fn known_client(&self, session: &Session) -> Option<IpAddr> {
+        self.client(session).filter(|client| !self.holds(*client))
+    }
+
     fn behind(&self, peer: IpAddr, fields: &HeaderMap) -> IpAddr {
         let mut client = peer;
         if self.holds(client) {

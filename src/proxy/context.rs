@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
+use super::body::BodyPace;
+use super::limits::Pass;
 use super::respond::Answer;
 use super::snapshot::Snapshot;
-use super::upstream::{Running, Upstream};
-use crate::payment::{HeldPayment, Receipt};
+use super::upstream::{End, Running, Upstream};
+use crate::payment::{HeldPayment, Place, Receipt};
 use crate::route::Route;
 
 /// What became of a request; the `outcome` label of the request metric and of the access log.
@@ -17,6 +19,14 @@ use crate::route::Route;
 pub(super) enum Outcome {
     /// Forwarded on a free route.
     Free,
+    /// Forwarded on a priced route: its address had a free request left.
+    FreeQuota,
+    /// Forwarded on a priced route: its caller pays in some other way.
+    FreeFor,
+    /// More requests than may come.
+    RateLimited,
+    /// No place for it came free in time.
+    Busy,
     /// A CORS preflight or `OPTIONS *`, answered here.
     Preflight,
     /// No route, or a denied one.
@@ -56,6 +66,10 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Free => "free",
+            Self::FreeQuota => "free_quota",
+            Self::FreeFor => "free_for",
+            Self::RateLimited => "rate_limited",
+            Self::Busy => "busy",
             Self::Preflight => "preflight",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -89,10 +103,20 @@ pub struct Context {
     /// The canonical target as it was asked for, while a payment waits for the answer.
     pub(super) asked: Option<String>,
     pub(super) upstream: Option<Arc<Upstream>>,
+    /// The request's place at its origin.
+    pub(super) place: Option<Place>,
+    /// Leave to go to a priced route without a payment.
+    pub(super) pass: Option<Pass>,
+    /// Headers that are for the gateway and for no origin.
+    pub(super) hidden: Vec<HeaderName>,
     /// The request's share of its server.
     pub(super) running: Option<Running>,
     /// Whether it becomes a WebSocket, and for how long at most.
     pub(super) websocket: Option<Duration>,
+    /// When the connection to its origin is over, where that has a limit.
+    pub(super) end: Option<End>,
+    /// How fast its body comes, over HTTP/2.
+    pub(super) pace: BodyPace,
     /// Proof of payment. Without it nothing on a priced route is forwarded.
     /// Boxed: pingora moves a context several times a request, and most are of requests that pay nothing.
     pub(super) receipt: Option<Box<Receipt>>,
@@ -121,8 +145,13 @@ impl Context {
             route: None,
             asked: None,
             upstream: None,
+            place: None,
+            pass: None,
+            hidden: Vec::new(),
             running: None,
             websocket: None,
+            end: None,
+            pace: BodyPace::default(),
             receipt: None,
             held: None,
             refusal: None,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::limits::{Left, Pass};
 use crate::config::UpstreamConfig;
 use crate::payment::{Receipt, Sale};
 use crate::protocol::{encode_json, names};
@@ -48,6 +49,30 @@ const OVERRIDES: [&str; 16] = [
     // CGI-like origins take it for the proxy of their own requests (CVE-2016-5385).
     "proxy",
 ];
+
+/// draft-ietf-httpapi-ratelimit-headers: what is left.
+pub(super) const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// Of how much, and in which time.
+pub(super) const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+pub(super) fn rate_limit(left: &Left) -> String {
+    format!("\"free\";r={};t={}", left.requests, left.reset_secs)
+}
+
+pub(super) fn rate_limit_policy(left: &Left) -> String {
+    format!("\"free\";q={};w={}", left.of, left.period_secs)
+}
+
+/// Keeps an answer that was let out without a payment from those who would have to pay for it (threat A16), and tells what is
+/// left.
+pub(super) fn mark_passed(head: &mut ResponseHeader, pass: &Pass) -> pingora::Result<()> {
+    if let Some(left) = pass.left() {
+        head.insert_header(RATE_LIMIT, rate_limit(&left))?;
+        head.insert_header(RATE_LIMIT_POLICY, rate_limit_policy(&left))?;
+    }
+    make_private(head)
+}
 
 /// Whether a client may not speak this name to an origin, nor have it removed. `idempotency-key` is only the gateway's on
 /// paid requests; nominating it is never right.
@@ -239,6 +264,8 @@ mod tests {
             balance: crate::config::Balance::RoundRobin,
             health: None,
             total_timeout: None,
+            max_concurrent: None,
+            queue_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             read_timeout: Duration::from_secs(1),
             write_timeout: Duration::from_secs(1),

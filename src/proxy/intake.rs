@@ -26,6 +26,8 @@ pub(super) enum Malformed {
     /// Both `Content-Length` and `Transfer-Encoding`, or several of either, or line ends without CR.
     #[error("unsafe_framing")]
     Framing,
+    #[error("invalid_field")]
+    Field,
     #[error("invalid_host")]
     Host,
     #[error("target_not_in_origin_form")]
@@ -105,7 +107,14 @@ pub(super) fn check_h2(head: &mut RequestHeader) -> Result<(), Malformed> {
     if of_a_connection.iter().any(|name| head.headers.contains_key(name)) || lengths.iter().count() > 1 || !is_plain {
         return Err(Malformed::Framing);
     }
-    if head.raw_path().contains(&b'#') {
+    // RFC 9113 §8.2.1: no white space at either end. The h2 crate lets it pass, and HTTP/1 origins would not see it.
+    let is_padded = |value: &http::HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
+    if head.headers.values().any(is_padded) {
+        return Err(Malformed::Field);
+    }
+    // §8.3.1: one that is valid; for a proxy of HTTP there are two.
+    let is_foreign = head.uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https"));
+    if is_foreign || head.raw_path().contains(&b'#') {
         return Err(Malformed::TargetForm);
     }
     if let Some(authority) = head.uri.authority().map(|authority| authority.as_str().to_owned()) {

@@ -10,10 +10,12 @@ mod client;
 pub mod connection;
 mod context;
 mod cors;
+mod entry;
 mod fingerprint;
 mod forward;
 mod headers;
 mod intake;
+mod limits;
 mod page;
 mod phases;
 mod respond;
@@ -34,6 +36,7 @@ use crate::types::Clock;
 
 use client::Trusted;
 pub use context::Context;
+use limits::Limits;
 pub use snapshot::{Current, Snapshot};
 pub use upstream::check_files;
 
@@ -77,6 +80,8 @@ pub struct Proxy {
     metrics: Arc<Metrics>,
     /// The proxies in front of this one.
     trusted: Trusted,
+    /// What clients may take up on all routes together.
+    limits: Limits,
 }
 
 impl Proxy {
@@ -85,9 +90,10 @@ impl Proxy {
     /// # Errors
     /// When a route lacks what its action needs: it must never be forwarded for want of a price.
     pub fn new(parts: Parts) -> Result<Self, BuildError> {
+        let limits = Limits::new(&parts.config.server.limits);
         let trusted = Trusted(parts.config.server.trusted_proxies.clone());
         parts.current.set(Snapshot::new(&parts.config, parts.routes, parts.priced, None)?);
         let Parts { gate, clock, metrics, current, .. } = parts;
-        Ok(Self { current, gate, clock, metrics, trusted })
+        Ok(Self { current, gate, clock, metrics, trusted, limits })
     }
 }

@@ -16,7 +16,7 @@ use super::connection::{self, Stage as Waiting};
 use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
-use super::upstream::Wanted;
+use super::upstream::{End, Wanted};
 use super::{Proxy, body, cors};
 use crate::config::RouteAction;
 use crate::payment::{HeldPayment, Receipt};
@@ -86,8 +86,8 @@ impl ProxyHttp for Proxy {
         context.connects += 1;
         // The last line of defence for promise 1: a priced route without a receipt goes nowhere.
         let is_free = context.route.as_ref().is_some_and(|route| matches!(route.config().action, RouteAction::Free));
-        if !is_free && context.receipt.is_none() && context.held.is_none() {
-            return Err(Error::explain(ErrorType::InternalError, "no receipt for a priced route"));
+        if !is_free && context.receipt.is_none() && context.held.is_none() && context.pass.is_none() {
+            return Err(Error::explain(ErrorType::InternalError, "no receipt and no pass for a priced route"));
         }
         let upstream = context.upstream.clone().ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
         let wanted = Wanted {
@@ -95,7 +95,10 @@ impl ProxyHttp for Proxy {
             is_paid: context.payment.is_some(),
             is_websocket: context.websocket.is_some(),
         };
-        let (peer, running) = upstream.peer(wanted).await.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
+        let has_end = wanted.is_websocket || (upstream.config().total_timeout.is_some() && !upstream.config().http2);
+        context.end = has_end.then(End::default);
+        let (peer, running) =
+            upstream.peer(wanted, context.end.clone()).await.ok_or_else(|| Error::new_up(ErrorType::ConnectNoRoute))?;
         context.running = Some(running);
         Ok(peer)
     }
@@ -129,10 +132,17 @@ impl ProxyHttp for Proxy {
         let public = context.snapshot.as_ref().and_then(|snapshot| snapshot.public_scheme());
         let scheme = public.unwrap_or_else(|| self.trusted.scheme(session));
         let hop = Hop { client, host, scheme };
+        for name in &context.hidden {
+            head.remove_header(name);
+        }
         let sale = context.receipt.as_deref().map(Receipt::sale);
         let sale = sale.or_else(|| context.held.as_deref().and_then(HeldPayment::sale));
         headers::prepare_request(head, upstream.config(), &hop, sale)?;
         context.forwarded = Some(Instant::now());
+        // A WebSocket's time begins when it does.
+        if let (Some(end), Some(limit), None) = (&context.end, upstream.config().total_timeout, context.websocket) {
+            let _set_once = end.set(tokio::time::Instant::now() + limit);
+        }
         if let Some(receipt) = &mut context.receipt {
             receipt.forwarding();
         }
@@ -149,6 +159,12 @@ impl ProxyHttp for Proxy {
         is_last: bool,
         context: &mut Context,
     ) -> Result<()> {
+        if session.is_http2() && !is_last && session.response_written().is_none() {
+            let bytes = piece.as_ref().map_or(0, Bytes::len);
+            if context.pace.is_too_slow(bytes, self.limits.min_body_rate) {
+                return Err(Error::explain(ErrorType::ReadTimedout, "the body is too slow").into_down());
+            }
+        }
         body::put_back(&mut context.held_body, piece);
         if is_last && let Some(connection) = connection::of(session) {
             connection.enter(Waiting::Open);
@@ -166,6 +182,12 @@ impl ProxyHttp for Proxy {
         is_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
+        let is_over =
+            context.end.as_ref().and_then(|end| end.get()).is_some_and(|end| *end <= tokio::time::Instant::now());
+        if is_over && *error.esource() == pingora::ErrorSource::Upstream {
+            // Told apart from an origin that broke off.
+            error.etype = ErrorType::ReadTimedout;
+        }
         let is_origins = *error.esource() == pingora::ErrorSource::Upstream;
         // A connection that was kept for reuse may have been closed for good reasons.
         if is_origins
@@ -203,6 +225,9 @@ impl ProxyHttp for Proxy {
             // Without a connection to end there would be no end to it.
             let connection = connection::of(session).ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
             connection.end_after(duration);
+            if let Some(end) = &context.end {
+                let _set_once = end.set(tokio::time::Instant::now() + duration);
+            }
             if let Some(receipt) = &context.receipt {
                 headers::mark_paid(head, receipt)?;
             }
@@ -224,6 +249,9 @@ impl ProxyHttp for Proxy {
         }
         if let Some(receipt) = &context.receipt {
             headers::mark_paid(head, receipt)?;
+        }
+        if let Some(pass) = &context.pass {
+            headers::mark_passed(head, pass)?;
         }
         if let Some(origin) = &context.cors_origin {
             cors::expose(head, origin)?;
@@ -302,7 +330,7 @@ impl ProxyHttp for Proxy {
                 drop(receipt);
             }
         } else if error.is_none()
-            && context.outcome == Outcome::Free
+            && matches!(context.outcome, Outcome::Free | Outcome::FreeQuota | Outcome::FreeFor)
             && status >= StatusCode::INTERNAL_SERVER_ERROR.as_u16()
         {
             context.outcome = Outcome::OriginError;

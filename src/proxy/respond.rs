@@ -10,13 +10,16 @@ use pingora::{Error, ErrorSource, ErrorType};
 use serde_json::{Value, json};
 
 use super::context::Outcome;
-use super::cors;
 use super::intake::Malformed;
+use super::limits::{Left, TooMany};
+use super::{cors, headers};
 use crate::payment::Decision;
 use crate::protocol::{Challenge, SettlementResponse, encode_json, names};
 
 /// What a client is asked to wait before it presents a payment again.
 const RETRY_AFTER_SECS: &str = "2";
+
+const PRESENT_AGAIN: &str = "present the same payment again; it is not charged twice";
 
 /// How much of an unread body is read away before an answer, so that the connection can go on.
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
@@ -130,6 +133,36 @@ impl Answer {
         Self::error(status, Outcome::OriginDown, "origin_unavailable").retry_later()
     }
 
+    /// 429: one request too many. No terms: who presents a payment is not to make another one.
+    pub fn too_many(too_many: &TooMany, presents_payment: bool) -> Self {
+        let secs = too_many.retry_after.as_secs().saturating_add(u64::from(too_many.retry_after.subsec_nanos() > 0));
+        let secs = secs.max(1).to_string();
+        let mut body = json!({ "error": "rate_limited", "limit": too_many.limit });
+        if presents_payment && let Some(body) = body.as_object_mut() {
+            body.insert("retry".to_owned(), PRESENT_AGAIN.into());
+        }
+        Self::json(StatusCode::TOO_MANY_REQUESTS, Outcome::RateLimited, &body).with(header::RETRY_AFTER, &secs)
+    }
+
+    /// 503: there are as many as may be. No terms; a payment that was presented is as good later.
+    pub fn busy(reason: &str, presents_payment: bool) -> Self {
+        let mut body = json!({ "error": reason });
+        if presents_payment && let Some(body) = body.as_object_mut() {
+            body.insert("retry".to_owned(), PRESENT_AGAIN.into());
+        }
+        Self::json(StatusCode::SERVICE_UNAVAILABLE, Outcome::Busy, &body).retry_later()
+    }
+
+    /// The same answer, told how many free requests are left.
+    pub fn with_left(self, left: Option<&Left>) -> Self {
+        match left {
+            Some(left) => self
+                .with(headers::RATE_LIMIT, &headers::rate_limit(left))
+                .with(headers::RATE_LIMIT_POLICY, &headers::rate_limit_policy(left)),
+            None => self,
+        }
+    }
+
     /// 500: a mistake of ours, before any money moved.
     pub fn internal() -> Self {
         Self::error(StatusCode::INTERNAL_SERVER_ERROR, Outcome::InternalError, "internal_error")
@@ -158,6 +191,8 @@ impl Answer {
                 Self::error(StatusCode::CONFLICT, Outcome::Owed, "payment_owed").with_outcome(&outcome)
             }
             Decision::OriginDown => Self::origin_down(),
+            Decision::OriginBusy => Self::busy("origin_busy", true),
+            Decision::SettlementsBusy => Self::busy("settlements_busy", true),
             Decision::Unavailable => Self::unavailable(),
             // The caller keeps deliveries to itself; one that gets here is dropped, and with it recorded as undelivered.
             Decision::Deliver(_) | Decision::Forward(_) => Self::internal(),
@@ -168,7 +203,7 @@ impl Answer {
         let body = json!({
             "error": "settlement_pending",
             "transaction": outcome.transaction,
-            "retry": "present the same payment again; it is not charged twice",
+            "retry": PRESENT_AGAIN,
         });
         let answer = Self::json(StatusCode::SERVICE_UNAVAILABLE, Outcome::Pending, &body);
         answer.retry_later().with_outcome(outcome)
@@ -186,7 +221,7 @@ impl Answer {
             "error": reason,
             "transaction": outcome.transaction,
             "retry": if is_good_for_another {
-                "present the same payment again; it is not charged twice"
+                PRESENT_AGAIN
             } else {
                 "this was the last try: the payment is owed to you, ask the operator for a refund"
             },
@@ -335,6 +370,8 @@ mod tests {
             (Decision::Owed(outcome(true)), 409, "payment_owed", false, true, false),
             (Decision::Unavailable, 503, "payments_unavailable", false, false, true),
             (Decision::OriginDown, 503, "origin_unavailable", false, false, true),
+            (Decision::OriginBusy, 503, "origin_busy", false, false, true),
+            (Decision::SettlementsBusy, 503, "settlements_busy", false, false, true),
         ];
         for (decision, status, error, has_terms, has_outcome, has_retry) in rows {
             let answer = Answer::decision(decision, terms);

@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use url::Url;
 
 use super::BuildError;
+use super::limits::{Doors, RouteLimits, ServerDoors};
 use super::upstream::{self, Upstream};
 use crate::config::Config;
 use crate::payment::PricedRoute;
@@ -28,6 +29,9 @@ pub struct Snapshot {
 pub(super) struct Site {
     pub upstream: Option<Arc<Upstream>>,
     pub priced: Option<Arc<PricedRoute>>,
+    pub limits: Arc<RouteLimits>,
+    /// Who needs no payment.
+    pub doors: Doors,
 }
 
 /// The snapshot in force; readers never wait for each other, nor for who replaces it.
@@ -62,6 +66,8 @@ impl Snapshot {
         let known = before.map(|before| before.upstreams.as_slice()).unwrap_or_default();
         let upstreams =
             upstream::all(&config.upstreams, known).map_err(|(name, why)| BuildError::Upstream(name, why))?;
+        let doors = ServerDoors::new(&config.server.free_for);
+        let counted = before.map(|before| before.sites.as_slice()).unwrap_or_default();
         let mut sites = Vec::with_capacity(config.routes.len());
         for (index, route) in config.routes.iter().enumerate() {
             use crate::config::RouteAction::{Deny, Free, Paid};
@@ -69,10 +75,13 @@ impl Snapshot {
                 |upstream: &&Arc<Upstream>| Some(upstream.config().name.as_str()) == route.upstream.as_deref();
             let upstream = upstreams.iter().find(is_named).map(Arc::clone);
             let priced = priced.get(index).and_then(Option::as_ref).map(Arc::clone);
+            let known = counted.iter().find(|site| site.limits.are_of(route)).map(|site| Arc::clone(&site.limits));
+            let limits = known.unwrap_or_else(|| Arc::new(RouteLimits::new(route)));
+            let doors = doors.of_route(&route.free_for);
             match &route.action {
                 Paid(_) if priced.is_none() => return Err(BuildError::NotPriced(route.key.clone())),
                 Paid(_) | Free if upstream.is_none() => return Err(BuildError::NoUpstream(route.key.clone())),
-                Paid(_) | Free | Deny => sites.push(Site { upstream, priced }),
+                Paid(_) | Free | Deny => sites.push(Site { upstream, priced, limits, doors }),
             }
         }
         Ok(Self {

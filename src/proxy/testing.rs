@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Parts;
-use crate::admin::{AdminParts, ChainStatus, InForce, WatchedChain};
+use crate::admin::{AdminParts, ChainStatus, InForce, WatchedChain, WatchedSigner};
 use crate::config::{
     AdminConfig, Config, LedgerConfig, LedgerUrl, LimitsConfig, Location, LogConfig, LogFormat, PaidRoute, Redeliver,
     RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
@@ -35,6 +35,8 @@ pub(crate) fn upstream(servers: &[&str]) -> UpstreamConfig {
         balance: crate::config::Balance::RoundRobin,
         health: None,
         total_timeout: None,
+        max_concurrent: None,
+        queue_timeout: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(1),
         read_timeout: Duration::from_secs(5),
         write_timeout: Duration::from_secs(5),
@@ -77,6 +79,9 @@ pub(crate) fn route(key: &str, action: RouteAction) -> RouteConfig {
     RouteConfig {
         forward: crate::config::ForwardPath::Same,
         websocket: None,
+        rates: crate::config::Rates::default(),
+        free_quota: None,
+        free_for: crate::config::FreeFor::default(),
         key: key.to_owned(),
         location: Location::default(),
         methods: methods.split(',').filter(|method| !method.is_empty()).map(|method| method.parse().unwrap()).collect(),
@@ -103,6 +108,9 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
                 idle_timeout: Duration::from_secs(75),
                 min_body_rate: 250,
                 min_response_rate: 250,
+                rates: crate::config::Rates::default(),
+                payments_per_address: 100,
+                verifications: 100,
             },
             listen: any_port,
             public_url: None,
@@ -113,6 +121,7 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
             max_deliveries: 2,
             redeliver_for: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(3),
+            free_for: crate::config::FreeFor::default(),
         },
         admin: AdminConfig { listen: any_port, token: None },
         facilitator: None,
@@ -148,6 +157,7 @@ impl TestGate {
             confirmations: 1,
             pay_to_exclusive: false,
             settle_timeout,
+            queue: crate::payment::Queue::new(64, Duration::from_secs(1)),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let rules = GateRules {
@@ -228,8 +238,10 @@ fn chain_status() -> ChainStatus {
         head: Some((7, Duration::from_secs(1))),
         clock_skew_secs: Some(0),
         native_decimals: 18,
-        settlement_cost_max: Some(3.into()),
-        signers: vec![(AccountId::new("0xGas").unwrap(), Some(10.into())), (AccountId::new("0xNew").unwrap(), None)],
+        signers: vec![
+            WatchedSigner { signer: AccountId::new("0xGas").unwrap(), balance: Some(10.into()), lasts: Some(3) },
+            WatchedSigner { signer: AccountId::new("0xNew").unwrap(), balance: None, lasts: None },
+        ],
     }
 }
 

@@ -33,6 +33,9 @@ pub(super) fn route(key: &str, action: &str, line: u32) -> RouteConfig {
     RouteConfig {
         forward: crate::config::ForwardPath::Same,
         websocket: None,
+        rates: crate::config::Rates::default(),
+        free_quota: None,
+        free_for: crate::config::FreeFor::default(),
         key: key.to_owned(),
         location: Location { line, column: 1 },
         methods,

@@ -19,7 +19,7 @@ use super::guard::Guarded;
 use super::proxy_protocol;
 use crate::config::{LimitsConfig, ServerConfig};
 use crate::proxy::connection::{Connection, Stage};
-use crate::types::AddressRange;
+use crate::types::{AddressRange, neighbourhood};
 
 /// How long a TLS handshake, or a PROXY header, may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -157,14 +157,6 @@ impl Front {
             }
             reusable = app.process_new_http(session, shutdown).await;
         }
-    }
-}
-
-/// What a client counts as: nobody has only one IPv6 address, but whoever has 64 bits of them is one client.
-fn neighbourhood(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(address) => std::net::Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

@@ -25,8 +25,13 @@ use crate::proxy::connection::{Connection, Stage};
 /// How long a client may stay below a rate; only the time counts in which the gateway waits for it.
 const RATE_WINDOW: Duration = Duration::from_secs(20);
 
-/// What an HTTP/2 client says first (RFC 9113 §3.4), and what pingora waits for as long as it takes.
-const H2_PREFACE_BYTES: usize = 24;
+/// What an HTTP/2 client says first (RFC 9113 §3.4), and what pingora waits for as long as it takes: the preface and the head
+/// of a frame.
+const H2_OPENING_BYTES: usize = 24 + 9;
+
+/// Where that frame says what it is: it must be `SETTINGS`, which the h2 crate doesn't insist on.
+const H2_FIRST_KIND_AT: usize = 24 + 3;
+const H2_SETTINGS: u8 = 4;
 
 /// A connection and its limits.
 pub(super) struct Guarded<S> {
@@ -37,8 +42,8 @@ pub(super) struct Guarded<S> {
     deadline: Deadline,
     reading: Pace,
     writing: Pace,
-    /// What is missing of the HTTP/2 preface, which has the deadline of a head. There are many requests at a time after it.
-    preface_left: usize,
+    /// What is missing of the HTTP/2 opening, which has the deadline of a head. There are many requests at a time after it.
+    opening_left: usize,
 }
 
 impl<S: IO> Guarded<S> {
@@ -46,8 +51,8 @@ impl<S: IO> Guarded<S> {
         let reading = Pace::new(limits.min_body_rate);
         let writing = Pace::new(limits.min_response_rate);
         let is_h2 = matches!(inner.selected_alpn_proto(), Some(ALPN::H2));
-        let preface_left = if is_h2 { H2_PREFACE_BYTES } else { 0 };
-        Self { inner, connection, digest, limits, deadline: Deadline::default(), reading, writing, preface_left }
+        let opening_left = if is_h2 { H2_OPENING_BYTES } else { 0 };
+        Self { inner, connection, digest, limits, deadline: Deadline::default(), reading, writing, opening_left }
     }
 
     /// Nothing is there to be read: whether the client has had its time.
@@ -65,21 +70,37 @@ impl<S: IO> Guarded<S> {
         }
     }
 
-    fn has_read(&mut self, bytes: usize) {
-        if bytes == 0 {
-            return;
+    /// What became something else than HTTP ends in time, whichever way bytes go and however many there are.
+    fn check_end(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let Some(limit) = self.connection.open_for() else { return Ok(()) };
+        let (_, number) = self.connection.stage();
+        match self.deadline.poll(number, limit, context) {
+            Poll::Ready(()) => too_slow(),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    fn has_read(&mut self, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
         }
         match self.connection.stage().0 {
             Stage::Idle => self.connection.enter(Stage::Head),
-            Stage::Body => self.reading.moved(bytes),
-            Stage::Head if self.preface_left > 0 => {
-                self.preface_left = self.preface_left.saturating_sub(bytes);
-                if self.preface_left == 0 {
+            Stage::Body => self.reading.moved(bytes.len()),
+            Stage::Head if self.opening_left > 0 => {
+                let seen = H2_OPENING_BYTES.saturating_sub(self.opening_left);
+                let kind = H2_FIRST_KIND_AT.checked_sub(seen).and_then(|at| bytes.get(at));
+                if kind.is_some_and(|kind| *kind != H2_SETTINGS) {
+                    return Err(Error::new(ErrorKind::InvalidData, "the first HTTP/2 frame isn't SETTINGS"));
+                }
+                self.opening_left = self.opening_left.saturating_sub(bytes.len());
+                if self.opening_left == 0 {
                     self.connection.enter(Stage::Open);
                 }
             }
             Stage::Head | Stage::Open => {}
         }
+        Ok(())
     }
 
     /// Passes on what a write says, and gives up on a client that takes too little.
@@ -166,13 +187,14 @@ fn poll(sleep: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<
 
 impl<S: IO> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        self.check_end(context)?;
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         match read {
             Poll::Pending => self.poll_overdue(context),
             Poll::Ready(read) => {
-                self.has_read(buffer.filled().len().saturating_sub(before));
-                Poll::Ready(read)
+                let fresh = buffer.filled().get(before..).unwrap_or_default();
+                Poll::Ready(self.has_read(fresh).and(read))
             }
         }
     }
@@ -180,6 +202,7 @@ impl<S: IO> AsyncRead for Guarded<S> {
 
 impl<S: IO> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+        self.check_end(context)?;
         let written = Pin::new(&mut self.inner).poll_write(context, bytes);
         if let Poll::Ready(Ok(count)) = &written {
             self.writing.moved(*count);
@@ -192,6 +215,7 @@ impl<S: IO> AsyncWrite for Guarded<S> {
         context: &mut Context<'_>,
         pieces: &[std::io::IoSlice<'_>],
     ) -> Poll<Result<usize>> {
+        self.check_end(context)?;
         let written = Pin::new(&mut self.inner).poll_write_vectored(context, pieces);
         if let Poll::Ready(Ok(count)) = &written {
             self.writing.moved(*count);
@@ -295,6 +319,9 @@ mod tests {
             idle_timeout: Duration::from_secs(75),
             min_body_rate: 100,
             min_response_rate: 100,
+            rates: crate::config::Rates::default(),
+            payments_per_address: 1,
+            verifications: 1,
         };
         let digest = Arc::clone(&connection).into_digest().unwrap();
         let guarded = Guarded::new(server, Arc::clone(&connection), digest, Arc::new(limits));
@@ -337,18 +364,38 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_http_2_preface_has_the_deadline_of_a_head_and_nothing_after_it_has() {
         let (client, mut guarded, _connection) = guarded(1024);
-        guarded.preface_left = H2_PREFACE_BYTES;
+        guarded.opening_left = H2_OPENING_BYTES;
         drip(client, 2, Duration::from_secs(1));
         let (after, kind, _bytes) = read_out(guarded, usize::MAX).await;
         assert_eq!((after, kind), (10, Some(ErrorKind::TimedOut)));
 
         let (mut client, mut guarded, connection) = self::guarded(1024);
-        guarded.preface_left = H2_PREFACE_BYTES;
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        guarded.read_exact(&mut [0; H2_PREFACE_BYTES]).await.unwrap();
+        guarded.opening_left = H2_OPENING_BYTES;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        guarded.read_exact(&mut [0; 24]).await.unwrap();
+        assert_eq!(connection.stage().0, Stage::Head);
+        guarded.read_exact(&mut [0; 9]).await.unwrap();
         assert_eq!(connection.stage().0, Stage::Open);
         let mut byte = [0; 1];
         assert!(tokio::time::timeout(Duration::from_secs(1000), guarded.read(&mut byte)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http_2_client_that_says_something_else_than_settings_first_is_cut_off() {
+        for piece in [1, 5, 24, 27, 28, 33] {
+            let (mut client, mut guarded, _connection) = self::guarded(1024);
+            guarded.opening_left = H2_OPENING_BYTES;
+            let headers_first = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x04\x01\x05\0\0\0\x01\x04\x04\x04\x04";
+            client.write_all(headers_first).await.unwrap();
+            let mut buffer = vec![0; piece];
+            let refused = loop {
+                match guarded.read(&mut buffer).await {
+                    Ok(_) => {}
+                    Err(error) => break error.kind(),
+                }
+            };
+            assert_eq!(refused, ErrorKind::InvalidData, "read {piece} at a time");
+        }
     }
 
     #[tokio::test(start_paused = true)]

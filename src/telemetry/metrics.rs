@@ -78,11 +78,14 @@ pub struct Metrics {
     requests: IntCounterVec,
     payments: IntCounterVec,
     refusals: IntCounterVec,
+    limited: IntCounterVec,
     stage_seconds: HistogramVec,
     rpc_calls: IntCounterVec,
     rpc_seconds: HistogramVec,
     ledger_seconds: HistogramVec,
     signer_balance: GaugeVec,
+    signer_payments_left: GaugeVec,
+    offers_below_fee: GaugeVec,
     network_up: GaugeVec,
     clock_skew: GaugeVec,
     settlements_running: IntGauge,
@@ -119,6 +122,7 @@ impl Metrics {
             requests: counter("tollhouse_requests_total", "Requests by route and outcome", &["route", "outcome"])?,
             payments: counter("tollhouse_payments_total", "Payments that entered a state", &["network", "state"])?,
             refusals: counter("tollhouse_refusals_total", "Refused payments by reason", &["reason"])?,
+            limited: counter("tollhouse_limited_total", "Requests turned away by a limit", &["limit"])?,
             stage_seconds: histogram("tollhouse_stage_seconds", "Latency of the money path by stage", &["stage"])?,
             rpc_calls: counter(
                 "tollhouse_rpc_calls_total",
@@ -131,6 +135,16 @@ impl Metrics {
                 "tollhouse_signer_balance",
                 "Balance of a gas payer in whole native units",
                 &["network", "signer"],
+            )?,
+            signer_payments_left: gauge(
+                "tollhouse_signer_payments_left",
+                "Settlements that a gas payer's balance lasts for at today's fees",
+                &["network", "signer"],
+            )?,
+            offers_below_fee: gauge(
+                "tollhouse_offers_below_fee",
+                "Offers whose price doesn't cover their settlement's expected fee, and which are left out",
+                &["network"],
             )?,
             network_up: gauge("tollhouse_network_up", "Whether payments are taken on a network", &["network"])?,
             clock_skew: gauge(
@@ -163,6 +177,11 @@ impl Metrics {
         self.refusals.with_label_values(&[reason]).inc();
     }
 
+    /// A limit turned a request away.
+    pub fn limited(&self, limit: &str) {
+        self.limited.with_label_values(&[limit]).inc();
+    }
+
     /// A stage of the money path took this long.
     pub fn stage(&self, stage: Stage, took: Duration) {
         self.stage_seconds.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
@@ -182,6 +201,16 @@ impl Metrics {
     /// A gas payer's balance in whole native units.
     pub fn signer_balance(&self, network: &str, signer: &str, balance: f64) {
         self.signer_balance.with_label_values(&[network, signer]).set(balance);
+    }
+
+    /// How many settlements a gas payer's balance lasts for.
+    pub fn signer_payments_left(&self, network: &str, signer: &str, count: f64) {
+        self.signer_payments_left.with_label_values(&[network, signer]).set(count);
+    }
+
+    /// How many of the routes' offers are left out since their price doesn't cover their fee.
+    pub fn offers_below_fee(&self, network: &str, count: f64) {
+        self.offers_below_fee.with_label_values(&[network]).set(count);
     }
 
     /// Whether payments are taken on a network.

@@ -32,6 +32,21 @@ impl AddressRange {
             _ => false,
         }
     }
+
+    /// Whether an address lies in both ranges.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.contains(other.first) || other.contains(self.first)
+    }
+}
+
+/// What a client counts as: nobody has only one IPv6 address, but whoever has 64 bits of them is one client.
+#[must_use]
+pub fn neighbourhood(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => masked_v6(address, 64).into(),
+        client => client,
+    }
 }
 
 fn masked_v4(address: Ipv4Addr, bits: u8) -> Ipv4Addr {
@@ -93,6 +108,20 @@ mod tests {
             let range: AddressRange = range.parse().unwrap();
             assert!(range.contains(inside.parse().unwrap()), "{range} {inside}");
             assert!(!range.contains(outside.parse().unwrap()), "{range} {outside}");
+        }
+    }
+
+    #[test]
+    fn two_ranges_overlap_where_one_holds_the_other() {
+        for (one, other, expected) in [
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.1.0.0/16", "10.0.0.0/8", true),
+            ("10.0.0.0/8", "11.0.0.0/8", false),
+            ("0.0.0.0/0", "::/0", false),
+            ("fd00::/8", "fd00::1", true),
+        ] {
+            let range = |text: &str| text.parse::<AddressRange>().unwrap();
+            assert_eq!(range(one).overlaps(&range(other)), expected, "{one} {other}");
         }
     }
 

@@ -8,7 +8,7 @@ use alloy::primitives::U256;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// An amount in an asset's smallest unit, as a decimal string on every wire.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AtomicAmount(U256);
 
 /// Why a text is no amount.
@@ -42,6 +42,18 @@ impl AtomicAmount {
     #[must_use]
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).map(Self)
+    }
+
+    /// The product, or nothing if it overflows.
+    #[must_use]
+    pub fn checked_mul(self, other: Self) -> Option<Self> {
+        self.0.checked_mul(other.0).map(Self)
+    }
+
+    /// Ten to a power, or nothing if that overflows.
+    #[must_use]
+    pub fn ten_to_the(power: u8) -> Option<Self> {
+        U256::from(10).checked_pow(U256::from(power)).map(Self)
     }
 
     /// The difference, zero if `other` is larger.

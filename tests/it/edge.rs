@@ -360,3 +360,20 @@ async fn connections_beyond_the_total_wait_until_there_is_room() {
     assert!(started.elapsed() > Duration::from_millis(500), "it did not wait");
     shop.audit().await;
 }
+
+#[tokio::test]
+async fn a_body_that_creeps_over_http_2_is_cut_off() {
+    let (shop, _certificates) = tls_shop().await;
+    let pieces = futures::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        Some((Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"x")), ()))
+    });
+    let request = client(shop.port, true).post(format!("https://shop.test:{}/health", shop.port));
+    let started = Instant::now();
+    let sending = request.body(reqwest::Body::wrap_stream(pieces)).send();
+    let ended = tokio::time::timeout(Duration::from_secs(40), sending).await.expect("it crept on");
+    let lasted = started.elapsed();
+    assert!(ended.is_err() || ended.is_ok_and(|answer| answer.status() == 408));
+    assert!(lasted > Duration::from_secs(15) && lasted < Duration::from_secs(30), "{lasted:?}");
+    shop.audit().await;
+}

@@ -16,6 +16,7 @@
 mod harness;
 
 mod after;
+mod battery;
 mod clocks;
 mod cosmos;
 mod crashes;
@@ -27,6 +28,7 @@ mod forged;
 mod headers;
 mod identifiers;
 mod lifetime;
+mod limits;
 mod nodes;
 mod origins;
 mod payers;

@@ -138,3 +138,45 @@ async fn a_silent_connection_ends_too_and_no_other_route_lets_one_begin() {
     assert_eq!(*count.borrow(), 20);
     shop.audit().await;
 }
+
+#[tokio::test]
+async fn a_connection_that_nobody_reads_ends_in_time_in_both_directions() {
+    let port = free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let (teller, mut told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let teller = teller.clone();
+            tokio::spawn(async move {
+                let mut first = [0; 4];
+                // What only looks whether somebody is there sends nothing.
+                if socket.read_exact(&mut first).await.is_err() {
+                    return;
+                }
+                let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+                socket.write_all(answer).await.unwrap();
+                let started = Instant::now();
+                let (mut reading, mut writing) = socket.into_split();
+                // Says a lot, and reads nothing more than the rest of the head.
+                let mut head = [0; 64];
+                let _head = reading.read(&mut head).await;
+                while writing.write_all(&[0; 65_536]).await.is_ok() {}
+                teller.send(started.elapsed()).unwrap();
+            });
+        }
+    });
+    let upstream = format!("[upstreams.live]\nservers = [\"127.0.0.1:{port}\"]");
+    let routes = "\"/api/data\" = { price = \"$0.01\", upstream = \"api\" }\n\
+                  \"/free\" = { price = \"free\", upstream = \"live\", websocket = true, max_duration = \"2s\" }\n";
+    let shop = Shop::open_with(Plan { upstream, routes: routes.to_owned(), ..Plan::default() }).await;
+    let mut client = open(&shop, "/free", "").await;
+    assert!(head(&mut client).await.starts_with("http/1.1 101"));
+    // Writes as long as it is let, and reads nothing.
+    let writing =
+        tokio::time::timeout(Duration::from_secs(10), async { while client.write_all(&[0; 65_536]).await.is_ok() {} });
+    writing.await.expect("the client's side went on");
+    let lasted =
+        tokio::time::timeout(Duration::from_secs(10), told.recv()).await.expect("the origin's side went on").unwrap();
+    assert!(lasted > Duration::from_millis(1500) && lasted < Duration::from_secs(5), "{lasted:?}");
+    shop.audit().await;
+}

@@ -21,6 +21,9 @@ use crate::protocol::Reason;
 /// How long an account's number is remembered: for ever would be right, but for chains that begin anew.
 const NUMBER_HOLDS: Duration = Duration::from_secs(600);
 
+/// How long it is believed that an account doesn't exist (threat F6).
+const STRANGER_HOLDS: Duration = Duration::from_secs(3);
+
 /// Reads an account of the kinds that a single key signs for.
 fn base_account(answer: QueryAccountResponse) -> Option<BaseAccount> {
     let account = answer.account?;
@@ -53,7 +56,12 @@ impl Inner {
     /// The payer's account, as the chain has it now.
     async fn account(&self, decoded: &Decoded) -> Result<BaseAccount, VerifyError> {
         let answer = self.rpc.call(question(decoded)).await.map_err(|error| {
-            if error.is_not_found() { Reason::CosmosAccountNotFound.into() } else { unavailable(error) }
+            if error.is_not_found() {
+                self.strangers.put(decoded.facts.payer.clone(), (), STRANGER_HOLDS);
+                Reason::CosmosAccountNotFound.into()
+            } else {
+                unavailable(error)
+            }
         })?;
         let account = base_account(answer).filter(|account| has_key(account, decoded)).ok_or(Reason::CosmosSigner)?;
         if account.address != decoded.facts.payer.as_str() {
@@ -67,6 +75,9 @@ impl Inner {
     pub(super) async fn account_number(&self, decoded: &Decoded) -> Result<u64, VerifyError> {
         if let Some(number) = self.account_numbers.get(&decoded.facts.payer) {
             return Ok(number);
+        }
+        if self.strangers.get(&decoded.facts.payer).is_some() {
+            return Err(Reason::CosmosAccountNotFound.into());
         }
         if !self.look_ups.take() {
             return Err(VerifyError::Unavailable { detail: "too many look-ups of unknown payers".to_owned() });

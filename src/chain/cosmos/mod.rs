@@ -35,7 +35,9 @@ use self::head::Heads;
 use self::rpc::Rpc;
 use self::startup::mistake_at;
 use self::verify::CosmosPayment;
+use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
+use super::skew::Skew;
 use super::{Chain, ChainError, ChainHead, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
@@ -77,6 +79,13 @@ struct Inner {
     account_numbers: Expiring<AccountId, u64>,
     /// Failed rows, by their own id, that brought nothing.
     worthless: Expiring<String, ()>,
+    /// Payments that were refused, by their transactions' hashes: a forged signature must not refuse the good one.
+    refused: Expiring<String, Reason>,
+    /// Accounts that the chain doesn't have.
+    strangers: Expiring<AccountId, ()>,
+    breaker: Breaker<AssetId, AccountId>,
+    skew: Skew,
+    requires_timeout_height: bool,
     look_ups: RateLimit,
     look_every: Duration,
     verified: AtomicBool,
@@ -176,6 +185,11 @@ impl CosmosScheme {
             prices_read_at: Mutex::default(),
             account_numbers: Expiring::default(),
             worthless: Expiring::default(),
+            refused: Expiring::default(),
+            strangers: Expiring::default(),
+            breaker: Breaker::default(),
+            skew: Skew::default(),
+            requires_timeout_height: cosmos.requires_timeout_height,
             look_ups: RateLimit::new(LOOK_UPS_PER_SECOND),
             look_every,
             verified: AtomicBool::new(false),
@@ -204,10 +218,25 @@ impl Scheme for CosmosScheme {
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
         }
+        if let Some(text) = inner.skew.refusal() {
+            return no(text);
+        }
+        let now = Instant::now();
+        if !inner.assets.iter().any(|asset| inner.breaker.is_offered(&asset.id, now)) {
+            return no("every coin failed its payers lately".to_owned());
+        }
         match inner.lag() {
             Some(lag) if lag <= LAG_MAX => Availability::Ready,
             Some(lag) => no(format!("the chain's latest block is {} s old", lag.as_secs())),
             None => no("no block was seen yet".to_owned()),
+        }
+    }
+
+    fn availability_of(&self, asset: &AssetId) -> Availability {
+        if self.0.breaker.is_offered(asset, Instant::now()) {
+            self.availability()
+        } else {
+            Availability::Unavailable(format!("coin {asset} failed its payers lately"))
         }
     }
 
@@ -257,6 +286,10 @@ impl Chain for CosmosScheme {
                 tokio::time::sleep(pause).await;
             }
         });
+    }
+
+    fn clock_skew_secs(&self) -> Option<i64> {
+        self.0.skew.secs()
     }
 
     async fn verify_chain(&self) -> Result<(), ChainError> {

@@ -21,9 +21,12 @@ use crate::ledger::{NewPayment, PaymentRecord, Settlement};
 use crate::payment::scheme::SettleOutcome;
 use crate::protocol::Reason;
 
-/// Pause between two looks for an inclusion; grows up to the second value, and to the third for what nobody waits for.
-const POLL: (Duration, Duration, Duration) =
-    (Duration::from_millis(100), Duration::from_millis(1500), Duration::from_secs(5));
+/// Pause between two looks for an inclusion; grows up to the second value, to the third for what nobody waits for, and to the
+/// fourth for what nodes refuse besides.
+const POLL: (Duration, Duration, Duration, Duration) =
+    (Duration::from_millis(100), Duration::from_millis(1500), Duration::from_secs(5), Duration::from_secs(60));
+/// The longest pause between two sends, or two looks at its sequence, of what nodes refuse.
+const SLOWEST: Duration = Duration::from_secs(600);
 /// How long somebody may be waiting.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Looks that must agree before a transaction counts as gone.
@@ -74,6 +77,8 @@ struct Job {
     next_send: Instant,
     next_look: Instant,
     strikes: u32,
+    /// Sends in a row that a node refused.
+    refusals: u32,
     scanned: Scanned,
 }
 
@@ -99,7 +104,17 @@ impl Job {
         let now = Instant::now();
         let scanned = Scanned::default();
         let inner = Arc::clone(inner);
-        Ok(Self { inner, claim, decoded, started: now, next_send: now, next_look: now, strikes: 0, scanned })
+        Ok(Self {
+            inner,
+            claim,
+            decoded,
+            started: now,
+            next_send: now,
+            next_look: now,
+            strikes: 0,
+            refusals: 0,
+            scanned,
+        })
     }
 
     async fn run(mut self) -> SettleOutcome {
@@ -115,14 +130,34 @@ impl Job {
                 }
             }
             tokio::time::sleep(pause).await;
-            let is_awaited = self.started.elapsed() < PATIENCE;
-            pause = (pause * 3 / 2).min(if is_awaited { POLL.1 } else { POLL.2 });
+            let slowest = if self.is_hopeless() {
+                POLL.3
+            } else if self.is_awaited() {
+                POLL.1
+            } else {
+                POLL.2
+            };
+            pause = (pause * 3 / 2).min(slowest);
         }
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.started.elapsed() < PATIENCE
+    }
+
+    /// Nodes refuse it, nobody waits for it, and no height ends it: only its sequence going elsewhere will, whenever the payer
+    /// pays somebody again. Until then it stays in the books as unfinished, and costs the node next to nothing.
+    fn is_hopeless(&self) -> bool {
+        self.decoded.timeout_height == 0 && self.refusals > 0 && !self.is_awaited()
+    }
+
+    fn look_every(&self) -> Duration {
+        if self.is_hopeless() { slower(self.inner.look_every, self.refusals) } else { self.inner.look_every }
     }
 
     async fn step(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
         if Instant::now() >= self.next_send {
-            self.next_send = Instant::now() + self.inner.look_every;
+            self.next_send = Instant::now() + self.look_every();
             self.send().await;
         }
         if let Some(found) = self.find().await? {
@@ -131,7 +166,7 @@ impl Job {
         if Instant::now() < self.next_look {
             return Ok(None);
         }
-        self.next_look = Instant::now() + self.inner.look_every;
+        self.next_look = Instant::now() + self.look_every();
         self.look().await
     }
 
@@ -144,9 +179,14 @@ impl Job {
         crate::crash::point("post_send");
         let (hash, payment_id) = (&self.decoded.hash, &self.claim.id);
         match answer.map(|answer| answer.tx_response.unwrap_or_default()) {
-            Ok(answer) if ACCEPTED.contains(&answer.code) && is_own_space(&answer) => {}
+            Ok(answer) if ACCEPTED.contains(&answer.code) && is_own_space(&answer) => self.refusals = 0,
             Ok(answer) => {
                 let TxResponse { code, codespace, .. } = answer;
+                if self.refusals == 0 && self.decoded.timeout_height == 0 {
+                    tracing::warn!(hash, %payment_id, code, codespace,
+                        "A node refuses a transaction without a timeout height: it stays unfinished until its sequence is used.");
+                }
+                self.refusals = self.refusals.saturating_add(1);
                 tracing::debug!(hash, %payment_id, code, codespace, "A node refused a transaction; looking closer.");
                 self.next_look = Instant::now();
             }
@@ -170,11 +210,16 @@ impl Job {
             return self.judge_failed(found).await;
         }
         match effect(found, &self.decoded) {
-            Effect::Moved => Ok(Some(SettleOutcome::Paid(self.settlement(found)))),
+            Effect::Moved => {
+                self.inner.breaker.works(&self.decoded.facts.asset);
+                Ok(Some(SettleOutcome::Paid(self.settlement(found))))
+            }
             Effect::Unknown => Err(RpcError::Transport("node keeps no events".to_owned())),
             Effect::Other => {
                 tracing::error!(payment_id = %self.claim.id, transaction = self.decoded.hash,
                     "A transaction was included, but the bank did not move what it was told to.");
+                let reason = Reason::CosmosTransferEventMismatch;
+                self.inner.breaker.lied(&self.decoded.facts.asset, reason, Instant::now());
                 Ok(Some(self.failed(Reason::CosmosTransferEventMismatch, true)))
             }
         }
@@ -195,7 +240,7 @@ impl Job {
         if Instant::now() < self.next_look {
             return Ok(None);
         }
-        self.next_look = Instant::now() + self.inner.look_every;
+        self.next_look = Instant::now() + self.look_every();
         self.look().await
     }
 
@@ -245,7 +290,24 @@ impl Job {
     }
 }
 
+/// The pause after so many refusals.
+fn slower(pause: Duration, refusals: u32) -> Duration {
+    pause.saturating_mul(1 << refusals.min(16)).min(SLOWEST)
+}
+
 /// Whether a code is one of the SDK's own: other codespaces number for themselves. Code 0 has none.
 fn is_own_space(answer: &TxResponse) -> bool {
     matches!(answer.codespace.as_str(), "" | "sdk")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nodes_refuse_is_asked_for_ever_more_seldom_and_never_given_up() {
+        let pauses: Vec<u64> = (0..9).map(|refusals| slower(Duration::from_secs(10), refusals).as_secs()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
+        assert_eq!(slower(Duration::from_secs(10), u32::MAX), SLOWEST);
+    }
 }

@@ -4,7 +4,7 @@
 //! most one payment in flight: each needs the sequence that the chain expects next.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cosmrs::proto::cosmos::bank::v1beta1::{QueryBalanceRequest, QuerySpendableBalanceByDenomRequest};
 use cosmrs::proto::cosmos::base::v1beta1::Coin;
@@ -21,6 +21,10 @@ use crate::payment::scheme::{SettlementPlan, SignError, VerifyError};
 use crate::protocol::Reason;
 use crate::types::{AccountId, AtomicAmount};
 
+/// How long a refusal is believed (threat F6).
+const REFUSAL_HOLDS: Duration = Duration::from_secs(3);
+/// The same of a payment that is in a block.
+const COMMITTED_HOLDS: Duration = Duration::from_secs(60);
 /// How long a block counts as the latest.
 const HEAD_HOLDS: Duration = Duration::from_secs(1);
 
@@ -47,7 +51,25 @@ impl SettlementPlan for Plan {
     }
 }
 
+/// Asks the chain, unless it refused this payment a moment ago (threat F6).
 pub(super) async fn simulate(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Box<dyn SettlementPlan>, VerifyError> {
+    let facts = &decoded.facts;
+    if let Some(reason) = inner.refused.get(&decoded.hash) {
+        return Err(reason.into());
+    }
+    if let Some(detail) = inner.breaker.refusal(&facts.asset, &facts.id, Instant::now()) {
+        return Err(VerifyError::Unavailable { detail });
+    }
+    let result = ask(inner, decoded).await;
+    if let Err(VerifyError::Invalid { reason }) = &result {
+        let is_for_good = *reason == Reason::CosmosAlreadyCommitted;
+        let holds_for = if is_for_good { COMMITTED_HOLDS } else { REFUSAL_HOLDS };
+        inner.refused.put(decoded.hash.clone(), *reason, holds_for);
+    }
+    result
+}
+
+async fn ask(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Box<dyn SettlementPlan>, VerifyError> {
     // Prices that aren't known are left to the node that gets the transaction.
     if let Some(prices) = inner.gas_prices()
         && !is_enough(&prices, &decoded.fee, decoded.gas_limit)
@@ -74,7 +96,12 @@ pub(super) async fn simulate(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Bo
         return Err(Reason::CosmosSequenceMismatch.into());
     }
     funds?;
-    run?;
+    // Whose payer has the money and the right sequence, and is refused all the same.
+    if let Run::Closed = run {
+        let reason = Reason::CosmosSimulationFailed;
+        inner.breaker.failed(&decoded.facts.asset, decoded.facts.payer.clone(), reason, Instant::now());
+    }
+    run.judge()?;
     Ok(Box::new(Plan { hash: decoded.hash.clone(), raw: decoded.raw.clone() }))
 }
 
@@ -121,16 +148,47 @@ async fn spendable(inner: &Inner, address: &str, denom: String) -> Result<Atomic
 /// Runs the transaction without its signature: the chain's own word on whether the message would succeed, and for how much
 /// gas. It is no check of signature or fee.
 #[allow(deprecated, reason = "the deprecated field is left empty")]
-async fn run(inner: &Inner, decoded: &Decoded) -> Result<(), VerifyError> {
+async fn run(inner: &Inner, decoded: &Decoded) -> Run {
     match inner.rpc.call(SimulateRequest { tx: None, tx_bytes: decoded.raw.clone() }).await {
-        Ok(answer) => {
-            let used = answer.gas_info.map(|gas| gas.gas_used);
-            let used = used.ok_or_else(|| VerifyError::Unavailable { detail: "node gave no gas".to_owned() })?;
-            if used > decoded.gas_limit { Err(Reason::CosmosFee.into()) } else { Ok(()) }
+        Ok(answer) => match answer.gas_info.map(|gas| gas.gas_used) {
+            Some(used) if used <= decoded.gas_limit => Run::Fine,
+            Some(_) => Run::Refused(Reason::CosmosFee.into()),
+            None => Run::Refused(VerifyError::Unavailable { detail: "node gave no gas".to_owned() }),
+        },
+        Err(RpcError::Node { code, message }) if code != Code::Unimplemented => {
+            if is_closed(&message) {
+                Run::Closed
+            } else {
+                Run::Refused(refusal(&message).into())
+            }
         }
-        Err(RpcError::Node { code, message }) if code != Code::Unimplemented => Err(refusal(&message).into()),
-        Err(error) => Err(unavailable(error)),
+        Err(error) => Run::Refused(unavailable(error)),
     }
+}
+
+/// What came of running a transaction.
+enum Run {
+    Fine,
+    /// The chain lets nobody move this coin, or the payee have it.
+    Closed,
+    Refused(VerifyError),
+}
+
+impl Run {
+    fn judge(self) -> Result<(), VerifyError> {
+        match self {
+            Self::Fine => Ok(()),
+            Self::Closed => Err(Reason::CosmosSimulationFailed.into()),
+            Self::Refused(error) => Err(error),
+        }
+    }
+}
+
+/// Whether a simulation's error is of the kinds that issuers and chains switch on, for everybody or for somebody.
+fn is_closed(message: &str) -> bool {
+    const WORDS: [&str; 6] = ["disabled", "paused", "frozen", "not allowed to receive", "blacklist", "blocklist"];
+    let message = message.to_ascii_lowercase();
+    WORDS.iter().any(|word| message.contains(word))
 }
 
 /// The reason behind a simulation's error, as real nodes word it (nodes §3).
@@ -172,5 +230,19 @@ mod tests {
         ] {
             assert_eq!(refusal(message), reason, "{message}");
         }
+    }
+
+    #[test]
+    fn what_issuers_and_chains_switch_on_is_known_from_what_a_payer_did_wrong() {
+        for message in [
+            "uusdc transfers are currently disabled: send transactions are disabled",
+            "noble1x is blacklisted: can not send tokens",
+            "noble1x is not allowed to receive funds: unauthorized",
+            "the chain is paused",
+        ] {
+            assert!(is_closed(message), "{message}");
+        }
+        assert!(!is_closed("spendable balance 1uatom is smaller than 2uatom: insufficient funds"));
+        assert!(!is_closed("out of gas in location: ReadFlat; gasWanted: 1"));
     }
 }

@@ -60,8 +60,12 @@ pub(super) fn check(decoded: &Decoded, terms: &PaymentRequirements) -> Result<()
 
 impl Inner {
     /// Whether the timeout height leaves time to be included, and doesn't lie further off than the operator accepts. None at
-    /// all is accepted: such a payment stays pending until it is found or its sequence is used otherwise.
+    /// all is accepted unless the operator demands one: such a payment stays pending until it is found or its sequence is used
+    /// otherwise.
     pub(super) fn check_timeout(&self, timeout_height: u64) -> Result<(), Reason> {
+        if timeout_height == 0 && self.requires_timeout_height {
+            return Err(Reason::CosmosTimeoutHeight);
+        }
         let Some(head) = self.heads.last().filter(|_| timeout_height != 0) else { return Ok(()) };
         let pace = self.heads.pace().as_millis().max(1);
         let blocks_max = u64::try_from(self.max_window.as_millis() / pace).unwrap_or(u64::MAX).max(TIMEOUT_BLOCKS_MIN);

@@ -52,6 +52,7 @@ sol! {
     /// OP stack: what a transaction's data costs on the chain below.
     interface GasPriceOracle {
         function getL1FeeUpperBound(uint256 unsignedTxSize) returns (uint256);
+        function getL1Fee(bytes data) returns (uint256);
     }
 }
 
@@ -91,9 +92,22 @@ pub(super) struct Receipt {
     #[serde(with = "quantity")]
     pub status: u64,
     pub logs: Vec<Log>,
+    #[serde(default)]
+    pub gas_used: U256,
+    #[serde(default)]
+    pub effective_gas_price: U256,
+    /// OP stack: what its data cost besides.
+    #[serde(default)]
+    pub l1_fee: Option<U256>,
 }
 
 impl Receipt {
+    /// What the transaction cost its gas payer, in wei.
+    pub(super) fn fee(&self) -> U256 {
+        let gas = self.gas_used.saturating_mul(self.effective_gas_price);
+        gas.saturating_add(self.l1_fee.unwrap_or_default())
+    }
+
     /// Whether the transaction ran to its end.
     pub(super) fn is_success(&self) -> bool {
         self.status == 1

@@ -165,6 +165,19 @@ mod tests {
         Log { address, topics, data: data.into(), transaction_hash: None }
     }
 
+    fn receipt(logs: Vec<Log>) -> Receipt {
+        Receipt {
+            transaction_hash: B256::ZERO,
+            block_hash: B256::ZERO,
+            block_number: 1,
+            status: 1,
+            logs,
+            gas_used: U256::ZERO,
+            effective_gas_price: U256::ZERO,
+            l1_fee: None,
+        }
+    }
+
     #[test]
     fn money_moved_only_if_the_token_itself_logged_this_transfer_and_this_authorization() {
         let (token, other) = (Address::repeat_byte(1), Address::repeat_byte(2));
@@ -183,8 +196,7 @@ mod tests {
         let used =
             |by: Address, nonce: B256| log(by, vec![Token::AuthorizationUsed::SIGNATURE_HASH, from, nonce], Vec::new());
         let moved = |logs: Vec<Log>| {
-            let receipt =
-                Receipt { transaction_hash: B256::ZERO, block_hash: B256::ZERO, block_number: 1, status: 1, logs };
+            let receipt = receipt(logs);
             has_moved(&receipt, token, &authorization)
         };
         let nonce = authorization.nonce;
@@ -197,8 +209,7 @@ mod tests {
         assert!(!moved(vec![used(token, nonce), transfer(token, to, from, 10_000)]), "the wrong way");
         assert!(!moved(vec![used(token, B256::ZERO), transfer(token, from, to, 10_000)]), "another authorization");
         let is_only = |logs: Vec<Log>| {
-            let receipt =
-                Receipt { transaction_hash: B256::ZERO, block_hash: B256::ZERO, block_number: 1, status: 1, logs };
+            let receipt = receipt(logs);
             is_only_use(&receipt, token, authorization.from)
         };
         let one = vec![used(token, nonce), transfer(token, from, to, 10_000)];

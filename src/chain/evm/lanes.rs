@@ -20,8 +20,9 @@ use super::Inner;
 use super::abi::quantity;
 use super::bump::{PATIENCE, replacement};
 use super::rpc::RpcError;
+use crate::chain::spending::Allowance;
 use crate::ledger::AccountNonce;
-use crate::types::AccountId;
+use crate::types::{AccountId, AtomicAmount, UnixMillis};
 
 /// Unmined transactions of one lane; nodes keep about so many of one account.
 const DEPTH_MAX: usize = 64;
@@ -79,6 +80,7 @@ pub(super) struct Lane {
     queue: Mutex<Queue>,
     wake: Notify,
     balance: Mutex<Option<U256>>,
+    pub allowance: Arc<Allowance>,
 }
 
 /// A place in a lane for a transaction that is not submitted yet; given back when dropped, and taken over by the
@@ -173,8 +175,14 @@ impl SendAnswer {
 }
 
 impl Lane {
-    pub(super) fn new(account: AccountId, address: Address, signer: Option<PrivateKeySigner>) -> Arc<Self> {
+    pub(super) fn new(
+        account: AccountId,
+        address: Address,
+        signer: Option<PrivateKeySigner>,
+        allowance: Arc<Allowance>,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            allowance,
             account,
             address,
             signer,
@@ -198,6 +206,14 @@ impl Lane {
         if let Ok(mut held) = self.balance.lock() {
             *held = Some(balance);
         }
+    }
+
+    /// A transaction of this gas payer cost so much, or may have; in wei. The balance is read only now and then.
+    pub(super) fn spent(&self, fee: U256, at: UnixMillis) {
+        if let Ok(mut held) = self.balance.lock() {
+            *held = held.map(|balance| balance.saturating_sub(fee));
+        }
+        self.allowance.spent(AtomicAmount::from(fee), at);
     }
 
     /// Reserved and unmined transactions.
@@ -396,6 +412,7 @@ impl Lane {
         match sign(signer, transaction) {
             Ok((hash, raw)) => {
                 tracing::warn!(signer = %self.account, account_nonce = nonce, %hash, "Filling a lost account nonce.");
+                self.spent(fees.total(FILLER_GAS), inner.clock.now());
                 self.insert_unheld(nonce, hash, raw);
             }
             Err(error) => tracing::error!(%error, signer = %self.account, "Could not sign a filler."),
@@ -429,13 +446,13 @@ pub(super) fn unsigned(raw: &[u8]) -> Option<TxEip1559> {
 
 /// Reserves a place in the lane that has most room, among those that can pay `cost` for all they hold and one more, as far as
 /// known: nodes keep no transaction whose account can't pay for it besides those before it.
-pub(super) fn reserve(lanes: &[Arc<Lane>], cost: U256) -> Option<Reservation> {
+pub(super) fn reserve(lanes: &[Arc<Lane>], cost: U256, now: UnixMillis) -> Option<Reservation> {
     let mut by_depth: Vec<(usize, &Arc<Lane>)> = lanes
         .iter()
         .map(|lane| (lane.depth(), lane))
         .filter(|(depth, lane)| {
             let needed = cost.saturating_mul(U256::from(depth.saturating_add(1)));
-            lane.balance().is_none_or(|balance| balance >= needed)
+            lane.balance().is_none_or(|balance| balance >= needed) && lane.allowance.has_room(cost.into(), now)
         })
         .collect();
     by_depth.sort_by_key(|(depth, _)| *depth);
@@ -472,12 +489,14 @@ pub(super) async fn run(inner: Weak<Inner>, lane: Arc<Lane>) {
 mod tests {
     use super::*;
 
+    const NOW: UnixMillis = UnixMillis(0);
+
     fn server(message: &str) -> Result<Value, RpcError> {
         Err(RpcError::Server { code: -32000, message: message.to_owned(), data: None })
     }
 
     fn lane() -> Arc<Lane> {
-        Lane::new(AccountId::new("0xlane").unwrap(), Address::ZERO, None)
+        Lane::new(AccountId::new("0xlane").unwrap(), Address::ZERO, None, Arc::default())
     }
 
     #[test]
@@ -501,19 +520,19 @@ mod tests {
     fn a_lane_takes_no_more_than_its_depth_and_gives_places_back() {
         let lanes = [lane()];
         let mut held: Vec<Reservation> = Vec::new();
-        while let Some(reservation) = reserve(&lanes, U256::ZERO) {
+        while let Some(reservation) = reserve(&lanes, U256::ZERO, NOW) {
             held.push(reservation);
             assert!(held.len() <= DEPTH_MAX);
         }
         assert_eq!(held.len(), DEPTH_MAX);
         held.pop();
-        assert!(reserve(&lanes, U256::ZERO).is_some());
+        assert!(reserve(&lanes, U256::ZERO, NOW).is_some());
     }
 
     #[test]
     fn a_place_is_counted_once_however_long_its_reservation_is_kept() {
         let lanes = [lane()];
-        let reservation = reserve(&lanes, U256::ZERO).unwrap();
+        let reservation = reserve(&lanes, U256::ZERO, NOW).unwrap();
         reservation.signed(B256::ZERO);
         assert_eq!(lanes[0].depth(), 1);
         let ticket = lanes[0].submit(0, B256::ZERO, Bytes::new());
@@ -522,7 +541,7 @@ mod tests {
         assert_eq!(lanes[0].depth(), 1);
         ticket.landed();
         assert_eq!(lanes[0].depth(), 0);
-        let unsent = reserve(&lanes, U256::ZERO).unwrap();
+        let unsent = reserve(&lanes, U256::ZERO, NOW).unwrap();
         unsent.signed(B256::repeat_byte(1));
         drop(unsent);
         assert_eq!(lanes[0].depth(), 0, "a claim that was rolled back");
@@ -534,9 +553,9 @@ mod tests {
         poor.set_balance(U256::from(1));
         rich.set_balance(U256::from(100));
         let lanes = [poor, Arc::clone(&rich)];
-        let held = [reserve(&lanes, U256::from(50)).unwrap(), reserve(&lanes, U256::from(50)).unwrap()];
+        let held = [reserve(&lanes, U256::from(50), NOW).unwrap(), reserve(&lanes, U256::from(50), NOW).unwrap()];
         assert!(held.iter().all(|taken| Arc::ptr_eq(&taken.lane, &rich)));
-        assert!(reserve(&lanes, U256::from(50)).is_none(), "not for a third besides the two");
+        assert!(reserve(&lanes, U256::from(50), NOW).is_none(), "not for a third besides the two");
     }
 
     #[test]

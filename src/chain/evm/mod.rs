@@ -3,7 +3,6 @@
 //! Knows the chain and the terms; knows no HTTP, no ledger storage and no route. The gas payers' keys stay in `lanes`.
 
 mod abi;
-mod breaker;
 mod bump;
 mod decode;
 mod evidence;
@@ -12,7 +11,6 @@ mod lanes;
 mod rpc;
 mod settle;
 mod simulate;
-mod skew;
 mod startup;
 mod verify;
 mod watch;
@@ -34,22 +32,23 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use self::abi::quantity;
-use self::breaker::Breaker;
 use self::lanes::Lane;
 use self::rpc::Rpc;
-use self::skew::Skew;
 use self::startup::mistake_at;
 use self::verify::EvmPayment;
 use self::watch::Watch;
+use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
 use super::inflight::Inflight;
 use super::losses::Losses;
+use super::skew::Skew;
+use super::spending::{Worth, lasts};
 use super::{Chain, ChainError, ChainHead, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
+use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network, UnixMillis};
 
 /// Payer and token.
 type Purse = (Address, Address);
@@ -72,6 +71,7 @@ struct Settings {
     /// Wei.
     max_fee: U256,
     assets: Vec<Asset>,
+    worth: Worth,
 }
 
 /// Everything that payments, tasks and the scheme share.
@@ -93,7 +93,7 @@ struct Inner {
     worthless: Expiring<String, ()>,
     look_ups: RateLimit,
     losses: Losses<Address>,
-    breaker: Breaker,
+    breaker: Breaker<Address, Address>,
     skew: Skew,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
@@ -113,7 +113,7 @@ impl Inner {
         if let Some(lane) = old.get(account) {
             return Some(Arc::clone(lane));
         }
-        let lane = Lane::new(account.clone(), address, None);
+        let lane = Lane::new(account.clone(), address, None, Arc::default());
         self.runtime.get()?.spawn(lanes::run(Arc::downgrade(self), Arc::clone(&lane)));
         old.insert(account.clone(), Arc::clone(&lane));
         Some(lane)
@@ -185,6 +185,7 @@ impl EvmScheme {
                 max_window: config.max_window,
                 max_fee: evm.max_fee.value(),
                 assets: config.assets.clone(),
+                worth: Worth::new(&evm.fees, ETHER_DECIMALS),
             },
             clock,
             rpc,
@@ -226,12 +227,12 @@ impl Scheme for EvmScheme {
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
         }
-        if let Some(secs) = inner.skew.too_much() {
-            return no(format!("the chain's clock is {secs} s ahead of the local one: one of them is wrong"));
+        if let Some(text) = inner.skew.refusal() {
+            return no(text);
         }
         let now = Instant::now();
         let mut tokens = inner.config.assets.iter().filter_map(|asset| decode::address(asset.id.as_str()));
-        if !tokens.any(|token| inner.breaker.is_offered(token, now)) {
+        if !tokens.any(|token| inner.breaker.is_offered(&token, now)) {
             return no("every token failed its payers lately".to_owned());
         }
         if inner.losses.is_closed(Instant::now()) {
@@ -245,6 +246,10 @@ impl Scheme for EvmScheme {
         }
         if inner.lanes.iter().all(|lane| lane.balance().is_some_and(|balance| balance < cost)) {
             return no("no gas payer can pay for a settlement".to_owned());
+        }
+        let today = inner.clock.now();
+        if !inner.lanes.iter().any(|lane| lane.allowance.has_room(cost.into(), today)) {
+            return no("every gas payer has spent its max_fee_per_day".to_owned());
         }
         Availability::Ready
     }
@@ -263,9 +268,25 @@ impl Scheme for EvmScheme {
 
     fn availability_of(&self, asset: &AssetId) -> Availability {
         let token = decode::address(asset.as_str());
-        match token.filter(|token| self.0.breaker.is_offered(*token, Instant::now())) {
+        match token.filter(|token| self.0.breaker.is_offered(token, Instant::now())) {
             Some(_) => self.availability(),
             None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
+        }
+    }
+
+    fn covers_fee(&self, asset: &AssetId, price: AtomicAmount) -> bool {
+        let inner = &self.0;
+        let known = inner.config.assets.iter().find(|known| known.id == *asset).zip(inner.known_fees());
+        known.is_none_or(|(asset, fees)| inner.config.worth.covers(asset, price, fees.expected().into()))
+    }
+
+    fn counts_spending(&self) -> bool {
+        self.0.lanes.iter().any(|lane| lane.allowance.is_limited())
+    }
+
+    fn spent(&self, signer: &AccountId, at_most: AtomicAmount, at: UnixMillis) {
+        if let Some(lane) = self.0.lanes.iter().find(|lane| lane.account == *signer) {
+            lane.allowance.spent(at_most, at);
         }
     }
 
@@ -331,9 +352,7 @@ impl Chain for EvmScheme {
     }
 
     fn clock_skew_secs(&self) -> Option<i64> {
-        let head = self.0.watch.head()?;
-        let seen_at = self.0.clock.now().as_secs().checked_sub(head.seen_at.elapsed().as_secs())?;
-        i64::try_from(head.timestamp).ok()?.checked_sub(i64::try_from(seen_at).ok()?)
+        self.0.skew.secs()
     }
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
@@ -344,18 +363,16 @@ impl Chain for EvmScheme {
         self.0.watch.head().map(|head| ChainHead { number: head.number, age: head.seen_at.elapsed() })
     }
 
-    fn settlement_cost_max(&self) -> Option<AtomicAmount> {
-        self.0.known_fees().map(|fees| fees.with_replacement(fees::USUAL_GAS).into())
-    }
-
     fn native_decimals(&self) -> u8 {
         ETHER_DECIMALS
     }
 
     fn signer_balances(&self) -> Vec<SignerBalance> {
-        let balance = |lane: &Arc<Lane>| SignerBalance {
-            signer: lane.account.clone(),
-            balance: lane.balance().map(AtomicAmount::from),
+        let cost = self.0.known_fees().map(|fees| fees.with_replacement(fees::USUAL_GAS));
+        let balance = |lane: &Arc<Lane>| {
+            let balance = lane.balance().map(AtomicAmount::from);
+            let lasts = balance.zip(cost).and_then(|(balance, cost)| lasts(balance, cost.into()));
+            SignerBalance { signer: lane.account.clone(), balance, lasts }
         };
         self.0.lanes.iter().map(balance).collect()
     }

@@ -4,11 +4,12 @@
 //! that the authorization is gone. Anything else is not an end, however long it takes. Needs nothing but the ledger's
 //! record and the chain.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use alloy::consensus::TxEip1559;
-use alloy::primitives::{Address, B256, keccak256};
+use alloy::primitives::{Address, B256, U256, keccak256};
 use futures::FutureExt;
 use futures::future::{pending, select_all};
 use serde_json::{Value, json};
@@ -186,12 +187,13 @@ impl Job {
                 ticket.landed();
             }
         }
+        self.count_fees();
         let (losses, payer) = (&self.inner.losses, self.authorization.from);
         match &outcome {
             SettleOutcome::Paid(settlement) => {
                 if !settlement.is_external {
                     losses.paid(payer, Instant::now());
-                    self.inner.breaker.works(self.token);
+                    self.inner.breaker.works(&self.token);
                 }
                 self.purse.paid();
             }
@@ -202,6 +204,30 @@ impl Job {
             }
         }
         outcome
+    }
+
+    /// What this settlement cost its gas payers. A transaction that isn't mined yet may still be, and costs what it may. Those
+    /// with one account nonce cost only once.
+    fn count_fees(&self) {
+        let mut costs: BTreeMap<(&AccountId, AccountNonce), (bool, U256)> = BTreeMap::new();
+        for attempt in &self.tries {
+            let (Some(account), Some(nonce)) = (&attempt.account, attempt.nonce) else { continue };
+            let cost = match (attempt.watched.receipt(), &attempt.transaction) {
+                (Some(receipt), _) => (true, receipt.fee()),
+                (None, Some(held)) => {
+                    (false, U256::from(held.gas_limit).saturating_mul(U256::from(held.max_fee_per_gas)))
+                }
+                (None, None) => continue,
+            };
+            // A receipt outweighs all that is only possible.
+            let known = costs.entry((account, nonce)).or_insert(cost);
+            *known = (*known).max(cost);
+        }
+        for ((account, _), (_, fee)) in costs {
+            if let Some(lane) = self.inner.lane_of(account) {
+                lane.spent(fee, self.inner.clock.now());
+            }
+        }
     }
 
     async fn wait(&mut self, heads: &mut tokio::sync::watch::Receiver<Option<Head>>) {
@@ -237,6 +263,8 @@ impl Job {
     }
 
     async fn judge_receipts(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
+        let has_landed = |attempt: &Try| attempt.watched.receipt().is_some_and(|receipt| receipt.is_success());
+        self.purse.set_landed(self.tries.iter().any(has_landed));
         for position in 0..self.tries.len() {
             let Some(receipt) = self.tries.get(position).and_then(|attempt| attempt.watched.receipt()) else {
                 continue;
@@ -274,7 +302,7 @@ impl Job {
         }
         let payment_id = &self.claim.id;
         tracing::error!(%payment_id, transaction, token = %self.token, "Token did not move what it was told to.");
-        self.inner.breaker.lied(self.token, Instant::now());
+        self.inner.breaker.lied(&self.token, Reason::EvmTransferEventMismatch, Instant::now());
         SettleOutcome::Failed {
             reason: Reason::EvmTransferEventMismatch,
             transaction: Some(transaction),
@@ -305,7 +333,7 @@ impl Job {
         let payer = self.authorization.from;
         let balance = self.inner.balance_of(self.token, payer, &format!("{block:#x}")).await;
         if balance.is_ok_and(|balance| balance >= self.authorization.value) {
-            self.inner.breaker.failed(self.token, payer, Reason::EvmTransactionFailed, Instant::now());
+            self.inner.breaker.failed(&self.token, payer, Reason::EvmTransactionFailed, Instant::now());
         }
     }
 

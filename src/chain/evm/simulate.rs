@@ -18,6 +18,7 @@ use super::rpc::{RpcError, is_revert};
 use super::verify::{PayerKind, unavailable};
 use super::{Inner, Purse};
 use crate::chain::inflight::InflightGuard;
+use crate::chain::spending::Hold;
 use crate::ledger::{AccountNonce, NewAttempt};
 use crate::payment::scheme::{SettlementPlan, SignError, VerifyError};
 use crate::protocol::Reason;
@@ -29,6 +30,8 @@ const ECDSA_GAS_MAX: u64 = 300_000;
 const CONTRACT_GAS_MAX: u64 = 500_000;
 /// Added to every estimate, besides a fifth: storage that another payment touched first costs differently.
 const GAS_MARGIN: u64 = 10_000;
+/// Times that a payer's balance is read for one payment while earlier ones of the payer land.
+const BALANCE_LOOKS_MAX: u32 = 5;
 /// How long a refusal is believed (threat F6).
 const REFUSAL_HOLDS: Duration = Duration::from_secs(3);
 
@@ -68,6 +71,7 @@ pub(super) fn settlement_call(authorization: &Authorization, signature: &PayerSi
 struct Plan {
     lane: Reservation,
     _purse: InflightGuard<Purse>,
+    _hold: Hold,
     transaction: TxEip1559,
     cost_max: U256,
 }
@@ -98,7 +102,7 @@ pub(super) async fn simulate(
     decoded: &Decoded,
     kind: PayerKind,
 ) -> Result<Box<dyn SettlementPlan>, VerifyError> {
-    if let Some(detail) = inner.breaker.refusal(decoded.token, &decoded.facts.id, Instant::now()) {
+    if let Some(detail) = inner.breaker.refusal(&decoded.token, &decoded.facts.id, Instant::now()) {
         return Err(VerifyError::Unavailable { detail });
     }
     let authorization = &decoded.authorization;
@@ -110,10 +114,14 @@ pub(super) async fn simulate(
         return Err(VerifyError::Unavailable { detail: detail.to_owned() });
     }
     let purse = inner.inflight.enter(purse_key, &decoded.facts.id, authorization.value.into());
-    let fees = inner.fees().await.map_err(unavailable)?;
-    let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS))
-        .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
+    if purse.is_crowded() {
+        return Err(VerifyError::Unavailable { detail: "the payer has too many payments in flight".to_owned() });
+    }
+    // Before a lane's place is taken: it may wait for the payer's earlier payments.
     check_overdraft(inner, &purse, purse_key, authorization.value.into()).await?;
+    let fees = inner.fees().await.map_err(unavailable)?.for_input_of(decoded.signature.bytes().len());
+    let lane = lanes::reserve(&inner.lanes, fees.total(USUAL_GAS), inner.clock.now())
+        .ok_or_else(|| VerifyError::Unavailable { detail: "no gas payer has room and funds".to_owned() })?;
     let input = settlement_call(authorization, &decoded.signature);
     let gas_limit = estimate(inner, decoded, kind, lane.lane.address, &input).await?;
     check_cost(inner, &fees, gas_limit)?;
@@ -131,7 +139,11 @@ pub(super) async fn simulate(
         input,
         ..TxEip1559::default()
     };
-    Ok(Box::new(Plan { lane, _purse: purse, transaction, cost_max: fees.total(gas_limit) }))
+    let cost_max = fees.total(gas_limit);
+    let hold = lane.lane.allowance.hold(cost_max.into(), inner.clock.now());
+    let hold = hold
+        .ok_or_else(|| VerifyError::Unavailable { detail: "the gas payer has spent its max_fee_per_day".to_owned() })?;
+    Ok(Box::new(Plan { lane, _purse: purse, _hold: hold, transaction, cost_max }))
 }
 
 fn check_cost(inner: &Inner, fees: &Fees, gas_limit: u64) -> Result<(), VerifyError> {
@@ -151,20 +163,28 @@ async fn check_overdraft(
     key: (Address, Address),
     amount: AtomicAmount,
 ) -> Result<(), VerifyError> {
-    let ahead = purse.ahead().ok_or(Reason::EvmInsufficientBalance)?;
-    if ahead.is_zero() {
+    const REASON: Reason = Reason::EvmInsufficientBalance;
+    let needed = |ahead: Option<AtomicAmount>| ahead.and_then(|ahead| ahead.checked_add(amount)).ok_or(REASON);
+    if purse.ahead().is_some_and(AtomicAmount::is_zero) {
         return Ok(());
     }
-    let needed = ahead.checked_add(amount).ok_or(Reason::EvmInsufficientBalance)?;
-    if inner.inflight.balance(key).is_some_and(|balance| balance >= needed) {
+    if let Some((balance, asked_at)) = inner.inflight.balance(key)
+        && balance >= needed(purse.ahead_at(asked_at))?
+    {
         return Ok(());
     }
-    let balance = AtomicAmount::from(inner.balance_of(key.1, key.0, "latest").await.map_err(unavailable)?);
-    inner.inflight.set_balance(key, balance);
-    // What ended meanwhile is off the balance and off the sum.
-    let ahead = purse.ahead().ok_or(Reason::EvmInsufficientBalance)?;
-    let needed = ahead.checked_add(amount).ok_or(Reason::EvmInsufficientBalance)?;
-    if balance < needed { Err(Reason::EvmInsufficientBalance.into()) } else { Ok(()) }
+    for _ in 0..BALANCE_LOOKS_MAX {
+        let (asked_at, ahead) = (Instant::now(), purse.ahead().ok_or(REASON)?);
+        let balance = AtomicAmount::from(inner.balance_of(key.1, key.0, "latest").await.map_err(unavailable)?);
+        inner.inflight.set_balance(key, balance, asked_at);
+        if balance >= needed(Some(ahead))? {
+            return Ok(());
+        }
+        if !purse.has_less_ahead(ahead).await {
+            break;
+        }
+    }
+    Err(REASON.into())
 }
 
 /// Simulates and gives the gas limit.
@@ -193,7 +213,7 @@ async fn estimate(
             };
             // A contract that speaks for its payer may revert as it likes.
             if reason == Reason::EvmSimulationFailed && kind == PayerKind::Ecdsa {
-                inner.breaker.failed(decoded.token, decoded.authorization.from, reason, Instant::now());
+                inner.breaker.failed(&decoded.token, decoded.authorization.from, reason, Instant::now());
             }
             inner.refused.put(decoded.presented(), reason, REFUSAL_HOLDS);
             Err(reason.into())

@@ -13,6 +13,7 @@ use super::decode::{address, domain_separator};
 use super::lanes::Lane;
 use super::rpc::{RpcError, is_revert};
 use crate::chain::ChainError;
+use crate::chain::spending::Allowance;
 use crate::config::{Diagnostic, EvmConfig, Location, NetworkConfig, SignerSource};
 use crate::types::{AccountId, Asset, Network};
 
@@ -51,7 +52,7 @@ pub(super) fn signers(
         } else if lanes.iter().any(|lane| lane.address == own) {
             mistake(format!("the gas payer {} is named twice", own.to_checksum(None)), None);
         } else if let Ok(account) = AccountId::new(own.to_checksum(None)) {
-            lanes.push(Lane::new(account, own, Some(signer)));
+            lanes.push(Lane::new(account, own, Some(signer), Allowance::new(&evm.fees)));
         }
     }
     if lanes.is_empty() && mistakes.is_empty() {

@@ -15,7 +15,7 @@ use super::rpc::Rpc;
 use super::watch::Watch;
 use super::*;
 use crate::chain::NoObserver;
-use crate::config::{EvmConfig, Location, Secret, SignerSource, WaitFor};
+use crate::config::{EvmConfig, FeeRules, Location, Secret, SignerSource, WaitFor};
 use crate::ledger::{Attempt, Holder, LedgerError, NewAttempt, NewPayment, PaymentState, RecordId, Settlement};
 use crate::payment::scheme::{AttemptError, SettlementPlan, VerifyError};
 use crate::types::{AssetId, Eip712Domain, ManualClock, UnixMillis};
@@ -40,6 +40,7 @@ fn config(url: &str) -> NetworkConfig {
             payers: Payers { eoa: true, contract: true },
             confirmations: 1,
             max_fee: AtomicAmount::from(10_000_000_000_000_000),
+            fees: FeeRules::default(),
         }),
         pay_to: AccountId::new(PAY_TO).unwrap(),
         pay_to_exclusive: false,
@@ -54,6 +55,8 @@ fn config(url: &str) -> NetworkConfig {
         }],
         wait_for: WaitFor::Confirmed,
         settle_timeout: Duration::from_secs(30),
+        settlements_max: 64,
+        queue_timeout: Duration::from_secs(1),
         location: Location::default(),
     }
 }

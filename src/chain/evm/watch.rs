@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::Inner;
 use super::abi::{Block, Receipt};
 use super::rpc::{Rpc, RpcError, parse};
+use crate::chain::skew::Sighting;
 
 /// Up to so many pending transactions are asked for one by one.
 const FEW: usize = 3;
@@ -460,13 +461,8 @@ impl Watch {
 /// Closes the network while the local clock and the chain's don't agree, and says so.
 fn compare_clocks(inner: &Inner, watch: &Watch) {
     let Some(head) = watch.head() else { return };
-    match inner.skew.note(head, watch.block_interval(), inner.clock.now()) {
-        Some(0) => tracing::info!(network = %inner.network, "Local and chain time agree again."),
-        Some(ahead_secs) => {
-            tracing::warn!(network = %inner.network, ahead_secs, "Chain and local time disagree; no payments are taken.");
-        }
-        None => {}
-    }
+    let seen = Sighting { number: head.number, timestamp: head.timestamp, seen_at: head.seen_at };
+    inner.skew.compare(&inner.network, seen, watch.block_interval(), inner.clock.now());
 }
 
 /// The watcher's task; ends when its network is dropped.

@@ -19,6 +19,9 @@ pub(super) const GENESIS: &str = "EtWTRABZaYq6iMfeYKouRu166VU2xqa1wcaWoxPkrZBG";
 /// Blocks behind the head that are final.
 const FINAL_AFTER: u64 = 32;
 
+/// What the payee's token account holds.
+const PAYEE_HAS: u64 = 7;
+
 /// What the chain does with a transaction once it has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Runs {
@@ -68,6 +71,12 @@ pub(super) struct World {
     pub first_block_time: i64,
     /// Is behind the cluster and says so.
     pub is_catching_up: bool,
+    /// Is a provider's that doesn't let its customers ask.
+    pub withholds_health: bool,
+    /// By how much its time is ahead of the test's, in seconds.
+    pub ahead_secs: i64,
+    /// What a simulation shows of the price arriving.
+    pub simulated_gain: u64,
     /// The payers' blockhash can still be used.
     pub is_hash_valid: bool,
     /// `getTransaction` leaves out all token balances after the transaction.
@@ -93,7 +102,15 @@ pub(super) fn mint_account(program: &str, extensions: Value) -> Value {
 
 pub(super) fn token_account(program: &str, owner: &str, state: &str, extensions: Value) -> Value {
     json!({"lamports": 2_039_280, "owner": program, "data": {"program": "spl-token", "parsed": {"type": "account",
-        "info": {"mint": mint().to_string(), "owner": owner, "state": state, "extensions": extensions}}}})
+        "info": {"mint": mint().to_string(), "owner": owner, "state": state, "extensions": extensions,
+        "tokenAmount": {"amount": PAYEE_HAS.to_string()}}}}})
+}
+
+/// One of another mint.
+pub(super) fn token_account_of(mint: &str, owner: &str) -> Value {
+    let mut account = token_account(&spl_token_interface::ID.to_string(), owner, "initialized", json!([]));
+    account["data"]["parsed"]["info"]["mint"] = json!(mint);
+    account
 }
 
 impl World {
@@ -120,6 +137,9 @@ impl World {
             first_block: 0,
             first_block_time: 0,
             is_catching_up: false,
+            withholds_health: false,
+            ahead_secs: 0,
+            simulated_gain: 10_000,
             is_hash_valid: false,
             hides_balances: false,
             empty_slots: 0..0,
@@ -141,12 +161,18 @@ impl World {
         self.calls.values().sum()
     }
 
-    fn simulate(&mut self, wire: &str) -> Value {
+    fn time(&self) -> i64 {
+        1_800_000_000 + self.ahead_secs
+    }
+
+    fn simulate(&mut self, wire: &str, asked: &Value) -> Value {
         let transaction: VersionedTransaction = wincode::deserialize_exact(&STANDARD.decode(wire).unwrap()).unwrap();
         assert_eq!(transaction.signatures[0], Signature::default(), "our signature left before the claim");
         self.simulated.push(transaction);
+        let is_payee = *asked == json!([payee_account().to_string()]);
+        let after = if is_payee { PAYEE_HAS + self.simulated_gain } else { self.balance.saturating_sub(10_000) };
         let mut data = vec![0; 165];
-        data[64..72].copy_from_slice(&self.balance.saturating_sub(10_000).to_le_bytes());
+        data[64..72].copy_from_slice(&after.to_le_bytes());
         data[108] = 1;
         let accounts = json!([{"data": [STANDARD.encode(data), "base64"], "owner": "", "lamports": 1}]);
         json!({"context": {"slot": self.height}, "value": {"err": self.simulate_error, "accounts": accounts}})
@@ -226,19 +252,28 @@ impl World {
                 let slots = params[0].as_u64().unwrap()..=last;
                 json!(slots.filter(|slot| !self.empty_slots.contains(slot)).collect::<Vec<_>>())
             }
+            "getHealth" if self.withholds_health => {
+                return Err(Ok(json!({"code": -32601, "message": "Method not found"})));
+            }
             "getHealth" if self.is_catching_up => {
                 return Err(Ok(json!({"code": -32005, "message": "Node is behind by 1000 slots"})));
             }
             "getHealth" => json!("ok"),
             "isBlockhashValid" => json!({"context": context, "value": self.is_hash_valid}),
             "getFirstAvailableBlock" => json!(self.first_block),
-            "getBlockTime" => json!(self.first_block_time),
+            "getBlockTime" if params[0] == json!(self.first_block) => json!(self.first_block_time),
+            "getBlockTime" => json!(self.time()),
+            "getAccountInfo" => {
+                let mut clock = vec![0; 40];
+                clock[32..].copy_from_slice(&self.time().to_le_bytes());
+                json!({"context": context, "value": {"data": [STANDARD.encode(clock), "base64"]}})
+            }
             "getMultipleAccounts" => {
                 let keys = params[0].as_array().unwrap();
                 let found = |key: &Value| self.accounts.get(key.as_str().unwrap()).cloned().unwrap_or(Value::Null);
                 json!({"context": context, "value": keys.iter().map(found).collect::<Vec<_>>()})
             }
-            "simulateTransaction" => self.simulate(params[0].as_str().unwrap()),
+            "simulateTransaction" => self.simulate(params[0].as_str().unwrap(), &params[1]["accounts"]["addresses"]),
             "sendTransaction" => return self.send(params[0].as_str().unwrap()),
             "getSignatureStatuses" => {
                 let signatures = params[0].as_array().unwrap();

@@ -4,15 +4,19 @@
 
 mod decode;
 mod effect;
+mod health;
 mod programs;
 mod send;
 mod settle;
 mod simulate;
 mod standing;
 mod startup;
+mod trial;
 mod verify;
 mod watch;
 
+#[cfg(test)]
+mod bounds_tests;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
@@ -39,16 +43,19 @@ use url::Url;
 use self::startup::mistake_at;
 use self::verify::{FEE_PAYER_KEY, SolanaPayment};
 use self::watch::Watch;
+use super::breaker::Breaker;
 use super::cache::Expiring;
 use super::inflight::Inflight;
 use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
+use super::skew::Skew;
+use super::spending::{Allowance, Worth, lasts};
 use super::{Chain, ChainError, ChainHead, ChainObserver, SignerBalance};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network};
+use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network, UnixMillis};
 
 /// Lamports in a SOL, as digits.
 const SOL_DECIMALS: u8 = 9;
@@ -60,6 +67,8 @@ const BALANCES_EVERY: Duration = Duration::from_secs(60);
 const VERIFY_EVERY: Duration = Duration::from_secs(5);
 /// Least balance of an account without data (rent exemption of 128 bytes for two years).
 const RENT_EXEMPT_LAMPORTS: u64 = 890_880;
+/// What a settlement costs as a rule: two signatures, and next to nothing for its place in the queue.
+const USUAL_FEE_LAMPORTS: u64 = 10_000;
 /// CAIP-2 keeps so many characters of a genesis hash.
 const REFERENCE_CHARS: usize = 32;
 
@@ -78,6 +87,9 @@ struct Settings {
     /// Lamports.
     max_fee: u64,
     assets: Vec<Token>,
+    /// The same as the configuration has them.
+    named_assets: Vec<Asset>,
+    worth: Worth,
     /// Everybody who is paid on this network.
     paid: Vec<Pubkey>,
 }
@@ -89,11 +101,19 @@ struct FeePayer {
     keypair: Keypair,
     /// Lamports, as last seen.
     balance: Mutex<Option<u64>>,
+    allowance: Arc<Allowance>,
 }
 
 impl FeePayer {
-    fn new(account: AccountId, keypair: Keypair) -> Self {
-        Self { account, key: keypair.pubkey(), keypair, balance: Mutex::default() }
+    fn new(account: AccountId, keypair: Keypair, allowance: Arc<Allowance>) -> Self {
+        Self { account, key: keypair.pubkey(), keypair, balance: Mutex::default(), allowance }
+    }
+
+    /// A transaction cost so many lamports. The balance is read only now and then.
+    fn spent(&self, lamports: u64, at: UnixMillis) {
+        let mut held = self.balance.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = held.map(|balance| balance.saturating_sub(lamports));
+        self.allowance.spent(lamports.into(), at);
     }
 
     fn sign(&self, message: &[u8]) -> Signature {
@@ -126,7 +146,8 @@ struct Inner {
     refused: Expiring<[u8; 32], Reason>,
     /// Failed rows, by their own id, that are nowhere on chain.
     worthless: Expiring<String, ()>,
-    disabled: Mutex<BTreeSet<Pubkey>>,
+    breaker: Breaker<Pubkey, Pubkey>,
+    skew: Skew,
     verified: AtomicBool,
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
@@ -138,16 +159,6 @@ impl Inner {
     /// The fee payer with this key, if it is one of ours.
     fn signer(&self, key: &Pubkey) -> Option<&Arc<FeePayer>> {
         self.fee_payers.iter().find(|fee_payer| fee_payer.key == *key)
-    }
-
-    fn disable(&self, mint: Pubkey) {
-        self.disabled.lock().unwrap_or_else(PoisonError::into_inner).insert(mint);
-    }
-
-    /// Why a token is not taken, if it isn't.
-    fn disabled(&self, mint: &Pubkey) -> Option<String> {
-        let is_disabled = self.disabled.lock().unwrap_or_else(PoisonError::into_inner).contains(mint);
-        is_disabled.then(|| format!("token {mint} did not move what it was told to"))
     }
 
     async fn verify(&self) -> Result<(), ChainError> {
@@ -202,6 +213,8 @@ impl SolanaScheme {
         let paid: Result<Vec<Pubkey>, _> = paid.into_iter().map(|account| account.as_str().parse()).collect();
         let settings = Settings {
             max_fee: u64::try_from(solana.max_fee.value()).map_err(|_error| mistake("max_fee is too large"))?,
+            named_assets: config.assets.clone(),
+            worth: Worth::new(&solana.fees, SOL_DECIMALS),
             assets: assets.ok_or_else(|| mistake("an asset is no mint's address"))?,
             paid: paid.map_err(|_error| mistake("a pay_to is no Solana address"))?,
         };
@@ -218,7 +231,8 @@ impl SolanaScheme {
             derived: Expiring::default(),
             refused: Expiring::default(),
             worthless: Expiring::default(),
-            disabled: Mutex::default(),
+            breaker: Breaker::default(),
+            skew: Skew::default(),
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
@@ -264,10 +278,14 @@ impl Scheme for SolanaScheme {
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
         }
-        if let Some(text) = inner.config.assets.iter().filter_map(|asset| inner.disabled(&asset.mint)).next() {
+        if let Some(text) = inner.skew.refusal() {
             return no(text);
         }
-        if inner.losses.is_closed(Instant::now()) {
+        let now = Instant::now();
+        if !inner.config.assets.iter().any(|asset| inner.breaker.is_offered(&asset.mint, now)) {
+            return no("every token failed its payers lately".to_owned());
+        }
+        if inner.losses.is_closed(now) {
             return no("too many settlements failed on chain within the hour".to_owned());
         }
         // Offers name the first one. The chain lets no account fall between nothing and its rent.
@@ -275,7 +293,35 @@ impl Scheme for SolanaScheme {
         if let Some(fee_payer) = inner.fee_payers.first().filter(|it| it.balance().is_none_or(|it| it < needed)) {
             return no(format!("the fee payer {} has less than {needed} lamports", fee_payer.key));
         }
+        let (most, today) = (inner.config.max_fee.into(), inner.clock.now());
+        if inner.fee_payers.first().is_some_and(|fee_payer| !fee_payer.allowance.has_room(most, today)) {
+            return no("the fee payer has spent its max_fee_per_day".to_owned());
+        }
         Availability::Ready
+    }
+
+    fn availability_of(&self, asset: &AssetId) -> Availability {
+        let mint = asset.as_str().parse::<Pubkey>().ok();
+        match mint.filter(|mint| self.0.breaker.is_offered(mint, Instant::now())) {
+            Some(_) => self.availability(),
+            None => Availability::Unavailable(format!("token {asset} failed its payers lately")),
+        }
+    }
+
+    fn covers_fee(&self, asset: &AssetId, price: AtomicAmount) -> bool {
+        let config = &self.0.config;
+        let known = config.named_assets.iter().find(|known| known.id == *asset);
+        known.is_none_or(|asset| config.worth.covers(asset, price, USUAL_FEE_LAMPORTS.into()))
+    }
+
+    fn counts_spending(&self) -> bool {
+        self.0.fee_payers.iter().any(|fee_payer| fee_payer.allowance.is_limited())
+    }
+
+    fn spent(&self, signer: &AccountId, at_most: AtomicAmount, at: UnixMillis) {
+        if let Some(fee_payer) = self.0.fee_payers.iter().find(|fee_payer| fee_payer.account == *signer) {
+            fee_payer.allowance.spent(at_most, at);
+        }
     }
 
     fn terms_extra(&self, _asset: &AssetId) -> Map<String, Value> {
@@ -334,6 +380,10 @@ impl Chain for SolanaScheme {
         });
     }
 
+    fn clock_skew_secs(&self) -> Option<i64> {
+        self.0.skew.secs()
+    }
+
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
     }
@@ -342,18 +392,17 @@ impl Chain for SolanaScheme {
         self.0.watch.head().map(|head| ChainHead { number: head.height(), age: head.seen_at.elapsed() })
     }
 
-    fn settlement_cost_max(&self) -> Option<AtomicAmount> {
-        Some(self.0.config.max_fee.into())
-    }
-
     fn native_decimals(&self) -> u8 {
         SOL_DECIMALS
     }
 
     fn signer_balances(&self) -> Vec<SignerBalance> {
+        // Payers choose their fees up to the most; what keeps the account open can't be spent.
+        let left = |lamports: u64| AtomicAmount::from(lamports.saturating_sub(RENT_EXEMPT_LAMPORTS));
         let balance = |fee_payer: &Arc<FeePayer>| SignerBalance {
             signer: fee_payer.account.clone(),
             balance: fee_payer.balance().map(AtomicAmount::from),
+            lasts: fee_payer.balance().and_then(|lamports| lasts(left(lamports), self.0.config.max_fee.into())),
         };
         self.0.fee_payers.iter().map(balance).collect()
     }
@@ -369,7 +418,10 @@ async fn keep_up(inner: &Inner) -> Duration {
         }
         return VERIFY_EVERY;
     }
+    startup::read_clock(inner).await;
     match startup::read_balances(inner).await {
+        // A clock that was put right opens the network soon.
+        Ok(()) if inner.skew.refusal().is_some() => VERIFY_EVERY,
         Ok(()) => BALANCES_EVERY,
         Err(error) => {
             tracing::warn!(%error, network = %inner.network, "Could not read the fee payers' balances.");

@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use solana_transaction::versioned::VersionedTransaction;
 
-use super::decode::{Decoded, decode};
+use super::decode::{Decoded, decode, key};
 use super::effect::{self, Effect};
+use super::health;
 use super::send::Sender;
 use super::watch::{Level, Status, Watched, one_status, statuses_call};
 use super::{Inner, Purse};
@@ -210,9 +211,16 @@ impl Job {
 
     fn end(self, outcome: SettleOutcome) -> SettleOutcome {
         let (losses, payer) = (&self.inner.losses, self.payment.decoded.transfer.authority);
+        let has_landed =
+            matches!(&outcome, SettleOutcome::Paid(_) | SettleOutcome::Failed { transaction: Some(_), .. });
+        let fee_payer = key(&self.payment.decoded.transaction.message, 0).and_then(|key| self.inner.signer(&key));
+        if let Some(fee_payer) = fee_payer.filter(|_| has_landed) {
+            fee_payer.spent(self.payment.decoded.fee(), self.inner.clock.now());
+        }
         match &outcome {
             SettleOutcome::Paid(_) => {
                 losses.paid(payer, Instant::now());
+                self.inner.breaker.works(&self.payment.decoded.transfer.mint);
                 self.purse.paid();
             }
             // Only what is in a block cost us its fee.
@@ -223,7 +231,11 @@ impl Job {
     }
 
     async fn look(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
-        match self.watched.status() {
+        let status = self.watched.status();
+        // Simulations run on what is confirmed.
+        let has_landed = |status: &Status| status.level() >= Level::Confirmed && status.error().is_none();
+        self.purse.set_landed(status.as_ref().is_some_and(has_landed));
+        match status {
             Some(status) if status.level() < self.payment.wanted => return Ok(None),
             Some(status) => return self.judge_landed(&status).await,
             None => {}
@@ -239,6 +251,7 @@ impl Job {
         };
         if let Some(error) = status.error() {
             tracing::warn!(payment_id = %payment.claim.id, %error, "Settlement failed on chain.");
+            self.inner.blame_token(&payment.decoded, error, Reason::SvmTransactionFailed).await;
             return failed(Reason::SvmTransactionFailed);
         }
         // Paid only if the token account itself says so (threat B20).
@@ -247,8 +260,8 @@ impl Job {
             Some(Effect::Failed) => failed(Reason::SvmTransactionFailed),
             Some(Effect::MovedOther) => {
                 let mint = payment.decoded.transfer.mint;
-                tracing::error!(payment_id = %payment.claim.id, transaction = payment.signature, %mint, "Token did not move what it was told to; it is not taken any more.");
-                self.inner.disable(mint);
+                tracing::error!(payment_id = %payment.claim.id, transaction = payment.signature, %mint, "Token did not move what it was told to; it is not taken for a while.");
+                self.inner.breaker.lied(&mint, Reason::SvmTransferNotConfirmed, Instant::now());
                 failed(Reason::SvmTransferNotConfirmed)
             }
             None => {
@@ -307,25 +320,29 @@ impl Job {
         let claimed_at = self.payment.claim.claimed_at;
         let is_old = self.inner.clock.now().since(claimed_at) > HISTORY_ASSURED;
         let blockhash = self.payment.decoded.transaction.message.recent_blockhash().to_string();
-        let mut calls = vec![
-            // A node that is catching up answers with an error, and so to none of these: it knows neither what landed nor how far
-            // the chain is, and the bound may have been drawn from it.
-            ("getHealth", json!([])),
+        let mut calls = health::calls();
+        calls.extend([
             ("isBlockhashValid", json!([blockhash, {"commitment": Level::Processed.as_str()}])),
             ("getBlockHeight", json!([{"commitment": Level::Finalized.as_str()}])),
             statuses_call(std::slice::from_ref(&self.payment.signature), true),
-        ];
+        ]);
         if is_old {
             calls.push(("getFirstAvailableBlock", json!([])));
         }
         let mut agreed = 0;
         let mut first_kept = 0;
         let mut is_behind = false;
-        for answer in self.inner.rpc.ask_all(&calls).await {
-            let Ok(values) = answer else { continue };
+        for answers in self.inner.rpc.ask_each(&calls).await {
+            let Ok(answers) = answers else { continue };
+            let mut answers = answers.into_iter();
+            // A node that is catching up knows neither what landed nor how far the chain is, and the bound may have been drawn
+            // from it.
+            if !health::is_healthy(&mut answers, self.inner.clock.now()) {
+                continue;
+            }
+            let Ok(values) = answers.collect::<Result<Vec<Value>, RpcError>>() else { continue };
             let mut values = values.into_iter();
             let mut next = || values.next().unwrap_or(Value::Null);
-            let _healthy = next();
             let blockhash: BlockhashValid = parse("isBlockhashValid", next())?;
             let height: u64 = parse("getBlockHeight", next())?;
             if let Some(status) = one_status(next())? {

@@ -15,6 +15,7 @@ use super::decode::{Decoded, key};
 use super::{FeePayer, Inner, Purse};
 use crate::chain::inflight::InflightGuard;
 use crate::chain::jsonrpc::RpcError;
+use crate::chain::spending::Hold;
 use crate::ledger::{AccountNonce, NewAttempt};
 use crate::payment::scheme::{SettlementPlan, SignError, VerifyError};
 use crate::protocol::Reason;
@@ -22,12 +23,15 @@ use crate::types::{AccountId, AtomicAmount};
 
 /// How long a refusal is believed (threat F6).
 const REFUSAL_HOLDS: Duration = Duration::from_secs(3);
+/// Simulations of one payment while earlier ones of its payer land.
+const SIMULATIONS_MAX: u32 = 5;
 /// A payer's blockhash may be newer than what a node has confirmed: how long to wait before it is asked once more.
 const NEWER_HASH: Duration = Duration::from_millis(600);
 
 /// A settlement that may be signed. Keep it until the settlement runs: it holds the payer's place.
 struct Plan {
     _purse: InflightGuard<Purse>,
+    _hold: Hold,
     fee_payer: Arc<FeePayer>,
     transaction: VersionedTransaction,
     message: Vec<u8>,
@@ -57,12 +61,12 @@ impl SettlementPlan for Plan {
 }
 
 #[derive(Deserialize)]
-struct Simulated {
-    value: SimulatedValue,
+pub(super) struct Simulated {
+    pub value: SimulatedValue,
 }
 
 #[derive(Deserialize)]
-struct SimulatedValue {
+pub(super) struct SimulatedValue {
     #[serde(default)]
     err: Option<Value>,
     #[serde(default)]
@@ -75,8 +79,8 @@ struct SimulatedAccount {
 }
 
 impl SimulatedValue {
-    /// What the source token account would hold afterwards.
-    fn source_balance(&self) -> Option<u64> {
+    /// What the token account that was asked about would hold afterwards.
+    pub(super) fn balance(&self) -> Option<u64> {
         let account = self.accounts.as_ref()?.first()?.as_ref()?;
         let data = STANDARD.decode(&account.data.0).ok()?;
         // Token-2022 accounts begin with the same fields; extensions follow.
@@ -90,11 +94,11 @@ pub(super) async fn simulate(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Bo
     if inner.program_of(&transfer.mint).is_none() {
         return Err(unavailable("the mint is not verified yet"));
     }
-    if let Some(detail) = inner.disabled(&transfer.mint) {
-        return Err(VerifyError::Unavailable { detail });
-    }
     if let Some(reason) = inner.refused.get(&facts.digest) {
         return Err(reason.into());
+    }
+    if let Some(detail) = inner.breaker.refusal(&transfer.mint, &facts.id, Instant::now()) {
+        return Err(VerifyError::Unavailable { detail });
     }
     if let Some(detail) = inner.losses.refusal(transfer.authority, Instant::now()) {
         return Err(unavailable(detail));
@@ -102,22 +106,46 @@ pub(super) async fn simulate(inner: &Arc<Inner>, decoded: &Decoded) -> Result<Bo
     let fee_payer = key(&decoded.transaction.message, 0).and_then(|key| inner.signer(&key));
     let fee_payer = Arc::clone(fee_payer.ok_or(Reason::SvmFeePayerNotManaged)?);
     let purse = inner.inflight.enter((transfer.source, transfer.mint), &facts.id, facts.amount);
-    let left = ask(inner, decoded).await?;
-    // A payer with others in flight must have enough for all of them (threat C2); `left` is what this one would leave.
-    let ahead = purse.ahead().ok_or(Reason::InsufficientFunds)?;
-    match left {
-        _ if ahead.is_zero() => {}
-        Some(left) if AtomicAmount::from(left) >= ahead => {}
-        Some(_) => return Err(Reason::InsufficientFunds.into()),
-        None => return Err(unavailable("node told no balance after the simulation")),
+    if purse.is_crowded() {
+        return Err(unavailable("the payer has too many payments in flight"));
     }
+    check_funds(inner, decoded, &purse).await?;
+    if inner.breaker.has_lied(&transfer.mint) {
+        inner.try_token(decoded).await?;
+    }
+    let hold = fee_payer.allowance.hold(decoded.fee().into(), inner.clock.now());
     Ok(Box::new(Plan {
+        _hold: hold.ok_or_else(|| unavailable("the fee payer has spent its max_fee_per_day"))?,
         _purse: purse,
         fee_payer,
         transaction: decoded.transaction.clone(),
         message: decoded.message.clone(),
         fee: decoded.fee(),
     }))
+}
+
+/// Simulates. A payer with others in flight must have enough for all of them (threat C2).
+async fn check_funds(inner: &Inner, decoded: &Decoded, purse: &InflightGuard<Purse>) -> Result<(), VerifyError> {
+    for _ in 0..SIMULATIONS_MAX {
+        let ahead = purse.ahead().ok_or(Reason::InsufficientFunds)?;
+        // What this one would leave.
+        let left = ask(inner, decoded).await?;
+        match left {
+            _ if ahead.is_zero() => return Ok(()),
+            Some(left) if AtomicAmount::from(left) >= ahead => return Ok(()),
+            Some(_) => {}
+            None => {
+                let detail = "node told no balance after the simulation".to_owned();
+                return Err(VerifyError::Unavailable { detail });
+            }
+        }
+        // Some may be in that balance already.
+        if !purse.has_less_ahead(ahead).await {
+            break;
+        }
+    }
+    inner.refused.put(decoded.facts.digest, Reason::InsufficientFunds, REFUSAL_HOLDS);
+    Err(Reason::InsufficientFunds.into())
 }
 
 /// Simulates, and gives what the payer's token account would hold then.
@@ -127,8 +155,9 @@ async fn ask(inner: &Inner, decoded: &Decoded) -> Result<Option<u64>, VerifyErro
         tokio::time::sleep(NEWER_HASH).await;
         result = ask_once(inner, decoded).await?;
     }
-    let Some(error) = &result.err else { return Ok(result.source_balance()) };
+    let Some(error) = &result.err else { return Ok(result.balance()) };
     let reason = reason_of(error)?;
+    inner.blame_token(decoded, error, reason).await;
     inner.refused.put(decoded.facts.digest, reason, REFUSAL_HOLDS);
     Err(reason.into())
 }

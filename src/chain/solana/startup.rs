@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,9 +14,14 @@ use super::programs::{TOKEN, TOKEN_2022};
 use super::{FeePayer, Inner, Token};
 use crate::chain::ChainError;
 use crate::chain::jsonrpc::RpcError;
+use crate::chain::skew::Sighting;
+use crate::chain::spending::Allowance;
 use crate::config::{Diagnostic, Location, NetworkConfig, SignerSource, SolanaConfig};
 use crate::types::{AccountId, Network};
 
+/// How much older than the local clock a new block's time may be, besides what any skew may be: a cluster's time is a mean of
+/// its validators' and is rounded to seconds.
+const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 /// Token-2022 extensions that change nothing about how many tokens arrive, and whether: metadata, how amounts are shown, who
 /// may close an empty mint, and secret transfers, which ours are not. Any other must be allowed by name.
 const HARMLESS: [&str; 10] = [
@@ -73,7 +79,7 @@ pub(super) fn signers(
         } else if fee_payers.iter().any(|known| known.key == keypair.pubkey()) {
             mistake(format!("the fee payer {text} is named twice"), None);
         } else if let Ok(account) = AccountId::new(text) {
-            fee_payers.push(Arc::new(FeePayer::new(account, keypair)));
+            fee_payers.push(Arc::new(FeePayer::new(account, keypair, Allowance::new(&solana.fees))));
         }
     }
     if fee_payers.is_empty() && mistakes.is_empty() {
@@ -104,12 +110,13 @@ fn read_key(source: &SignerSource) -> Result<Keypair, String> {
 pub(super) async fn verify(inner: &Inner) -> Result<(), ChainError> {
     let network = &inner.network;
     let failed = |error: RpcError| of_rpc(network, error);
-    inner.watch.refresh_head(&inner.rpc, std::time::Duration::ZERO).await.map_err(failed)?;
+    inner.watch.refresh_head(&inner.rpc, Duration::ZERO).await.map_err(failed)?;
     let (programs, problems) = check_assets(inner).await.map_err(failed)?;
     if !problems.is_empty() {
         return Err(ChainError::Mismatch { network: network.clone(), problems });
     }
     read_balances(inner).await.map_err(failed)?;
+    read_clock(inner).await;
     *inner.programs.lock().unwrap_or_else(PoisonError::into_inner) = programs;
     Ok(())
 }
@@ -120,6 +127,18 @@ pub(super) fn of_rpc(network: &Network, error: RpcError) -> ChainError {
             ChainError::Mismatch { network: network.clone(), problems: vec![error.to_string()] }
         }
         _ => ChainError::Unreachable { network: network.clone(), detail: error.to_string() },
+    }
+}
+
+/// Compares the cluster's clock with the local one. A node that doesn't tell leaves the network open.
+pub(super) async fn read_clock(inner: &Inner) {
+    let confirmed = json!([{"commitment": "confirmed"}]);
+    let Ok(slot) = inner.rpc.call::<u64>("getSlot", confirmed).await else { return };
+    let seen_at = Instant::now();
+    let time: Result<Option<u64>, RpcError> = inner.rpc.call("getBlockTime", json!([slot])).await;
+    if let Ok(Some(timestamp)) = time {
+        let seen = Sighting { number: slot, timestamp, seen_at };
+        inner.skew.compare(&inner.network, seen, CLOCK_GRAIN, inner.clock.now());
     }
 }
 
@@ -138,7 +157,7 @@ struct Accounts {
 }
 
 #[derive(Deserialize)]
-struct Account {
+pub(super) struct Account {
     lamports: u64,
     owner: String,
     data: Value,
@@ -151,14 +170,14 @@ impl Account {
     }
 
     /// What the node read in it, if it is a `kind`.
-    fn info(&self, kind: &str) -> Option<&Value> {
+    pub(super) fn info(&self, kind: &str) -> Option<&Value> {
         let parsed = self.data.get("parsed")?;
         (parsed.get("type")?.as_str()? == kind).then(|| parsed.get("info")).flatten()
     }
 }
 
 /// Accounts as the node reads them, in order; none where there is no account.
-async fn accounts(inner: &Inner, keys: &[Pubkey]) -> Result<Vec<Option<Account>>, RpcError> {
+pub(super) async fn accounts(inner: &Inner, keys: &[Pubkey]) -> Result<Vec<Option<Account>>, RpcError> {
     const ACCOUNTS_AT_ONCE_MAX: usize = 100;
     let mut found = Vec::with_capacity(keys.len());
     for some in keys.chunks(ACCOUNTS_AT_ONCE_MAX) {
@@ -174,7 +193,7 @@ async fn accounts(inner: &Inner, keys: &[Pubkey]) -> Result<Vec<Option<Account>>
 }
 
 /// Each mint's program, and everything that isn't as configured.
-async fn check_assets(inner: &Inner) -> Result<(HashMap<Pubkey, Pubkey>, Vec<String>), RpcError> {
+pub(super) async fn check_assets(inner: &Inner) -> Result<(HashMap<Pubkey, Pubkey>, Vec<String>), RpcError> {
     let tokens = &inner.config.assets;
     let mints: Vec<Pubkey> = tokens.iter().map(|token| token.mint).collect();
     let mut programs = HashMap::new();

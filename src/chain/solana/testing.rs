@@ -22,7 +22,7 @@ use super::SolanaScheme;
 use super::fake::{self, Shared, World};
 use super::programs::{COMPUTE_BUDGET, MEMO, TOKEN};
 use crate::chain::{Chain, NoObserver};
-use crate::config::{ChainConfig, Location, NetworkConfig, Secret, SignerSource, SolanaConfig, WaitFor};
+use crate::config::{ChainConfig, FeeRules, Location, NetworkConfig, Secret, SignerSource, SolanaConfig, WaitFor};
 use crate::ledger::{Attempt, Holder, NewAttempt, NewPayment, PaymentRecord, PaymentState, RecordId};
 use crate::payment::scheme::{
     AttemptError, Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, SettlementPlan, VerifyError,
@@ -169,6 +169,7 @@ pub(super) fn config(urls: Vec<String>) -> NetworkConfig {
             rpc_urls: urls.into_iter().map(Secret::new).collect(),
             signers: vec![key(fee_payer_keypair()), key(second_fee_payer())],
             max_fee: AtomicAmount::from(100_000),
+            fees: FeeRules::default(),
             genesis_hash: None,
         }),
         pay_to: AccountId::new(payee_key().to_string()).unwrap(),
@@ -184,6 +185,8 @@ pub(super) fn config(urls: Vec<String>) -> NetworkConfig {
         }],
         wait_for: WaitFor::Confirmed,
         settle_timeout: Duration::from_secs(30),
+        settlements_max: 64,
+        queue_timeout: Duration::from_secs(1),
         location: Location::default(),
     }
 }

@@ -19,12 +19,12 @@ use crate::payment::scheme::{Availability, BlockStanding, Scheme, SettleOutcome,
 use crate::protocol::Reason;
 use crate::types::{AccountId, ManualClock, UnixMillis};
 
-fn paid(outcome: &SettleOutcome) -> &crate::ledger::Settlement {
+pub(super) fn paid(outcome: &SettleOutcome) -> &crate::ledger::Settlement {
     let SettleOutcome::Paid(settlement) = outcome else { panic!("not paid: {outcome:?}") };
     settlement
 }
 
-fn failed(outcome: SettleOutcome) -> Reason {
+pub(super) fn failed(outcome: SettleOutcome) -> Reason {
     let SettleOutcome::Failed { reason, still_usable, .. } = outcome else { panic!("not failed: {outcome:?}") };
     assert!(!still_usable, "a transaction that failed or expired never runs again");
     reason
@@ -147,7 +147,7 @@ async fn a_transaction_that_fails_on_chain_is_an_end_and_its_payer_waits() {
 }
 
 #[tokio::test]
-async fn a_token_that_moves_less_than_it_was_told_pays_nothing_and_is_not_taken_any_more() {
+async fn a_token_that_moves_less_than_it_was_told_pays_nothing_and_is_not_taken_for_a_while() {
     let shop = shop().await;
     let record = shop.claimed("n").await;
     shop.change(|world| world.runs = Runs::Short(1));
@@ -241,7 +241,7 @@ async fn an_old_payment_stays_open_where_no_node_keeps_its_time() {
 }
 
 /// A settlement of a payment that lands nowhere, once its bound is drawn and the chain is far beyond it.
-async fn lost(shop: &Shop, change: impl FnOnce(&mut World)) -> tokio::task::JoinHandle<SettleOutcome> {
+pub(super) async fn lost(shop: &Shop, change: impl FnOnce(&mut World)) -> tokio::task::JoinHandle<SettleOutcome> {
     let record = shop.claimed("n").await;
     shop.change(|world| world.sends = vec![lands(false, Answer::Right); 1000]);
     let scheme = Arc::clone(&shop.scheme);

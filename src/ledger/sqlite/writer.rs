@@ -183,7 +183,13 @@ impl Writer {
     async fn batch(&mut self, first: Box<dyn Command>) {
         let mut commands = Vec::new();
         let fate = match self.apply_all(first, &mut commands).await {
-            Ok(()) => self.commit().await,
+            Ok(()) => {
+                if crate::crash::bug("bug_skip_w1") {
+                    commands.drain(..).for_each(|command| command.answer(&Fate::Committed, &self.observer));
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                self.commit().await
+            }
             Err(error) => {
                 if fault::is_fatal(&error) {
                     self.halt_with(&error);

@@ -22,16 +22,23 @@ use crate::protocol::{Offer, PaymentRequirements, QuoteKey, QuoteNonce, Resource
 use crate::telemetry::Metrics;
 use crate::types::{AccountId, Clock, ManualClock, Network, UnixMillis, WaitFor};
 
+/// Room for settlements.
+const SETTLEMENTS_MAX: usize = 30;
 const ROUTE: &str = "GET /a";
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const AWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
-struct Origin(AtomicBool);
+/// Whether it is up, and whether it has room.
+struct Origin(AtomicBool, AtomicBool);
 
 #[async_trait]
 impl OriginProbe for Origin {
     async fn is_up(&self) -> bool {
         self.0.load(Ordering::SeqCst)
+    }
+
+    async fn reserve(&self) -> bool {
+        self.1.load(Ordering::SeqCst)
     }
 }
 
@@ -68,6 +75,7 @@ impl Shop {
             confirmations: 1,
             pay_to_exclusive: false,
             settle_timeout: Duration::from_millis(300),
+            queue: Queue::new(SETTLEMENTS_MAX, Duration::from_millis(50)),
         });
         let offer = PricedOffer {
             offer: Offer::new(ROUTE, terms(10_000)),
@@ -88,7 +96,15 @@ impl Shop {
             tokio::runtime::Handle::current(),
         );
         let route = PricedRoute::new(ROUTE.to_owned(), vec![offer], ResourceInfo::default(), false).unwrap();
-        Self { gate, chain, ledger, route, clock, origin: Origin(AtomicBool::new(true)), _folder: folder }
+        Self {
+            gate,
+            chain,
+            ledger,
+            route,
+            clock,
+            origin: Origin(AtomicBool::new(true), AtomicBool::new(true)),
+            _folder: folder,
+        }
     }
 
     /// As a reload does: the same offers under another key of the price table.

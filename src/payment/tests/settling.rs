@@ -254,3 +254,29 @@ async fn a_sweep_that_read_an_old_row_disturbs_no_delivery() {
     paid.served();
     shop.reaches(&[PaymentState::Served]).await;
 }
+
+#[tokio::test]
+async fn for_who_finds_no_room_nothing_is_claimed_and_the_same_payment_is_as_good_later() {
+    let shop = Shop::open().await;
+    let header = |nonce: usize| v2_header(&payment(&nonce.to_string(), 10_000), 10_000, None);
+    shop.origin.1.store(false, Ordering::SeqCst);
+    assert!(matches!(shop.present(&header(0)).await, Decision::OriginBusy));
+    assert_eq!(shop.states().await, []);
+    shop.origin.1.store(true, Ordering::SeqCst);
+    // Settlements that have no end keep their places, whether or not anybody still waits for them.
+    let unsettled: Vec<String> = (0..SETTLEMENTS_MAX).map(header).collect();
+    futures::future::join_all(unsettled.iter().map(|header| shop.present(header))).await;
+    assert_eq!(shop.states().await.len(), SETTLEMENTS_MAX);
+    let late = header(SETTLEMENTS_MAX);
+    assert!(matches!(shop.present(&late).await, Decision::SettlementsBusy));
+    assert_eq!(shop.states().await.len(), SETTLEMENTS_MAX);
+    // What is settled already is never turned away with terms for want of a place at its origin.
+    shop.origin.1.store(false, Ordering::SeqCst);
+    assert!(matches!(shop.present(&unsettled[0]).await, Decision::Pending(_)));
+    shop.chain.pays();
+    shop.reaches(&[PaymentState::Paid; SETTLEMENTS_MAX]).await;
+    assert!(matches!(shop.present(&unsettled[0]).await, Decision::OriginBusy));
+    shop.origin.1.store(true, Ordering::SeqCst);
+    receipt(shop.present(&unsettled[0]).await).served();
+    receipt(shop.present(&late).await).served();
+}

@@ -2,14 +2,14 @@
 
 mod balance;
 mod health;
+mod single;
 mod target;
 mod tls;
-mod upgrade;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -18,7 +18,9 @@ use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use tokio::net::{TcpStream, lookup_host};
 
 use crate::config::UpstreamConfig;
-use crate::payment::OriginProbe;
+use crate::payment::{OriginProbe, Place, Queue};
+use single::Bounded;
+pub(super) use single::End;
 pub use target::Running;
 use target::Target;
 use tls::OriginTls;
@@ -41,8 +43,22 @@ pub struct Upstream {
     /// When names are to be looked up next, as milliseconds like above; `u64::MAX` if all servers are addresses.
     resolve_at: AtomicU64,
     next: AtomicUsize,
+    /// Room for free requests and for paid ones, where there is a limit: neither keeps the other out, however long the one
+    /// waits for its origin or the other for its chain.
+    room: Option<Room>,
     /// Tells paid requests apart, none of which may share a connection.
     paid: AtomicU64,
+}
+
+struct Room {
+    free: Queue,
+    paid: Queue,
+}
+
+/// The upstream as the gate sees it for one paid request: its place is kept here until the gate has decided.
+pub(super) struct Reserving<'a> {
+    upstream: &'a Upstream,
+    place: Mutex<Option<Place>>,
 }
 
 /// Who asks, and for what: all that the choice of a server and of a connection to it depends on.
@@ -96,7 +112,10 @@ impl Upstream {
         let targets = fixed.unwrap_or_default().into_iter().map(|address| {
             Arc::new(Target::new(address, config.tls_server_name.clone().unwrap_or_else(|| address.ip().to_string())))
         });
+        let queue = |places| Queue::new(places, config.queue_timeout);
+        let room = config.max_concurrent.map(|places| Room { free: queue(places), paid: queue(places) });
         Ok(Self {
+            room,
             targets: RwLock::new(targets.collect()),
             tls: OriginTls::read(&config)?,
             config,
@@ -118,21 +137,36 @@ impl Upstream {
         &self.config
     }
 
+    /// A place for a request that isn't paid for; nothing within is no limit.
+    ///
+    /// # Errors
+    /// When none came free in time.
+    pub(super) async fn enter(&self) -> Result<Option<Place>, Full> {
+        match &self.room {
+            Some(room) => room.free.enter().await.map(Some).ok_or(Full),
+            None => Ok(None),
+        }
+    }
+
     /// How many addresses there are to try.
     pub(super) fn len(&self) -> usize {
         self.known().len()
     }
 
     /// A server for a request, and its share of that server; nothing if all are unwell.
-    pub(super) async fn peer(&self, wanted: Wanted) -> Option<(Box<HttpPeer>, Running)> {
+    ///
+    /// With an `end` the connection is the request's own, and is over then. Requests over HTTP/2 share theirs.
+    pub(super) async fn peer(&self, wanted: Wanted, end: Option<End>) -> Option<(Box<HttpPeer>, Running)> {
         let targets = self.targets().await;
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let target = balance::choose(self.config.balance, &targets, wanted.client, turn, self.now())?;
         let mut peer = self.peer_to(target, wanted.is_websocket);
-        if wanted.is_websocket {
-            peer.options.custom_l4 = Some(Arc::new(upgrade::Patiently));
+        let is_alone = end.is_some();
+        if let Some(end) = end {
+            let connect = if wanted.is_websocket { Bounded::patiently(end) } else { Bounded::until(end) };
+            peer.options.custom_l4 = Some(Arc::new(connect));
         }
-        if wanted.is_paid || wanted.is_websocket {
+        if wanted.is_paid || is_alone {
             peer.group_key = self.paid.fetch_add(1, Ordering::Relaxed).max(1);
             peer.options.idle_timeout = Some(PAID_IDLE);
         }
@@ -251,11 +285,38 @@ impl Upstream {
     }
 }
 
-/// The gate asks anew, right before it settles.
+/// As many requests are at the origin as may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Full;
+
+impl<'a> Reserving<'a> {
+    pub fn at(upstream: &'a Upstream) -> Self {
+        Self { upstream, place: Mutex::new(None) }
+    }
+
+    /// The place, if the gate had one kept.
+    pub fn into_place(self) -> Option<Place> {
+        self.place.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 #[async_trait]
-impl OriginProbe for Upstream {
+impl OriginProbe for Reserving<'_> {
+    /// The gate asks anew, right before it settles.
     async fn is_up(&self) -> bool {
-        Self::is_up(self, Duration::ZERO).await
+        self.upstream.is_up(Duration::ZERO).await
+    }
+
+    async fn reserve(&self) -> bool {
+        let Some(room) = &self.upstream.room else { return true };
+        let kept = || self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept().is_some() {
+            return true;
+        }
+        let place = room.paid.enter().await;
+        let is_kept = place.is_some();
+        *kept() = place;
+        is_kept
     }
 }
 
@@ -279,15 +340,18 @@ mod tests {
         let upstream = Upstream::new(upstream(&["127.0.0.1:1", "127.0.0.1:2"])).unwrap();
         let mut ports = Vec::new();
         for _ in 0..4 {
-            ports.push(upstream.peer(Wanted::default()).await.unwrap().0._address.as_inet().unwrap().port());
+            ports.push(upstream.peer(Wanted::default(), None).await.unwrap().0._address.as_inet().unwrap().port());
         }
         assert_eq!(ports, [1, 2, 1, 2]);
         upstream.failed("127.0.0.1:1".parse().unwrap());
         for _ in 0..3 {
-            assert_eq!(upstream.peer(Wanted::default()).await.unwrap().0._address.as_inet().unwrap().port(), 2);
+            assert_eq!(upstream.peer(Wanted::default(), None).await.unwrap().0._address.as_inet().unwrap().port(), 2);
         }
         upstream.failed("127.0.0.1:2".parse().unwrap());
-        assert!(upstream.peer(Wanted::default()).await.is_some(), "with all of them down one is tried all the same");
+        assert!(
+            upstream.peer(Wanted::default(), None).await.is_some(),
+            "with all of them down one is tried all the same"
+        );
     }
 
     #[tokio::test]
@@ -298,7 +362,7 @@ mod tests {
         assert!(upstream.is_up(PROBE_AGE_MAX).await);
         drop(listener);
         assert!(upstream.is_up(PROBE_AGE_MAX).await);
-        assert!(!OriginProbe::is_up(&upstream).await, "the gate asks anew");
+        assert!(!Reserving::at(&upstream).is_up().await, "the gate asks anew");
         assert!(!upstream.is_up(PROBE_AGE_MAX).await, "and what it learns counts");
     }
 
@@ -306,9 +370,12 @@ mod tests {
     async fn paid_requests_share_no_connection() {
         let upstream = Upstream::new(upstream(&["127.0.0.1:1"])).unwrap();
         let paid = Wanted { is_paid: true, ..Wanted::default() };
-        let keys = [upstream.peer(paid).await.unwrap().0.group_key, upstream.peer(paid).await.unwrap().0.group_key];
+        let keys = [
+            upstream.peer(paid, None).await.unwrap().0.group_key,
+            upstream.peer(paid, None).await.unwrap().0.group_key,
+        ];
         assert_ne!(keys[0], keys[1]);
-        assert!(!keys.contains(&upstream.peer(Wanted::default()).await.unwrap().0.group_key));
+        assert!(!keys.contains(&upstream.peer(Wanted::default(), None).await.unwrap().0.group_key));
     }
 
     #[tokio::test]

@@ -22,12 +22,16 @@ pub struct Gateway {
 impl Gateway {
     /// Runs the binary, or a shell that limits itself first and then becomes the binary.
     pub fn spawn(config: &Path, environment: &[(&str, String)], limit: Option<&str>) -> Self {
-        let binary = env!("CARGO_BIN_EXE_tollhouse");
+        Self::spawn_binary(Path::new(env!("CARGO_BIN_EXE_tollhouse")), config, environment, limit)
+    }
+
+    /// As `spawn`, of this binary.
+    pub fn spawn_binary(binary: &Path, config: &Path, environment: &[(&str, String)], limit: Option<&str>) -> Self {
         let mut command = match limit {
             None => Command::new(binary),
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\""), binary]);
+                shell.args(["-c", &format!("{limit}; exec \"$0\" \"$@\"")]).arg(binary);
                 shell
             }
         };

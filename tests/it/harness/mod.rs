@@ -14,12 +14,21 @@ mod solana;
 pub use chain::Chain;
 pub use chaos::Fault;
 pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
-pub use http::{Answer, Call, decode_header};
+pub use http::{Answer, Call, decode_header, header, read_body, read_head};
 pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER, SIGNER_ADDRESS, USDC};
 pub use origin::{Origin, Serve};
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use shop::{PRICE, Plan, Shop, paid};
 pub use solana::{SolanaNode, TOKEN_2022_MINT};
+
+/// What only the rig (`tests/rig`) needs besides.
+#[allow(unused_imports, reason = "the integration tests need none of it")]
+pub mod for_rig {
+    pub use super::gateway::Gateway;
+    pub use super::http::{header, read_body, read_head};
+    pub use super::node::Token as TokenEvents;
+    pub use super::solana::{PAY_TO as SOLANA_PAY_TO, SolanaPayer, USDC as SOLANA_USDC};
+}
 
 use shop::HOST;
 

@@ -29,6 +29,8 @@ pub enum Serve {
     NoAnswer,
     /// Nothing, for ever.
     Stall,
+    /// After a while half of a body, and then nothing, for ever.
+    Half(Duration),
     /// A long body, a byte at a time.
     Drip,
 }
@@ -143,6 +145,12 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
             (200, answer.as_str())
         }
         Serve::Stall => std::future::pending().await,
+        Serve::Half(wait) => {
+            let mut socket = reader.into_inner();
+            tokio::time::sleep(wait).await;
+            socket.write_all(b"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\nx").await?;
+            return std::future::pending().await;
+        }
         Serve::Drip => {
             let mut socket = reader.into_inner();
             socket.write_all(b"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\n").await?;

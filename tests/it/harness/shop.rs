@@ -142,6 +142,23 @@ impl<N: Chain> Shop<N> {
         Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
     }
 
+    /// The routes that the gateway runs with.
+    pub fn route_table(&self) -> tollhouse::route::RouteTable {
+        let environment = self.node.environment(&self.plan);
+        let lookup = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+        let config = tollhouse::config::load(&self.config(), &lookup).unwrap();
+        tollhouse::route::RouteTable::build(&config.routes).unwrap()
+    }
+
+    /// What `tollhouse explain` says of a request.
+    pub fn explain(&self, method: &str, url: &str) -> serde_json::Value {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollhouse"));
+        command.args(["explain", method, url, "--json", "--config"]).arg(self.config());
+        command.envs(self.node.environment(&self.plan));
+        let output = command.output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_error| panic!("{output:?}"))
+    }
+
     /// The running gateway.
     pub fn gateway(&mut self) -> &mut Gateway {
         self.gateway.as_mut().expect("the gateway was started")

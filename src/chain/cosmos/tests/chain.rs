@@ -82,7 +82,8 @@ async fn what_the_chain_would_refuse_is_refused_for_the_right_reason() {
         let reason = invalid(world.shop.verify(&good.payload()).await);
         assert_eq!(reason, Reason::CosmosInsufficientBalance, "enough for amount or fee, not for both");
         world.chain.fund(&payer, denom, 1).unwrap();
-        assert!(world.shop.verify(&good.payload()).await.is_ok());
+        let again = good.clone().with(|draft| draft.body.memo = "again".to_owned());
+        assert!(world.shop.verify(&again.payload()).await.is_ok());
     }
 }
 
@@ -206,5 +207,75 @@ fn addresses_that_are_no_endpoints_are_mistakes_that_keep_the_address_to_themsel
             CosmosScheme::connect(&config(&[url.to_owned()]), Arc::new(SystemClock), observer).err().unwrap();
         assert_eq!(mistakes.len(), 1);
         assert!(!format!("{mistakes:?}").contains("secret"), "{mistakes:?}");
+    }
+}
+
+#[tokio::test]
+async fn f6_a_payment_that_was_refused_a_moment_ago_is_refused_again_without_a_call() {
+    let world = World::new().await;
+    let stale = world.draft().with(|draft| draft.auth.signer_infos[0].sequence += 5).payload();
+    let stranger = Draft::new(33, 0, 0).payload();
+    for payload in [&stale, &stranger] {
+        let reason = invalid(world.shop.verify(payload).await);
+        let before = world.shop.calls.count();
+        for _ in 0..10 {
+            assert_eq!(invalid(world.shop.verify(payload).await), reason);
+        }
+        assert_eq!(world.shop.calls.count(), before);
+    }
+    assert!(world.shop.verify(&world.draft().payload()).await.is_ok(), "only that payment");
+}
+
+#[tokio::test]
+async fn b14_a_coin_that_refuses_three_payers_leaves_the_offers_and_no_other_does() {
+    let world = World::new().await;
+    let inner = &world.shop.scheme.0;
+    let coin = AssetId::new(COSMOS_DENOM).unwrap();
+    for payer in 1..=3 {
+        assert_eq!(world.shop.scheme.availability_of(&coin), Availability::Ready);
+        let payer = AccountId::new(address_of(payer)).unwrap();
+        inner.breaker.failed(&coin, payer, Reason::CosmosSimulationFailed, Instant::now());
+    }
+    assert!(matches!(world.shop.scheme.availability_of(&coin), Availability::Unavailable(_)));
+    assert!(matches!(world.shop.scheme.availability(), Availability::Unavailable(_)), "it has no other");
+    let refusal = world.shop.verify(&world.draft().payload()).await;
+    assert!(matches!(refusal, Err(VerifyError::Unavailable { .. })), "{refusal:?}");
+    inner.breaker.reopen(&coin);
+    let settling = world.settle(&world.draft().payload());
+    world.until("sent", |chain| chain.waiting() == 1).await;
+    world.blocks(1).await;
+    assert!(matches!(ended(settling).await, SettleOutcome::Paid(_)));
+    assert_eq!(world.shop.scheme.availability_of(&coin), Availability::Ready);
+}
+
+#[tokio::test]
+async fn b23_a_timeout_height_is_demanded_where_the_operator_says_so() {
+    let world = World::new().await;
+    let mut config = config(&[world.chain.grpc_url()]);
+    if let ChainConfig::Cosmos(cosmos) = &mut config.chain {
+        cosmos.requires_timeout_height = true;
+    }
+    let calls = Arc::new(Calls::default());
+    let scheme = CosmosScheme::connect(&config, Arc::new(SystemClock), Arc::clone(&calls) as Arc<dyn ChainObserver>);
+    let shop = Shop { scheme: scheme.unwrap(), calls };
+    assert_eq!(shop.check(&world.draft().payload(), &terms()).err(), Some(Reason::CosmosTimeoutHeight));
+    assert_eq!(shop.calls.count(), 0);
+    let height = world.chain.height() + 50;
+    let timed = world.draft().with(|draft| draft.body.timeout_height = height).payload();
+    assert!(shop.verify(&timed).await.is_ok());
+}
+
+#[tokio::test]
+async fn e11_a_local_clock_that_is_wrong_closes_a_cosmos_network_and_not_one_that_is_right() {
+    let chain = CosmosChain::start(CosmosParams::default()).await.unwrap();
+    let clock = crate::types::ManualClock::new(SystemClock.now());
+    let behind = UnixMillis(SystemClock.now().0 - 3_600_000);
+    for (now, is_ready) in [(clock.now(), true), (behind, false)] {
+        let clock = Arc::new(crate::types::ManualClock::new(now));
+        let scheme = CosmosScheme::connect(&config(&[chain.grpc_url()]), clock, Arc::new(Calls::default())).unwrap();
+        scheme.verify_chain().await.unwrap();
+        scheme.open(&[]);
+        assert_eq!(scheme.availability() == Availability::Ready, is_ready, "{:?}", scheme.availability());
+        assert_eq!(scheme.clock_skew_secs().unwrap() > 3000, !is_ready);
     }
 }

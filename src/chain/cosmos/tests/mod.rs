@@ -163,6 +163,7 @@ pub(super) fn config(urls: &[String]) -> NetworkConfig {
         chain: ChainConfig::Cosmos(CosmosConfig {
             grpc_urls: urls.iter().map(|url| Secret::new(url.clone())).collect(),
             bech32_prefix: "noble".to_owned(),
+            requires_timeout_height: false,
         }),
         pay_to: AccountId::new(pay_to()).unwrap(),
         pay_to_exclusive: false,
@@ -177,6 +178,8 @@ pub(super) fn config(urls: &[String]) -> NetworkConfig {
         }],
         wait_for: WaitFor::Confirmed,
         settle_timeout: Duration::from_secs(30),
+        settlements_max: 64,
+        queue_timeout: Duration::from_secs(1),
         location: Location::default(),
     }
 }

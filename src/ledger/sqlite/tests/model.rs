@@ -1,17 +1,32 @@
 //! Random histories against a reference that fits on a page.
 
-use PaymentState::{Delivering, Failed, Owed, Paid, Released, Reorged, Served, Signed};
+use std::collections::HashMap;
+
+use PaymentState::{Delivering, Failed, Forwarded, Owed, Paid, Released, Reorged, Served, Signed};
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::*;
+use crate::ledger::{ForwardOutcome, PaymentFilter};
 
 const MAX: u32 = 2;
+/// Attempts at the origin of a payment that is settled after its request.
+const ATTEMPTS_MAX: u32 = 3;
+/// Steps of one history: long enough for old rows to come into the way, short enough to read what a failure shrinks to.
+const STEPS: usize = 250;
+/// How many transitions a run takes unless `MODEL_TRANSITIONS` says otherwise.
+const TRANSITIONS: usize = 5_000;
+/// Whole books are compared each time that so many steps were taken; what a step touched, after each.
+const BOOKS_EVERY: usize = 25;
 const SETTLED: [PaymentState; 4] = [Paid, Delivering, Served, Owed];
 const REDELIVER_FOR_MS: i64 = 10_000;
 
 #[derive(Debug, Clone)]
 enum Step {
     Claim { id: u8, redeliverable: bool, signs: bool },
+    ClaimForwarded { id: u8, redeliverable: bool },
+    RecordSigned { row: usize, signs: bool },
+    Release { row: usize, uncount: bool },
     Attempt(usize),
     RecordPaid { row: usize, deliver: bool },
     RecordFailed(usize),
@@ -25,11 +40,16 @@ enum Step {
     Reopen,
 }
 
+/// Rows are counted from the newest.
 fn step() -> impl Strategy<Value = Step> {
-    let row = || 0..4_usize;
+    let row = || 0..5_usize;
     prop_oneof![
-        4 => (0..3_u8, any::<bool>(), proptest::bool::weighted(0.8))
+        4 => (0..60_u8, any::<bool>(), proptest::bool::weighted(0.8))
             .prop_map(|(id, redeliverable, signs)| Step::Claim { id, redeliverable, signs }),
+        3 => (0..60_u8, any::<bool>())
+            .prop_map(|(id, redeliverable)| Step::ClaimForwarded { id, redeliverable }),
+        3 => (row(), proptest::bool::weighted(0.8)).prop_map(|(row, signs)| Step::RecordSigned { row, signs }),
+        2 => (row(), proptest::bool::weighted(0.3)).prop_map(|(row, uncount)| Step::Release { row, uncount }),
         1 => row().prop_map(Step::Attempt),
         4 => (row(), any::<bool>()).prop_map(|(row, deliver)| Step::RecordPaid { row, deliver }),
         2 => row().prop_map(Step::RecordFailed),
@@ -42,6 +62,26 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (1..6_000_u64).prop_map(|ms| Step::Wait { ms }),
         1 => Just(Step::Reopen),
     ]
+}
+
+impl Step {
+    /// The row that it is about.
+    fn row(&self) -> Option<usize> {
+        match *self {
+            Self::Attempt(row)
+            | Self::RecordFailed(row)
+            | Self::RecordDelivering(row)
+            | Self::RecordServed(row)
+            | Self::Reorged(row)
+            | Self::SettledAgain(row)
+            | Self::RecordSigned { row, .. }
+            | Self::Release { row, .. }
+            | Self::RecordPaid { row, .. }
+            | Self::Undelivered { row, .. } => Some(row),
+            Self::Claim { .. } | Self::ClaimForwarded { .. } => Some(0),
+            Self::Recover { .. } | Self::Wait { .. } | Self::Reopen => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -86,11 +126,32 @@ impl Reference {
                 self.next_nonce += 1;
                 true
             }
+            Step::ClaimForwarded { id, redeliverable } => {
+                if self.is_live(id) {
+                    return true;
+                }
+                let released = self.rows.iter().filter(|row| row.id == id && row.state == Released);
+                let deliveries = released.map(|row| row.deliveries).max().unwrap_or(0) + 1;
+                if deliveries > ATTEMPTS_MAX {
+                    return false;
+                }
+                self.rows.push(Row { id, redeliverable, state: Forwarded, deliveries, paid_at: 0, attempts: 0 });
+                true
+            }
+            Step::RecordSigned { signs: false, .. } => false,
+            Step::RecordSigned { row, signs: true } => {
+                let signed = self.change(row, Forwarded, |row| (row.state, row.attempts) = (Signed, 1));
+                self.next_nonce += u64::from(signed);
+                signed
+            }
+            Step::Release { row, uncount } => self.change(row, Forwarded, |row| {
+                (row.state, row.deliveries) = (Released, row.deliveries - u32::from(uncount));
+            }),
             Step::RecordPaid { row, deliver } => {
-                let Some(found) = self.rows.get(row).cloned() else { return false };
+                let Some(found) = self.row(row).cloned() else { return false };
                 let may = matches!(found.state, Signed | Reorged) || (found.state == Failed && !self.is_live(found.id));
                 if may {
-                    let row = &mut self.rows[row];
+                    let Some(row) = self.row(row) else { return false };
                     row.state = if deliver { Delivering } else { Paid };
                     row.deliveries = row.deliveries.max(u32::from(deliver));
                     row.paid_at = now;
@@ -101,6 +162,8 @@ impl Reference {
                 for row in &mut self.rows {
                     if (row.state == Delivering && at_start) || row.state == Paid {
                         row.state = if row.presentable(now) { Paid } else { Owed };
+                    } else if row.state == Forwarded && at_start {
+                        row.state = Released;
                     }
                 }
                 true
@@ -137,24 +200,28 @@ impl Reference {
     }
 
     fn change_any(&mut self, row: usize, from: &[PaymentState], change: impl FnOnce(&mut Row)) -> bool {
-        let Some(row) = self.rows.get_mut(row).filter(|row| from.contains(&row.state)) else { return false };
+        let Some(row) = self.row(row).filter(|row| from.contains(&row.state)) else { return false };
         change(row);
         true
+    }
+
+    fn row(&mut self, from_newest: usize) -> Option<&mut Row> {
+        self.rows.iter_mut().rev().nth(from_newest)
     }
 }
 
 /// Does the step on the ledger; gives whether it succeeded.
 async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step) -> bool {
     let none = RecordId("pay_none".to_owned());
-    let named = |row: usize| records.get(row).unwrap_or(&none).clone();
+    let named = |row: usize| records.iter().rev().nth(row).unwrap_or(&none).clone();
+    let sign = |signs: bool| if signs { signing() } else { Box::new(|_| Err("no".to_owned())) };
     let ledger = rig.ledger.clone();
     let settled_after = UnixMillis(now - REDELIVER_FOR_MS);
     match *step {
         Step::Claim { id, redeliverable, signs } => {
             let mut new = payment(&format!("{id}"));
             (new.redeliverable, new.claimed_at) = (redeliverable, UnixMillis(now));
-            let sign: SignInClaim = if signs { signing() } else { Box::new(|_| Err("no".to_owned())) };
-            match ledger.claim(new, sign).await {
+            match ledger.claim(new, sign(signs)).await {
                 Ok(ClaimOutcome::Claimed(row)) => {
                     records.push(row.record);
                     true
@@ -163,6 +230,22 @@ async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step)
                 Err(_) => false,
             }
         }
+        Step::ClaimForwarded { id, redeliverable } => {
+            let mut new = payment(&format!("{id}"));
+            (new.redeliverable, new.claimed_at, new.signer) = (redeliverable, UnixMillis(now), None);
+            match ledger.claim_forwarded(new, ATTEMPTS_MAX).await {
+                Ok(ForwardOutcome::Claimed(row)) => {
+                    records.push(row.record);
+                    true
+                }
+                Ok(ForwardOutcome::Exists(_)) => true,
+                Err(_) => false,
+            }
+        }
+        Step::RecordSigned { row, signs } => {
+            ledger.record_signed(&named(row), Some(signer()), sign(signs)).await.is_ok()
+        }
+        Step::Release { row, uncount } => ledger.release(&named(row), uncount).await.is_ok(),
         Step::Attempt(row) => ledger.record_attempt(&named(row), attempt(Some(0))).await.is_ok(),
         Step::RecordPaid { row, deliver } => ledger.record_paid(&named(row), settlement(), deliver).await.is_ok(),
         Step::RecordFailed(row) => ledger.record_failed(&named(row), "why", None).await.is_ok(),
@@ -187,37 +270,52 @@ async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step)
     }
 }
 
-async fn run(steps: Vec<Step>) {
+fn seen_in(row: &PaymentRecord) -> Row {
+    Row {
+        id: row.claim.id.0.parse().unwrap(),
+        redeliverable: row.claim.redeliverable,
+        state: row.state,
+        deliveries: row.deliveries,
+        paid_at: row.paid_at.map_or(0, |paid_at| paid_at.0),
+        attempts: row.attempts.len(),
+    }
+}
+
+async fn run(steps: &[Step]) {
     let mut rig = Rig::new().await;
     let mut records = Vec::new();
     let mut reference = Reference { now: NOON.0, ..Reference::default() };
-    for step in &steps {
+    for (taken, step) in steps.iter().enumerate() {
         let now = reference.now;
         let expected = reference.take(step);
         assert_eq!(take(&mut rig, &mut records, now, step).await, expected, "{step:?}\n{reference:#?}");
-        for (record, expected) in records.iter().zip(&reference.rows) {
-            let row = rig.ledger.get(record).await.unwrap().unwrap();
-            let found = Row {
-                id: row.claim.id.0.parse().unwrap(),
-                redeliverable: row.claim.redeliverable,
-                state: row.state,
-                deliveries: row.deliveries,
-                paid_at: row.paid_at.map_or(0, |paid_at| paid_at.0),
-                attempts: row.attempts.len(),
-            };
-            assert_eq!(&found, expected, "after {step:?}");
+        assert_eq!(records.len(), reference.rows.len());
+        if let Some((record, expected)) = step.row().and_then(|row| records.iter().zip(&reference.rows).rev().nth(row))
+        {
+            let found = rig.ledger.get(record).await.unwrap().unwrap();
+            assert_eq!(&seen_in(&found), expected, "after {step:?}");
+        }
+        if taken % BOOKS_EVERY == 0 || matches!(step, Step::Recover { .. }) || taken + 1 == steps.len() {
+            let books = rig.ledger.list(&PaymentFilter::default()).await.unwrap();
+            let books: HashMap<_, _> = books.iter().map(|row| (&row.record, seen_in(row))).collect();
+            assert_eq!(books, records.iter().zip(reference.rows.iter().cloned()).collect(), "after {step:?}");
         }
     }
-    assert_eq!(records.len(), reference.rows.len());
     assert_eq!(rig.next_nonce().await, reference.next_nonce);
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_history_leaves_the_books_as_the_reference_says(steps in proptest::collection::vec(step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(steps));
-    }
+/// `MODEL_TRANSITIONS` says how many, and `tests/run.sh` and `tests/soak.sh` say more than a plain `cargo test` takes.
+#[test]
+fn any_history_leaves_the_books_as_the_reference_says() {
+    let transitions = std::env::var("MODEL_TRANSITIONS").map_or(TRANSITIONS, |number| number.parse().unwrap());
+    let cases = u32::try_from(transitions.div_ceil(STEPS)).unwrap();
+    let config =
+        ProptestConfig { cases, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    TestRunner::new(config)
+        .run(&proptest::collection::vec(step(), STEPS), |steps| {
+            runtime.block_on(run(&steps));
+            Ok(())
+        })
+        .unwrap();
 }

@@ -6,11 +6,19 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::watch::Head;
-use crate::types::UnixMillis;
+use crate::types::{Network, UnixMillis};
 
 /// How far the clocks may be apart.
 const SKEW_MAX: Duration = Duration::from_secs(30);
+
+/// A block as it was seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sighting {
+    pub number: u64,
+    /// The block's own clock, in Unix seconds.
+    pub timestamp: u64,
+    pub seen_at: Instant,
+}
 
 #[derive(Default)]
 struct State {
@@ -19,6 +27,8 @@ struct State {
     /// The newest block, and when it came.
     newest: Option<(u64, Instant)>,
     skew_secs: i64,
+    /// By how much the last head was ahead, too much or not.
+    ahead_secs: Option<i64>,
 }
 
 /// The difference between the local clock and a chain's, as last seen.
@@ -27,19 +37,42 @@ pub(super) struct Skew(Mutex<State>);
 
 impl Skew {
     /// By how many seconds the chain is ahead of the local clock, if that is too much; negative if it is behind.
-    pub(super) fn too_much(&self) -> Option<i64> {
+    fn too_much(&self) -> Option<i64> {
         let state = self.0.lock().ok()?;
         (state.skew_secs != 0).then_some(state.skew_secs)
     }
 
+    /// By how many seconds the newest block's clock was ahead of the local one when it was seen; negative if behind.
+    pub(super) fn secs(&self) -> Option<i64> {
+        self.0.lock().ok()?.ahead_secs
+    }
+
+    /// What is too much, as a reason not to offer the network.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let secs = self.too_much()?;
+        Some(format!("the chain's clock is {secs} s ahead of the local one: one of them is wrong"))
+    }
+
+    /// Takes note of a head and says so if that closes the network or opens it again.
+    pub(super) fn compare(&self, network: &Network, head: Sighting, block_interval: Duration, now: UnixMillis) {
+        match self.note(head, block_interval, now) {
+            Some(0) => tracing::info!(%network, "Local and chain time agree again."),
+            Some(ahead_secs) => {
+                tracing::warn!(%network, ahead_secs, "Chain and local time disagree; no payments are taken.");
+            }
+            None => {}
+        }
+    }
+
     /// Takes note of a head. Gives the skew if it just became too much, or none any more (zero).
-    pub(super) fn note(&self, head: Head, block_interval: Duration, now: UnixMillis) -> Option<i64> {
+    fn note(&self, head: Sighting, block_interval: Duration, now: UnixMillis) -> Option<i64> {
         let mut state = self.0.lock().ok()?;
         if state.read_at == Some(head.seen_at) {
             return None;
         }
         let seen_at_secs = now.as_secs().saturating_sub(head.seen_at.elapsed().as_secs());
         let ahead = i64::try_from(head.timestamp).ok()?.checked_sub(i64::try_from(seen_at_secs).ok()?)?;
+        state.ahead_secs = Some(ahead);
         let skew_max = i64::try_from(SKEW_MAX.as_secs()).ok()?;
         let before = state.skew_secs;
         state.skew_secs = match state.newest {
@@ -82,7 +115,7 @@ mod tests {
         /// A head that was seen after so many seconds by a local clock that is right, or off by `off` seconds.
         fn head(&self, number: u64, after_secs: u64, timestamp: u64, off: i64) -> Option<i64> {
             let seen_at = self.started + Duration::from_secs(after_secs);
-            let head = Head { number, timestamp, base_fee: None, seen_at };
+            let head = Sighting { number, timestamp, seen_at };
             let elapsed = seen_at.elapsed().as_secs();
             let now = UnixMillis::from_secs((NOW + after_secs + elapsed).checked_add_signed(off).unwrap());
             self.skew.note(head, INTERVAL, now)

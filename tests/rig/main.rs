@@ -1,0 +1,117 @@
+//! Proof by demolition: the real gateway under a crowd of payers, on chains whose nodes misbehave, killed again and again;
+//! then chain, books, origin and clients must tell one story (`oracle`).
+//!
+//! All choices come from one seed. The same seed gives the same kills, faults and habits of clients, in the same order for
+//! each of them; how they fall together is up to the clock. `tests/soak.sh` runs this for as long as one likes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says what it expects and stops there; clippy's own exemption ends at the bodies of tests"
+)]
+
+mod books;
+mod chains;
+mod chaos;
+mod client;
+#[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/harness/mod.rs"]
+mod harness;
+mod oracle;
+mod origin;
+mod plan;
+mod race;
+mod seed;
+mod soak;
+mod story;
+mod world;
+
+use std::path::Path;
+
+use crate::chains::{COSMOS, EVM, SOLANA};
+use crate::plan::Cycle;
+use crate::world::{Epoch, Outcome};
+
+/// What a run of the tests starts from; `RIG_SEED` gives another.
+const SEED: u64 = 20_261_121;
+
+fn seed() -> u64 {
+    std::env::var("RIG_SEED").map_or(SEED, |seed| seed.parse().expect("RIG_SEED is a number"))
+}
+
+async fn run(epoch: &Epoch, cycles: impl Iterator<Item = Cycle>) -> Outcome {
+    let directory = tempfile::tempdir().unwrap();
+    let outcome = world::run(epoch, cycles, directory.path(), Path::new(env!("CARGO_BIN_EXE_tollhouse")), |_| {}).await;
+    if !outcome.violations.is_empty() && epoch.bug.is_none() {
+        let kept = directory.keep();
+        eprintln!("what was written down is in {}", kept.display());
+    }
+    outcome
+}
+
+/// Kills on a chain, with more than a hundred payments in flight.
+async fn killed_on(chain: &'static str, cycles: u64) {
+    let seed = seed();
+    let epoch = Epoch { seed, chains: vec![chain], clients: 130, until: None, bug: None };
+    let outcome = run(&epoch, plan::cycles(seed, chain != COSMOS).take(usize::try_from(cycles).unwrap())).await;
+    println!("{outcome:#?}");
+    assert!(
+        outcome.violations.is_empty(),
+        "{:#?}\nthe same again: RIG_SEED={seed} cargo nextest run --features failpoints,dev-solana --test rig payments_on_{chain}",
+        outcome.violations,
+    );
+    assert_eq!(outcome.cycles, cycles);
+    // Some end as the first of their kind are only on their way.
+    assert!(outcome.crowded_kills * 10 >= cycles * 9, "only {} kills under 100 payments", outcome.crowded_kills);
+    assert!(outcome.moved > 100, "only {} payments moved money", outcome.moved);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_34_times_under_a_hundred_payments_on_evm_all_tell_one_story() {
+    killed_on(EVM, 34).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_15_times_under_a_hundred_payments_on_solana_all_tell_one_story() {
+    killed_on(SOLANA, 15).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_17_times_under_a_hundred_payments_on_cosmos_all_tell_one_story() {
+    killed_on(COSMOS, 17).await;
+}
+
+/// A gateway with this bug must be found out by one of these invariants.
+async fn caught(bug: &'static str, invariants: &[&str]) {
+    let epoch = Epoch { seed: seed(), chains: vec![EVM], clients: 30, until: None, bug: Some(bug) };
+    let outcome = run(&epoch, plan::bad_days().take(6)).await;
+    let is_caught = outcome.violations.iter().any(|found| invariants.iter().any(|name| found.starts_with(name)));
+    assert!(is_caught, "{bug} was not caught: {outcome:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_sends_before_it_writes_is_caught() {
+    caught("bug_skip_w1", &["I5"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_credits_a_payment_twice_is_caught() {
+    caught("bug_credit_twice", &["I2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_offers_terms_too_early_is_caught() {
+    caught("bug_terms_too_early", &["I7"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_loses_the_record_of_a_settlement_is_caught() {
+    caught("bug_lose_w2", &["I1"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_delivers_to_another_request_is_caught() {
+    caught("bug_other_request", &["I2"]).await;
+}

@@ -1,0 +1,79 @@
+//! What a seed makes of each cycle: where the gateway is killed, and how bad its world is meanwhile.
+
+use crate::seed::Rng;
+
+/// Where a gateway is killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kill {
+    /// At a point of its code, once it was passed so often; if it isn't within this time, then.
+    At { point: &'static str, passes: u64, within_millis: u64 },
+    /// So long after it got up.
+    After { millis: u64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cycle {
+    pub kill: Kill,
+    /// Of thousand requests to a node, how many meet a fault.
+    pub chaos_per_mille: u64,
+    /// Of thousand requests to the origin, how many it fails.
+    pub origin_per_mille: u64,
+}
+
+/// The points between write points (threats §2.3), and how often each may be passed before it kills.
+const POINTS: [(&str, u64); 14] = [
+    ("pre_m0", 60),
+    ("post_m0", 60),
+    ("post_verify", 40),
+    ("post_w1_pre_send", 30),
+    ("mid_send", 12),
+    ("post_send", 12),
+    ("post_confirm_pre_w2", 30),
+    ("post_w2", 30),
+    ("pre_w3", 30),
+    ("before_commit", 20),
+    ("after_commit", 20),
+    ("mid_recovery", 40),
+    ("post_claim_pre_forward", 8),
+    ("post_answer_pre_w1", 8),
+];
+
+/// The points of payments that are settled after their requests: on Cosmos there are none.
+const POINTS_AFTER: [&str; 2] = ["post_claim_pre_forward", "post_answer_pre_w1"];
+
+/// The cycles of a seed: each point once in every round of them, in an order of the seed's, and a kill by the clock after
+/// every second.
+pub fn cycles(seed: u64, settles_after: bool) -> impl Iterator<Item = Cycle> {
+    let mut rng = Rng::of(seed, "cycles");
+    let mut bag: Vec<(&'static str, u64)> = Vec::new();
+    (0_u64..).map(move |number| {
+        let kill = if number % 3 == 2 {
+            Kill::After { millis: 300 + rng.below(2700) }
+        } else {
+            if bag.is_empty() {
+                bag = POINTS.to_vec();
+                bag.retain(|(point, _)| settles_after || !POINTS_AFTER.contains(point));
+            }
+            let at = usize::try_from(rng.below(u64::try_from(bag.len()).unwrap())).unwrap();
+            let (point, passes_max) = bag.swap_remove(at);
+            Kill::At { point, passes: rng.below(passes_max), within_millis: 2500 + rng.below(1500) }
+        };
+        let (chaos_per_mille, origin_per_mille) = (*rng.pick(&[0, 20, 60, 150]), *rng.pick(&[0, 30, 100]));
+        Cycle { kill, chaos_per_mille, origin_per_mille }
+    })
+}
+
+/// Cycles in which much fails but the gateway's process: what a bug needs to show.
+pub fn bad_days() -> impl Iterator<Item = Cycle> {
+    std::iter::repeat(Cycle { kill: Kill::After { millis: 3000 }, chaos_per_mille: 300, origin_per_mille: 400 })
+}
+
+#[test]
+fn a_seed_gives_the_same_cycles_again() {
+    let take = |seed| cycles(seed, true).take(100).collect::<Vec<_>>();
+    assert_eq!(take(7), take(7));
+    assert_ne!(take(7), take(8));
+    for (point, _) in POINTS {
+        assert!(take(7).iter().any(|cycle| matches!(cycle.kill, Kill::At { point: known, .. } if known == point)));
+    }
+}
