@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, then runs all of them: format, lints, documentation, unit and integration tests, contract
-# artifacts, and the end-to-end tests with real clients on a real node. Wants Rust, a C compiler and cmake; on Debian it
-# installs the rest where it is missing. Each stage prints the minutes it took; the first failure ends the run.
+# artifacts, the end-to-end tests with real clients on a real node, and the pages in Chromium. Wants Rust, a C compiler and
+# cmake; on Debian it installs the rest where it is missing. Each stage prints the minutes it took; the first failure ends
+# the run.
 #
 #   tests/run.sh
 set -euo pipefail
@@ -85,6 +86,7 @@ install_packages() {
 # The Debian packages of whatever isn't here, one a line.
 missing_packages() {
   command -v cc >/dev/null || echo gcc libc6-dev
+  command -v chromium >/dev/null || echo chromium fonts-dejavu-core
   command -v cmake >/dev/null || echo cmake
   command -v make >/dev/null || echo make
   PATH="$PATH:/usr/sbin" command -v haproxy >/dev/null || echo haproxy
@@ -138,6 +140,7 @@ venv_install() {
 
 install_clients() {
   # Each in a folder of its own: they don't agree on the versions of what they share.
+  npm_install tests/browser
   npm_install tests/e2e/node
   npm_install tests/e2e/node-cosmjs
   npm_install tests/e2e/node-x402-axios
@@ -145,6 +148,7 @@ install_clients() {
   npm_install tests/e2e/node-x402-fetch
   venv_install .venv-2 requirements-x402-2.txt
   venv_install .venv-1 requirements-x402-1.txt
+  venv_install .venv-schemathesis requirements-schemathesis.txt
   cargo fetch --quiet --locked --manifest-path "$CARGO_CLIENT/Cargo.toml"
 }
 
@@ -262,6 +266,11 @@ end
 begin "end-to-end tests"
 # The binary that the tests above built; its last line is 'N passed, N failed'.
 python3 tests/e2e/run.py
+end
+
+begin "pages in a browser"
+# Pictures of every state are left in target/browser.
+node tests/browser/run.mjs
 end
 
 echo

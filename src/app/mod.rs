@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::admin::{AdminParts, Reload};
+use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain, WatchedSigner};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
@@ -209,6 +209,7 @@ impl Blueprint {
             Arc::clone(&self.metrics),
             runtime.clone(),
         );
+        let in_force = Arc::new(InForce::new(Arc::clone(&self.config)));
         let clearing = Arc::new(Clearing::new(Arc::clone(&gate), payables));
         let reloader = Arc::new(Reloader {
             file: self.config.file.clone(),
@@ -219,17 +220,20 @@ impl Blueprint {
             current: Arc::clone(&current),
             has_priced_routes: Arc::clone(&has_priced_routes),
             clearing: Arc::clone(&clearing),
+            in_force: Arc::clone(&in_force),
         });
         gate.recover_deliveries().await?;
         runtime.spawn(Arc::clone(&gate).look_after());
         runtime.spawn(gauges::keep(self.chains.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics)));
         let admin = AdminParts {
             config: self.config.admin.clone(),
-            schemes: self.chains.iter().map(|chain| Arc::clone(chain) as Arc<dyn Scheme>).collect(),
+            in_force,
+            chains: self.chains.iter().map(watched).collect(),
             has_priced_routes,
             reloader: Some(Arc::clone(&reloader) as Arc<dyn Reload>),
             ledger: ledger.clone(),
             metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(&self.clock),
         };
         let facilitator = self.config.facilitator.clone().map(|config| FacilitatorParts {
             config,
@@ -419,6 +423,22 @@ fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Pay
         }
     }
     payables
+}
+
+/// A chain as the operator's listener shows it.
+fn watched(chain: &Arc<dyn Chain>) -> WatchedChain {
+    let of_chain = Arc::clone(chain);
+    let status = move || ChainStatus {
+        head: of_chain.head().map(|head| (head.number, head.age)),
+        clock_skew_secs: of_chain.clock_skew_secs(),
+        native_decimals: of_chain.native_decimals(),
+        signers: of_chain
+            .signer_balances()
+            .into_iter()
+            .map(|signer| WatchedSigner { signer: signer.signer, balance: signer.balance, lasts: signer.lasts })
+            .collect(),
+    };
+    WatchedChain { scheme: Arc::clone(chain) as Arc<dyn Scheme>, status: Arc::new(status) }
 }
 
 /// The gas payers of each chain family.

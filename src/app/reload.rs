@@ -14,7 +14,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::Mutex;
 
 use super::{Blueprint, StartError, count_on, open_payments, payables, price};
-use crate::admin::Reload;
+use crate::admin::{InForce, Reload};
 use crate::config::{Config, changed_networks, restart_only};
 use crate::ledger::Ledger;
 use crate::payment::{Clearing, Market};
@@ -39,6 +39,8 @@ pub struct Reloader {
     pub(super) has_priced_routes: Arc<AtomicBool>,
     /// The facilitator's: it settles to whom the configuration in force names.
     pub(super) clearing: Arc<Clearing>,
+    /// What operators are shown.
+    pub(super) in_force: Arc<InForce>,
 }
 
 #[async_trait]
@@ -76,6 +78,7 @@ impl Reloader {
         self.current.set(snapshot);
         self.clearing.replace(payables(&config, &self.markets));
         self.has_priced_routes.store(has_priced_routes, Ordering::Relaxed);
+        self.in_force.set(Arc::clone(&config));
         *in_force = config;
         Ok(())
     }

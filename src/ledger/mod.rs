@@ -7,6 +7,7 @@ mod model;
 #[allow(clippy::duplicate_mod, reason = "the steps in `books` are compiled for each store's driver")]
 mod postgres;
 mod reader;
+mod report;
 mod schema;
 mod sqlite;
 mod sums;
@@ -19,6 +20,7 @@ pub use model::{
 pub use reader::BooksReader;
 
 pub use postgres::{PostgresLedger, PostgresReader, resolve_in_postgres};
+pub use report::{DAY_MILLIS, Earning, PageFilter};
 pub use sqlite::{Observer, SqliteLedger, SqliteReader, resolve_in_sqlite};
 pub use sums::{Sum, SumBy, SumEntry, Sums};
 
@@ -349,6 +351,18 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// As for every read.
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// A page of payments, newest first.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// What each route earned in each asset on each day, from payments recorded as paid at `since` or later.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn earnings(&self, since: UnixMillis) -> Result<Vec<Earning>, LedgerError>;
 
     /// How many payments stand in each state, and their amount per (network, asset). Owed ones that an operator resolved are
     /// left out.

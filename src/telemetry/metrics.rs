@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector as _;
+use prometheus::proto::Metric;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     exponential_buckets,
@@ -26,6 +28,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, in the order in which a payment comes to them.
+    const ALL: [Self; 6] = [Self::Verify, Self::Simulate, Self::Claim, Self::Settle, Self::Record, Self::Deliver];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Verify => "verify",
@@ -35,6 +40,34 @@ impl Stage {
             Self::Record => "record",
             Self::Deliver => "deliver",
         }
+    }
+}
+
+/// How long a stage took, as a histogram.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageLatency {
+    /// The stage's word in metrics.
+    pub stage: &'static str,
+    /// How often it was measured.
+    pub count: u64,
+    /// All of it together, in seconds.
+    pub seconds_total: f64,
+    /// Upper bounds in seconds, rising, and how many took no longer.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+impl StageLatency {
+    fn of(metric: &Metric) -> Option<Self> {
+        let label = metric.get_label().iter().find(|label| label.name() == "stage")?;
+        let stage = Stage::ALL.iter().find(|stage| stage.as_str() == label.value())?;
+        let histogram = metric.get_histogram();
+        let bounds = histogram.get_bucket().iter();
+        Some(Self {
+            stage: stage.as_str(),
+            count: histogram.get_sample_count(),
+            seconds_total: histogram.get_sample_sum(),
+            buckets: bounds.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
+        })
     }
 }
 
@@ -198,6 +231,16 @@ impl Metrics {
     /// A ledger invariant broke.
     pub fn invariant_violated(&self, invariant: &str) {
         self.invariant_violations.with_label_values(&[invariant]).inc();
+    }
+
+    /// How long each stage took so far; stages that no payment came to are left out.
+    #[must_use]
+    pub fn stage_latencies(&self) -> Vec<StageLatency> {
+        let families = self.stage_seconds.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let mut latencies: Vec<StageLatency> = metrics.filter_map(StageLatency::of).collect();
+        latencies.sort_by_key(|latency| Stage::ALL.iter().position(|stage| stage.as_str() == latency.stage));
+        latencies
     }
 
     /// Everything in the Prometheus text format.

@@ -40,6 +40,7 @@ mod races;
 mod reload;
 mod reorgs;
 mod requests;
+mod secrets;
 mod solana;
 mod tokens;
 mod upstreams;

@@ -40,7 +40,7 @@ use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
 use super::skew::Skew;
 use super::tenure::{self, Tenure};
-use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
@@ -305,6 +305,11 @@ impl Chain for CosmosScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        let age = self.0.lag()?;
+        self.0.heads.last().map(|head| ChainHead { number: head.height, age })
     }
 
     fn native_decimals(&self) -> u8 {

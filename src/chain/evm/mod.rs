@@ -45,7 +45,7 @@ use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Worth, lasts};
 use super::tenure::{self, Tenure};
-use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -374,6 +374,10 @@ impl Chain for EvmScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        self.0.watch.head().map(|head| ChainHead { number: head.number, age: head.seen_at.elapsed() })
     }
 
     fn native_decimals(&self) -> u8 {

@@ -9,8 +9,8 @@ use sqlx::Row;
 
 use super::{Driver, StoredRow};
 use crate::ledger::{
-    Attempt, Digest, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState, RecordId,
-    Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
+    Attempt, Digest, Earning, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState,
+    RecordId, Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -174,6 +174,14 @@ impl<'row> Stored<'row> {
         })
     }
 
+    /// An amount that occurs several times: how often, and all of it.
+    fn repeated_amount(&self) -> Result<(u64, AtomicAmount), LedgerError> {
+        let amount: AtomicAmount = self.parse("amount")?;
+        let count: u64 = self.integer("payment_count")?;
+        let all = amount.value().checked_mul(AtomicAmount::from(count).value());
+        Ok((count, all.ok_or_else(|| self.corrupt("amount", "the sum overflows"))?.into()))
+    }
+
     fn attempt(&self) -> Result<Option<Attempt>, LedgerError> {
         let Some(number) = self.integer_if_any("attempt_number")? else { return Ok(None) };
         let raw = hex::decode(self.get("attempt_raw")?).ok_or_else(|| self.corrupt("raw", "not lower-case hex"))?;
@@ -209,15 +217,18 @@ pub(super) fn payments(rows: &[StoredRow]) -> Result<Vec<PaymentRecord>, LedgerE
 /// One line of the summary query: `state`, `network`, `asset`, `amount`, and how often that amount occurs.
 pub(super) fn subtotal(row: &StoredRow) -> Result<Total, LedgerError> {
     let stored = Stored { row, record: "summary".to_owned() };
-    let amount: AtomicAmount = stored.parse("amount")?;
-    let count: u64 = stored.integer("payment_count")?;
-    let amount = amount
-        .value()
-        .checked_mul(AtomicAmount::from(count).value())
-        .ok_or_else(|| stored.corrupt("amount", "the sum overflows"))?;
+    let (count, amount) = stored.repeated_amount()?;
     let state: PaymentState = stored.parse("state")?;
     let network: Network = stored.parse("network")?;
-    Ok(Total { state, network, asset: stored.asset("asset")?, count, amount: amount.into() })
+    Ok(Total { state, network, asset: stored.asset("asset")?, count, amount })
+}
+
+/// One line of the earnings query: `paid_day`, `network`, `asset`, `route`, `amount`, and how often that amount occurs.
+pub(super) fn earning(row: &StoredRow) -> Result<Earning, LedgerError> {
+    let stored = Stored { row, record: "earnings".to_owned() };
+    let (count, amount) = stored.repeated_amount()?;
+    let (day, network) = (stored.get("paid_day")?, stored.parse("network")?);
+    Ok(Earning { day, network, asset: stored.asset("asset")?, route: stored.get("route")?, count, amount })
 }
 
 /// A row of what sums are made of.

@@ -16,6 +16,8 @@ mod leases;
 mod noting;
 #[path = "../books/reader.rs"]
 mod reader;
+#[path = "../books/report.rs"]
+mod report;
 mod resolve;
 #[path = "../books/rows.rs"]
 mod rows;
@@ -51,8 +53,9 @@ use self::upkeep::{PruneSome, ROWS_MAX, RecoverSome, Withhold};
 use self::values::{Probe, ValueOrInsert};
 use self::writer::{Operation, Writer};
 use super::{
-    AccountNonce, ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment, Observer,
-    PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Tenure, Total,
+    AccountNonce, ClaimOutcome, DeliveryBegun, Earning, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
+    Observer, PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim,
+    Tenure, Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
 
@@ -351,6 +354,15 @@ impl Ledger for PostgresLedger {
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
         let filter = filter.clone();
         self.read(|reader| async move { reader.list(&filter).await }).await
+    }
+
+    async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
+        let filter = filter.clone();
+        self.read(|reader| async move { reader.page(&filter).await }).await
+    }
+
+    async fn earnings(&self, since: UnixMillis) -> Result<Vec<Earning>, LedgerError> {
+        self.read(move |reader| async move { reader.earnings(since).await }).await
     }
 
     async fn totals(&self) -> Result<Vec<Total>, LedgerError> {

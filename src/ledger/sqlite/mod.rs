@@ -15,6 +15,8 @@ mod noting;
 #[path = "../books/reader.rs"]
 mod reader;
 mod recover;
+#[path = "../books/report.rs"]
+mod report;
 mod resolve;
 #[path = "../books/rows.rs"]
 mod rows;
@@ -48,8 +50,8 @@ use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, PruneSome, Withhold};
 use self::values::{Probe, ValueOrInsert};
 use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
 use super::{
-    AccountNonce, ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
-    PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
+    AccountNonce, ClaimOutcome, DeliveryBegun, Earning, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
+    PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
 
@@ -325,6 +327,14 @@ impl Ledger for SqliteLedger {
 
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
         self.reader()?.list(filter).await
+    }
+
+    async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.page(filter).await
+    }
+
+    async fn earnings(&self, since: UnixMillis) -> Result<Vec<Earning>, LedgerError> {
+        self.reader()?.earnings(since).await
     }
 
     async fn totals(&self) -> Result<Vec<Total>, LedgerError> {

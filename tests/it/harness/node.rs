@@ -194,9 +194,9 @@ impl Chain for Node {
             Some(_) => "[{ env = \"BASE_SEPOLIA_SIGNER\" }, { env = \"SECOND_SIGNER\" }]",
         };
         format!(
-            "[networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}\"\n\
+            "[networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}{}\"\n\
              signer = {signer}\npay_to = \"{PAY_TO}\"\n{}",
-            plan.network
+            plan.rpc_path, plan.network
         )
     }
 

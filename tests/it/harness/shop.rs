@@ -34,6 +34,10 @@ pub struct Plan {
     pub network: String,
     /// More lines of `[server]`.
     pub server: String,
+    /// More lines of `[admin]`.
+    pub admin: String,
+    /// What the node's URL ends with, as where access tokens stand (EVM).
+    pub rpc_path: &'static str,
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
@@ -63,6 +67,8 @@ impl Default for Plan {
         Self {
             network: String::new(),
             server: String::new(),
+            admin: String::new(),
+            rpc_path: "",
             upstream: String::new(),
             routes: routes.to_owned(),
             is_facilitator: false,
@@ -200,7 +206,7 @@ impl<N: Chain> Shop<N> {
     }
 
     fn write_config(&self) {
-        let Plan { server, upstream, routes, log, .. } = &self.plan;
+        let Plan { server, admin, upstream, routes, log, .. } = &self.plan;
         let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };
         let facilitator = match self.plan.is_facilitator {
             true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
@@ -212,7 +218,7 @@ impl<N: Chain> Shop<N> {
         };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
-             [admin]\nlisten = \"127.0.0.1:{}\"\n\
+             [admin]\nlisten = \"127.0.0.1:{}\"\n{admin}\n\
              {facilitator}{ledger}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
