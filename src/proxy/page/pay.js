@@ -28,14 +28,15 @@
 
   // ---- what went wrong, in plain words ----
   class Told extends Error {}
+  const SPENT = /already|duplicate/;
   const REASONS = [
+    [SPENT, "This payment was used before."],
     [/insufficient_funds|insufficient_balance/, "The account doesn't hold enough of this token."],
     [/expired|valid_before|blockhash_not_found|block_height/, "The signed payment has expired."],
     [/valid_after/, "The signed payment isn't valid yet: this device's clock may be wrong."],
     [/signature/, "The signature isn't the account's."],
     [/simulation_failed|transaction_failed/, "The network refused the payment."],
     [/recipient_token_account|payload_recipient/, "The payment names another receiver."],
-    [/already_used|nonce|duplicate/, "This payment was used already."],
   ];
   const inWords = (reason) => {
     const found = REASONS.find(([pattern]) => pattern.test(reason));
@@ -401,7 +402,8 @@
       // No terms are ever shown to a payment that may still move money.
       store(null);
       status("");
-      problem(inWords(reason || refusedFor(answer)) + " You were not charged for it.");
+      const why = reason || refusedFor(answer);
+      problem(inWords(why) + (SPENT.test(why) ? " It may have been charged then, and is not charged again." : " You were not charged for it."));
       return "over";
     }
     if (answer.status < 400) {
