@@ -13,11 +13,12 @@ use tokio::sync::oneshot;
 
 use super::decision::Decision;
 use super::flight::Flight;
-use super::gate::{Gate, deliver, failed, pending, refused_unsettled};
+use super::gate::Gate;
 use super::queue::Seated;
 use super::receipt::Sale;
 use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::Handover;
+use super::verdict::{deliver, failed, pending, refused_unsettled};
 use super::verify::VerifiedPayment;
 use crate::ledger::{LedgerError, PaymentRecord, RecordId, Tenure};
 

@@ -20,6 +20,7 @@ mod spoilers;
 mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
+mod verdict;
 mod verify;
 
 pub use clearing::{Clearing, Outcome, Payable, Verdict};
