@@ -84,6 +84,7 @@ install_packages() {
 
 # The Debian packages of whatever isn't here, one a line.
 missing_packages() {
+  command -v caddy >/dev/null || echo caddy
   command -v cc >/dev/null || echo gcc libc6-dev
   command -v cmake >/dev/null || echo cmake
   command -v make >/dev/null || echo make

@@ -39,6 +39,8 @@ pub struct Plan {
     pub routes: String,
     /// Whether the facilitator API listens.
     pub is_facilitator: bool,
+    /// More lines of `[forward_auth]`, if that listens.
+    pub forward_auth: Option<&'static str>,
     /// The gas payer's key (EVM).
     pub signer: &'static str,
     /// The key of a second gas payer, if there is one (EVM).
@@ -64,6 +66,7 @@ impl Default for Plan {
             upstream: String::new(),
             routes: routes.to_owned(),
             is_facilitator: false,
+            forward_auth: None,
             signer: SIGNER,
             second_signer: None,
             log: "info,tollhouse=debug",
@@ -85,6 +88,7 @@ pub struct Shop<N: Chain = Node> {
     pub port: u16,
     pub admin_port: u16,
     pub facilitator_port: u16,
+    pub forward_auth_port: u16,
     directory: TempDir,
 }
 
@@ -133,7 +137,19 @@ impl<N: Chain> Shop<N> {
         let rpc = Chaos::start(node.port()).await;
         let origin = Origin::start().await;
         let directory = tempfile::tempdir().unwrap();
-        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
+        Self {
+            plan,
+            gateway: None,
+            node,
+            rpc,
+            origin,
+            payer,
+            port: 0,
+            admin_port: 0,
+            facilitator_port: 0,
+            forward_auth_port: 0,
+            directory,
+        }
     }
 
     /// The routes that the gateway runs with.
@@ -192,10 +208,15 @@ impl<N: Chain> Shop<N> {
             true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
             false => String::new(),
         };
+        let forward_auth = match self.plan.forward_auth {
+            Some(lines) => format!("[forward_auth]\nlisten = \"127.0.0.1:{}\"\n{lines}\n", self.forward_auth_port),
+            None => String::new(),
+        };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n\
              {facilitator}\
+             {forward_auth}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              {}\n\
@@ -210,7 +231,8 @@ impl<N: Chain> Shop<N> {
 
     /// Runs the gateway with a configuration of the plan, whatever comes of it.
     pub fn launch(&mut self) -> Gateway {
-        (self.port, self.admin_port, self.facilitator_port) = (free_port(), free_port(), free_port());
+        (self.port, self.admin_port) = (free_port(), free_port());
+        (self.facilitator_port, self.forward_auth_port) = (free_port(), free_port());
         self.write_config();
         let mut environment = self.node.environment(&self.plan);
         if !self.plan.failpoints.is_empty() {
