@@ -112,7 +112,7 @@ impl Drop for Front {
 
 /// The configuration as it is documented, with this test's ports and name.
 fn documented(language: &str, shop: &Shop, port: u16) -> String {
-    let page = include_str!("../../docs/forward-auth.md");
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/forward-auth.md")).unwrap();
     let (_, rest) = page.split_once(&format!("```{language}\n")).unwrap();
     let (block, _) = rest.split_once("```").unwrap();
     let mut block = block.replace("shop.example", "shop.test");
