@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tollhouse::ledger::{PaymentFilter, PaymentRecord, PaymentState, SqliteReader};
+use tollhouse::ledger::{BooksReader, PaymentFilter, PaymentRecord, PaymentState, PostgresReader, SqliteReader};
 
 use super::chain::Chain;
 use super::chaos::{Chaos, Fault};
@@ -34,6 +34,10 @@ pub struct Plan {
     pub network: String,
     /// More lines of `[server]`.
     pub server: String,
+    /// More lines of `[admin]`.
+    pub admin: String,
+    /// What the node's URL ends with, as where access tokens stand (EVM).
+    pub rpc_path: &'static str,
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
@@ -55,6 +59,8 @@ pub struct Plan {
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
     pub limit: Option<&'static str>,
+    /// The URL of the PostgreSQL that holds the books, if they aren't in a file.
+    pub ledger: Option<String>,
 }
 
 impl Default for Plan {
@@ -63,6 +69,8 @@ impl Default for Plan {
         Self {
             network: String::new(),
             server: String::new(),
+            admin: String::new(),
+            rpc_path: "",
             upstream: String::new(),
             routes: routes.to_owned(),
             is_facilitator: false,
@@ -74,6 +82,7 @@ impl Default for Plan {
             settles_after: false,
             failpoints: String::new(),
             limit: None,
+            ledger: None,
         }
     }
 }
@@ -83,7 +92,7 @@ pub struct Shop<N: Chain = Node> {
     gateway: Option<Gateway>,
     pub node: Arc<N>,
     pub rpc: Chaos,
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     pub payer: N::Payer,
     pub port: u16,
     pub admin_port: u16,
@@ -135,7 +144,17 @@ impl<N: Chain> Shop<N> {
     async fn on(node: Arc<N>, plan: Plan) -> Self {
         let payer = node.fund_payer(FUNDS).await;
         let rpc = Chaos::start(node.port()).await;
-        let origin = Origin::start().await;
+        Self::with(node, Arc::new(Origin::start().await), payer, rpc, plan)
+    }
+
+    /// Another gateway of the same shop, not started yet: same chain, same origin, its own way to the node.
+    pub async fn beside(&self, plan: Plan) -> Self {
+        let payer = self.node.fund_payer(FUNDS).await;
+        let rpc = Chaos::start(self.node.port()).await;
+        Self::with(Arc::clone(&self.node), Arc::clone(&self.origin), payer, rpc, plan)
+    }
+
+    fn with(node: Arc<N>, origin: Arc<Origin>, payer: N::Payer, rpc: Chaos, plan: Plan) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
             plan,
@@ -179,6 +198,7 @@ impl<N: Chain> Shop<N> {
         self.gateway.as_ref().is_some_and(Gateway::is_alive)
     }
 
+    /// The gateway's configuration file.
     pub fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
@@ -202,7 +222,7 @@ impl<N: Chain> Shop<N> {
     }
 
     fn write_config(&self) {
-        let Plan { server, upstream, routes, log, .. } = &self.plan;
+        let Plan { server, admin, upstream, routes, log, .. } = &self.plan;
         let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };
         let facilitator = match self.plan.is_facilitator {
             true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
@@ -212,11 +232,14 @@ impl<N: Chain> Shop<N> {
             Some(lines) => format!("[forward_auth]\nlisten = \"127.0.0.1:{}\"\n{lines}\n", self.forward_auth_port),
             None => String::new(),
         };
+        let ledger = match self.plan.ledger {
+            Some(_) => "[ledger]\nurl = { env = \"LEDGER_URL\" }\n",
+            None => "",
+        };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
-             [admin]\nlisten = \"127.0.0.1:{}\"\n\
-             {facilitator}\
-             {forward_auth}\
+             [admin]\nlisten = \"127.0.0.1:{}\"\n{admin}\n\
+             {facilitator}{forward_auth}{ledger}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              {}\n\
@@ -235,6 +258,9 @@ impl<N: Chain> Shop<N> {
         (self.facilitator_port, self.forward_auth_port) = (free_port(), free_port());
         self.write_config();
         let mut environment = self.node.environment(&self.plan);
+        if let Some(url) = &self.plan.ledger {
+            environment.push(("LEDGER_URL", url.clone()));
+        }
         if !self.plan.failpoints.is_empty() {
             environment.push(("FAILPOINTS", self.plan.failpoints.clone()));
         }
@@ -330,7 +356,10 @@ impl<N: Chain> Shop<N> {
 
     /// All rows of the books, newest first.
     pub async fn rows(&self) -> Vec<PaymentRecord> {
-        let reader = SqliteReader::open(&self.ledger_file()).await.unwrap();
+        let reader = match &self.plan.ledger {
+            Some(url) => BooksReader::Postgres(PostgresReader::open(url).await.unwrap()),
+            None => BooksReader::Sqlite(SqliteReader::open(&self.ledger_file()).await.unwrap()),
+        };
         let rows = reader.list(&PaymentFilter::default()).await.unwrap();
         reader.close().await;
         rows
@@ -450,6 +479,7 @@ impl<N: Chain> Shop<N> {
         for (_, secret) in self.node.environment(&self.plan) {
             assert!(secret.is_empty() || !log.contains(&secret.to_lowercase()), "I8: the key is in the log");
         }
+        assert!(!log.contains(super::PASSWORD), "I8: the database's password is in the log");
         for row in rows {
             let payload: serde_json::Value = serde_json::from_str(&row.claim.payload).unwrap();
             let secret = N::payment_secret(&payload).to_lowercase();
