@@ -312,7 +312,7 @@ async fn a_front_without_a_gateway_serves_nothing() {
 
 #[tokio::test]
 async fn nobody_moves_money_for_an_origin_that_is_down() {
-    let mut shop = Shop::open_with(plan("dialect = \"nginx\"")).await;
+    let shop = Shop::open_with(plan("dialect = \"nginx\"")).await;
     let front = Front::nginx(&shop).await;
     let payment = shop.payment().await;
     shop.origin.down().await;
