@@ -85,6 +85,7 @@ install_packages() {
 
 # The Debian packages of whatever isn't here, one a line.
 missing_packages() {
+  command -v caddy >/dev/null || echo caddy
   command -v cc >/dev/null || echo gcc libc6-dev
   command -v chromium >/dev/null || echo chromium fonts-dejavu-core
   command -v cmake >/dev/null || echo cmake

@@ -16,6 +16,7 @@ pub fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
     let rest = [
         ("facilitator.listen", listen(facilitator) == listen(its)),
         ("facilitator.token", token(facilitator) == token(its)),
+        ("forward_auth", old.forward_auth == new.forward_auth),
         ("admin.listen", old.admin.listen == new.admin.listen),
         ("admin.token", old.admin.token == new.admin.token),
         ("ledger.url", old.ledger.url == new.ledger.url),

@@ -23,6 +23,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The facilitator API's listener, if there is one.
     pub facilitator: Option<FacilitatorConfig>,
+    /// The forward-auth listener, if there is one.
+    pub forward_auth: Option<ForwardAuthConfig>,
     /// Where payments are remembered.
     pub ledger: LedgerConfig,
     /// Logging.
@@ -150,6 +152,32 @@ pub struct FacilitatorConfig {
     pub listen: SocketAddr,
     /// The bearer token; required unless `listen` is loopback.
     pub token: Option<Secret>,
+}
+
+/// `[forward_auth]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardAuthConfig {
+    /// Where the front asks.
+    pub listen: SocketAddr,
+    /// How it asks.
+    pub dialect: FrontDialect,
+    /// The front's addresses; never empty.
+    pub fronts: Vec<AddressRange>,
+    /// What the front shows besides.
+    pub token: Option<Secret>,
+}
+
+/// How a front says what it asks about, and which answers it understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrontDialect {
+    /// `auth_request`: `X-Original-Method`, `-URI` and `-Host`, which its configuration sets.
+    Nginx,
+    /// `forwardAuth`: `X-Forwarded-Method`, `-Uri` and `-Host`.
+    Traefik,
+    /// `forward_auth`: the same headers.
+    Caddy,
+    /// `ext_authz` over HTTP: the request itself, without its body.
+    Envoy,
 }
 
 /// `[ledger]`.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Word};
-use super::model::{Balance, LogFormat, Redeliver, SettleMode};
+use super::model::{Balance, FrontDialect, LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
@@ -23,6 +23,8 @@ section! {
         admin: Admin = {},
         /// The listener for resource servers of your own that have their payments verified and settled here; off without listen.
         facilitator: Facilitator = {},
+        /// The listener for a front of your own that asks here whether a request may pass; off without listen.
+        forward_auth: ForwardAuth = {},
         /// Where payments are remembered.
         ledger: Ledger = {},
         /// Logging, to stderr.
@@ -141,6 +143,22 @@ section! {
         /// The address and port that resource servers connect to.
         listen: SocketAddr,
         /// The bearer token that resource servers show; required unless the listener is loopback.
+        token: SecretSource,
+    }
+}
+
+section! {
+    /// The listener for a front of your own that asks here whether a request may pass; off without listen.
+    struct ForwardAuth {
+        /// The address and port that the front asks at.
+        listen: SocketAddr,
+        /// What the front is: nginx (auth_request), traefik (forwardAuth), caddy (forward_auth) or envoy (ext_authz over HTTP).
+        /// Nothing that is said in another one's headers is heard.
+        dialect: FrontDialect,
+        /// The addresses of the front, which alone are answered and believed; without it those of this machine's loopback.
+        /// Required unless the listener is loopback.
+        fronts: List<String>,
+        /// What the front shows in X-Tollhouse-Token; without it its address is enough.
         token: SecretSource,
     }
 }
@@ -456,6 +474,11 @@ impl Word for Balance {
         ("least-connections", Self::LeastConnections),
         ("consistent-hash", Self::ConsistentHash),
     ];
+}
+
+impl Word for FrontDialect {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("nginx", Self::Nginx), ("traefik", Self::Traefik), ("caddy", Self::Caddy), ("envoy", Self::Envoy)];
 }
 
 impl Word for LogFormat {

@@ -9,20 +9,26 @@ use super::raw::{Admin, Facilitator, Ledger, Log, Root};
 use super::reader::{At, Report, did_you_mean, shown};
 use super::secret::Secret;
 use super::secret_source::{SecretSource, Secrets, TextOrSecret};
-use super::{resolve_network, resolve_route, resolve_server, resolve_upstream};
+use super::{resolve_forward_auth, resolve_network, resolve_route, resolve_server, resolve_upstream};
 
 /// The configuration as far as it is valid; what isn't has been reported.
 pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut Report) -> Option<Config> {
     let (raw_server, raw_admin) = (raw.server?.value, raw.admin?.value);
     let raw_facilitator = raw.facilitator?.value;
-    let typed_listeners =
-        [("server", &raw_server.listen), ("admin", &raw_admin.listen), ("facilitator", &raw_facilitator.listen)];
+    let raw_forward_auth = raw.forward_auth?.value;
+    let typed_listeners = [
+        ("server", &raw_server.listen),
+        ("admin", &raw_admin.listen),
+        ("facilitator", &raw_facilitator.listen),
+        ("forward_auth", &raw_forward_auth.listen),
+    ];
     let listeners = distinct_listeners(typed_listeners, report);
     let speaks_vitwit =
         raw_server.dialects.as_ref().is_some_and(|typed| resolve_route::speaks_vitwit("server", typed, report));
     let server = resolve_server::server(raw_server, secrets, report);
     let admin = admin(raw_admin, secrets, report);
     let facilitator = facilitator(raw_facilitator, secrets, report);
+    let forward_auth = resolve_forward_auth::forward_auth(raw_forward_auth, secrets, report);
     let ledger = ledger(raw.ledger?.value, secrets, report);
     let log = log(raw.log?.value, report);
     let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, &listeners, secrets, report);
@@ -47,12 +53,16 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
         };
         routes = raw_routes.value.0.iter().filter_map(|route| scope.route(route, report)).collect();
     }
+    if forward_auth.is_some() {
+        resolve_forward_auth::check_routes(&routes, report);
+    }
     let typed = (upstreams.len(), networks.len(), typed_routes);
     let config = Config {
         file: file.to_owned(),
         server: server?,
         admin: admin?,
         facilitator: facilitator.map(|(facilitator, _)| facilitator),
+        forward_auth,
         ledger: ledger?,
         log: log?,
         upstreams: upstreams.into_iter().filter_map(|upstream| upstream.config).collect(),
@@ -67,7 +77,7 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
 }
 
 /// The gateway's own listeners; any two that can't be had together are reported.
-fn distinct_listeners(typed: [(&'static str, &Option<At<SocketAddr>>); 3], report: &mut Report) -> Vec<SocketAddr> {
+fn distinct_listeners(typed: [(&'static str, &Option<At<SocketAddr>>); 4], report: &mut Report) -> Vec<SocketAddr> {
     let mut known: Vec<(&str, &At<SocketAddr>)> = Vec::new();
     for (name, listen) in typed.into_iter().filter_map(|(name, listen)| Some((name, listen.as_ref()?))) {
         for (other_name, other_listen) in &known {
@@ -131,7 +141,16 @@ fn token(
         let hint = format!("add token = {{ env = \"…\" }} to [{section}], or listen on 127.0.0.1");
         report.error_with_hint(listen.location, message, hint);
     }
-    let At { value: source, location } = source?;
+    shown_token(section, source?, secrets, report)
+}
+
+/// A token that is shown in a header.
+pub(super) fn shown_token(
+    section: &str,
+    At { value: source, location }: At<SecretSource>,
+    secrets: &Secrets<'_>,
+    report: &mut Report,
+) -> Option<Secret> {
     let token = secrets.read(&source, report)?;
     if token.expose().is_empty() || !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
         report.error(location, format!("{section}.token: expected printable ASCII without spaces"));

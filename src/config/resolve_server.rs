@@ -41,7 +41,10 @@ pub(super) fn server(raw: Server, secrets: &Secrets<'_>, report: &mut Report) ->
         Some(key)
     });
     let tls = raw.tls.map(|tls| certificates(&tls.value, secrets, report)).unwrap_or_default();
-    let trusted_proxies = raw.trusted_proxies.map(|ranges| trusted_proxies(&ranges.value, report)).unwrap_or_default();
+    let trusted_proxies = raw
+        .trusted_proxies
+        .map(|ranges| address_ranges("server.trusted_proxies", &ranges.value, report))
+        .unwrap_or_default();
     let free_for = free_for("server", raw.free_for.as_ref(), &trusted_proxies, secrets, report).unwrap_or_default();
     let proxy_protocol = raw.proxy_protocol?;
     if proxy_protocol.value && trusted_proxies.is_empty() {
@@ -78,11 +81,12 @@ fn certificates(raw: &OneOrMany<Tls>, secrets: &Secrets<'_>, report: &mut Report
     raw.0.iter().filter_map(&mut read).collect()
 }
 
-fn trusted_proxies(raw: &List<String>, report: &mut Report) -> Vec<AddressRange> {
+/// The ranges that can be read.
+pub(super) fn address_ranges(key: &str, raw: &List<String>, report: &mut Report) -> Vec<AddressRange> {
     let mut read = |At { value, location }: &At<String>| match value.parse::<AddressRange>() {
         Ok(range) => Some(range),
         Err(error) => {
-            report.error(*location, format!("server.trusted_proxies: {error}, got {}", shown(value)));
+            report.error(*location, format!("{key}: {error}, got {}", shown(value)));
             None
         }
     };

@@ -120,7 +120,9 @@ fn example_env(name: &str) -> Option<String> {
         "PARTNER_KEY" => "a-key-of-16-bytes".to_owned(),
         "ORIGIN_AUTHORIZATION" => "Bearer x".to_owned(),
         "LOCAL_RPC_URL" => "https://local.example/token".to_owned(),
-        "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" | "TOLLHOUSE_FACILITATOR_TOKEN" => "password".to_owned(),
+        "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" | "TOLLHOUSE_FACILITATOR_TOKEN" | "TOLLHOUSE_FRONT_TOKEN" => {
+            "password".to_owned()
+        }
         "TOLLHOUSE_QUOTE_KEY" => "k".repeat(32),
         _ => return None,
     };

@@ -77,6 +77,11 @@ impl Proxy {
             let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes()).ok_or(Malformed::Framing)?;
             intake::check(&raw, session.req_header())?;
         }
+        self.admit_checked(session, context).await
+    }
+
+    /// As [`Self::admit`], of a request whose head has passed the intake.
+    pub(super) async fn admit_checked(&self, session: &mut Session, context: &mut Context) -> Result<(), Stop> {
         self.check_server_name(session)?;
         let snapshot = self.current.get().ok_or_else(Answer::internal)?;
         context.snapshot = Some(Arc::clone(&snapshot));

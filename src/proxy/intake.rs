@@ -173,7 +173,11 @@ fn has_field(raw: &[u8], name: &[u8]) -> bool {
     })
 }
 
-fn check_host(head: &RequestHeader) -> Result<(), Malformed> {
+/// One host, and one that is a host.
+///
+/// # Errors
+/// Otherwise.
+pub(super) fn check_host(head: &RequestHeader) -> Result<(), Malformed> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_host(host.as_bytes()) => Ok(()),

@@ -13,6 +13,7 @@ mod cors;
 mod entry;
 mod fingerprint;
 mod forward;
+mod forward_auth;
 mod headers;
 mod intake;
 mod limits;
@@ -36,6 +37,7 @@ use crate::types::Clock;
 
 use client::Trusted;
 pub use context::Context;
+pub use forward_auth::ForwardAuth;
 use limits::Limits;
 pub use snapshot::{Current, Snapshot};
 pub use upstream::check_files;
@@ -81,7 +83,7 @@ pub struct Proxy {
     /// The proxies in front of this one.
     trusted: Trusted,
     /// What clients may take up on all routes together.
-    limits: Limits,
+    limits: Arc<Limits>,
 }
 
 impl Proxy {
@@ -90,10 +92,22 @@ impl Proxy {
     /// # Errors
     /// When a route lacks what its action needs: it must never be forwarded for want of a price.
     pub fn new(parts: Parts) -> Result<Self, BuildError> {
-        let limits = Limits::new(&parts.config.server.limits);
+        let limits = Arc::new(Limits::new(&parts.config.server.limits));
         let trusted = Trusted(parts.config.server.trusted_proxies.clone());
         parts.current.set(Snapshot::new(&parts.config, parts.routes, parts.priced, None)?);
         let Parts { gate, clock, metrics, current, .. } = parts;
         Ok(Self { current, gate, clock, metrics, trusted, limits })
+    }
+
+    /// The same business, with the same limits, where others are believed about who the client is.
+    fn trusting(&self, trusted: Trusted) -> Self {
+        Self {
+            current: Arc::clone(&self.current),
+            gate: Arc::clone(&self.gate),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+            trusted,
+            limits: Arc::clone(&self.limits),
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::payment::{HeldPayment, Receipt};
 use crate::telemetry::Stage;
 
 /// How long a client may leave a write waiting.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a WebSocket must last to be worth its price, if nothing is said on it.
 const WEBSOCKET_MIN: Duration = Duration::from_secs(1);

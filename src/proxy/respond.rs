@@ -82,6 +82,11 @@ impl Answer {
         answer
     }
 
+    /// 403: whoever asks is not to be answered about others' requests.
+    pub fn unknown_front() -> Self {
+        Self::error(StatusCode::FORBIDDEN, Outcome::BadRequest, "unknown_front")
+    }
+
     /// 404: no route, or a denied one; the two look the same.
     pub fn not_found() -> Self {
         Self::error(StatusCode::NOT_FOUND, Outcome::NotFound, "not_found")

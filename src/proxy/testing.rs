@@ -125,6 +125,7 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
         },
         admin: AdminConfig { listen: any_port, token: None },
         facilitator: None,
+        forward_auth: None,
         ledger: LedgerConfig { url: LedgerUrl::Sqlite("unused".into()), retention: Duration::from_secs(60) },
         log: LogConfig { level: "info".into(), format: LogFormat::Text },
         upstreams: vec![upstream],

@@ -1,4 +1,4 @@
-//! Puts the listeners up and takes them down: the proxy's, the operator's and the facilitator's.
+//! Puts the listeners up and takes them down: the proxy's, the operator's, the facilitator's and the one for fronts.
 //!
 //! Pingora's own server sleeps out its grace period on SIGTERM and can't report a port that is taken; here its services run
 //! on listeners of our own, so that an idle gateway stops at once and a busy one as soon as its requests have ended.
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::admin::{Admin, AdminParts};
 use crate::config::{Location, ServerConfig};
 use crate::facilitator::{Facilitator, FacilitatorParts};
-use crate::proxy::{BuildError, Parts, Proxy};
+use crate::proxy::{BuildError, ForwardAuth, Parts, Proxy};
 use front::Front;
 use tls::{Certificates, TlsError};
 
@@ -78,6 +78,7 @@ pub struct Server {
     proxy: Listening<HttpProxy<Proxy>>,
     admin: Listening<Admin>,
     facilitator: Option<Listening<Facilitator>>,
+    forward_auth: Option<(Listening<HttpProxy<ForwardAuth>>, Front)>,
     front: Front,
     facilitator_front: Front,
     certificates: Option<Arc<Certificates>>,
@@ -121,7 +122,18 @@ impl Server {
             upstream_keepalive_pool_size: ORIGIN_POOL_SIZE,
             ..ServerConf::default()
         };
-        let mut proxy = HttpProxy::new(Proxy::new(parts)?, Arc::new(conf));
+        let (proxy, conf) = (Proxy::new(parts)?, Arc::new(conf));
+        let forward_auth = match config.forward_auth.clone() {
+            Some(its) => {
+                let (asked, front) = (its.listen, Front::trusting(&config.server.limits, its.fronts.clone()));
+                let listener = listen(asked).await?;
+                let mut app = HttpProxy::new(ForwardAuth::new(&proxy, its), Arc::clone(&conf));
+                app.handle_init_modules();
+                Some((Listening::new("forward_auth", listener, asked, Arc::new(app)), front))
+            }
+            None => None,
+        };
+        let mut proxy = HttpProxy::new(proxy, conf);
         proxy.handle_init_modules();
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(config.server.limits.idle_timeout);
@@ -131,6 +143,7 @@ impl Server {
             proxy: Listening::new("proxy", proxy_listener, config.server.listen, Arc::new(proxy)),
             admin: Listening::new("admin", admin_listener, config.admin.listen, Arc::new(Admin::new(admin))),
             facilitator,
+            forward_auth,
             front: Front::new(&config.server, acceptor),
             facilitator_front: Front::plain(&config.server.limits),
             certificates,
@@ -165,6 +178,10 @@ impl Server {
         }
         let facilitator_front = Arc::new(self.facilitator_front);
         let facilitator = self.facilitator.map(|facilitator| facilitator.start(Some(facilitator_front)));
+        let forward_auth = self.forward_auth.map(|(forward_auth, front)| {
+            tracing::info!(listen = %forward_auth.address, "The forward-auth listener is open.");
+            forward_auth.start(Some(Arc::new(front)))
+        });
         // Operators are trusted with their own listener.
         let admin = self.admin.start(None);
         let watching = self.certificates.map(|certificates| tokio::spawn(watch_files(certificates)));
@@ -179,10 +196,17 @@ impl Server {
                 None => true,
             }
         };
-        let (requests_ended, clearing_ended) = tokio::join!(proxy.stop(deadline), clearing_ended);
+        let checks_ended = async {
+            match forward_auth {
+                Some(forward_auth) => forward_auth.stop(deadline).await,
+                None => true,
+            }
+        };
+        let (requests_ended, clearing_ended, checks_ended) =
+            tokio::join!(proxy.stop(deadline), clearing_ended, checks_ended);
         // Settlements outlive their requests' clients, so they are waited for by themselves.
         drain(deadline.saturating_duration_since(Instant::now())).await;
-        if !(requests_ended && clearing_ended) {
+        if !(requests_ended && clearing_ended && checks_ended) {
             tracing::warn!("Requests were still running at the end of the drain time.");
         }
         admin.stop(Instant::now() + ADMIN_DRAIN).await;

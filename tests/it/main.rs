@@ -26,6 +26,7 @@ mod edge;
 mod facilitator;
 mod fees;
 mod forged;
+mod forward_auth;
 mod gateways;
 mod headers;
 mod identifiers;

@@ -43,6 +43,8 @@ pub struct Plan {
     pub routes: String,
     /// Whether the facilitator API listens.
     pub is_facilitator: bool,
+    /// More lines of `[forward_auth]`, if that listens.
+    pub forward_auth: Option<&'static str>,
     /// The gas payer's key (EVM).
     pub signer: &'static str,
     /// The key of a second gas payer, if there is one (EVM).
@@ -72,6 +74,7 @@ impl Default for Plan {
             upstream: String::new(),
             routes: routes.to_owned(),
             is_facilitator: false,
+            forward_auth: None,
             signer: SIGNER,
             second_signer: None,
             log: "info,tollhouse=debug",
@@ -94,6 +97,7 @@ pub struct Shop<N: Chain = Node> {
     pub port: u16,
     pub admin_port: u16,
     pub facilitator_port: u16,
+    pub forward_auth_port: u16,
     directory: TempDir,
 }
 
@@ -152,7 +156,19 @@ impl<N: Chain> Shop<N> {
 
     fn with(node: Arc<N>, origin: Arc<Origin>, payer: N::Payer, rpc: Chaos, plan: Plan) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
+        Self {
+            plan,
+            gateway: None,
+            node,
+            rpc,
+            origin,
+            payer,
+            port: 0,
+            admin_port: 0,
+            facilitator_port: 0,
+            forward_auth_port: 0,
+            directory,
+        }
     }
 
     /// The routes that the gateway runs with.
@@ -212,6 +228,10 @@ impl<N: Chain> Shop<N> {
             true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
             false => String::new(),
         };
+        let forward_auth = match self.plan.forward_auth {
+            Some(lines) => format!("[forward_auth]\nlisten = \"127.0.0.1:{}\"\n{lines}\n", self.forward_auth_port),
+            None => String::new(),
+        };
         let ledger = match self.plan.ledger {
             Some(_) => "[ledger]\nurl = { env = \"LEDGER_URL\" }\n",
             None => "",
@@ -219,7 +239,7 @@ impl<N: Chain> Shop<N> {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
              [admin]\nlisten = \"127.0.0.1:{}\"\n{admin}\n\
-             {facilitator}{ledger}\
+             {facilitator}{forward_auth}{ledger}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              {}\n\
@@ -234,7 +254,8 @@ impl<N: Chain> Shop<N> {
 
     /// Runs the gateway with a configuration of the plan, whatever comes of it.
     pub fn launch(&mut self) -> Gateway {
-        (self.port, self.admin_port, self.facilitator_port) = (free_port(), free_port(), free_port());
+        (self.port, self.admin_port) = (free_port(), free_port());
+        (self.facilitator_port, self.forward_auth_port) = (free_port(), free_port());
         self.write_config();
         let mut environment = self.node.environment(&self.plan);
         if let Some(url) = &self.plan.ledger {
