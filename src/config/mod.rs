@@ -18,6 +18,7 @@ mod resolve;
 mod resolve_asset;
 mod resolve_chain;
 mod resolve_identity;
+mod resolve_input;
 mod resolve_network;
 mod resolve_price;
 mod resolve_route;
@@ -32,10 +33,10 @@ mod section;
 pub use changes::{changed_networks, restart_only};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Balance, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, FeeRules, ForwardPath,
-    FreeFor, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute,
-    Payers, Rates, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, SignerSource,
-    SolanaConfig, TlsCertificate, UpstreamConfig,
+    AdminConfig, Balance, BodyKind, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, FeeRules,
+    ForwardPath, FreeFor, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat, NetworkConfig,
+    PaidRoute, Payers, Rates, Redeliver, RouteAction, RouteConfig, RouteInput, RouteOffer, ServerConfig, SettleMode,
+    SignerSource, SolanaConfig, TlsCertificate, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;
