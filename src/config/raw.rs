@@ -357,7 +357,7 @@ section! {
         /// Query parameters, each with an example.
         query_params: JsonObject,
         /// What the body is: json, form-data or text; needed with body.
-        body_type: BodyKind,
+        body_type: Lenient<BodyKind>,
         /// An example of the body, field by field.
         body: JsonObject,
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::leaf::JsonObject;
+use super::leaf::{JsonObject, Lenient};
 use super::model::RouteInput;
 use super::raw::Input;
 use super::reader::{At, Report};
@@ -16,7 +16,9 @@ pub(super) fn input(route: &str, key: &str, typed: &At<Input>, report: &mut Repo
     let Input { query_params, body_type, body } = &typed.value;
     let body = match (body_type, body) {
         (None, None) => None,
-        (Some(kind), Some(At { value: JsonObject(fields), .. })) => Some((kind.value, fields.clone())),
+        (Some(At { value: Lenient(kind), .. }), Some(At { value: JsonObject(fields), .. })) => {
+            Some(((*kind)?, fields.clone()))
+        }
         (Some(kind), None) => {
             let message = format!("{route}.input.body_type: there is no body beside it");
             report.error_with_hint(kind.location, message, "add body = { name = \"an example\" }");

@@ -53,7 +53,14 @@ pub struct Imported {
 pub(super) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let text = read(&args.file)?;
     let name = args.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let imported = import(&text, &name, &args.price).with_context(|| args.file.display().to_string())?;
+    let imported = import(&text, &name, &args.price).map_err(|error| {
+        let file = args.file.display();
+        match error {
+            ImportError::Syntax { .. } => anyhow::anyhow!("{file}:{error}"),
+            ImportError::Price(_) => anyhow::anyhow!("{error}"),
+            _ => anyhow::anyhow!("{file}: {error}"),
+        }
+    })?;
     io::stdout().lock().write_all(imported.toml.as_bytes())?;
     for hint in &imported.hints {
         eprintln!("hint: {}", printable(hint));

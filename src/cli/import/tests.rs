@@ -156,7 +156,7 @@ fn what_is_no_description_is_refused_with_its_place() {
         other => panic!("{other:?}"),
     };
     assert_eq!(place("{\n\"openapi\": \"3.0.0\",\n]"), 3);
-    assert_eq!(place("openapi: 3.0.0\npaths:\n  a: [1,\n  b: }\n"), 4);
+    assert_eq!(place("openapi: 3.0.0\npaths:\n  a: [1,\n  b: }\n"), 3);
     assert_eq!(place("openapi: 3.0.0\nopenapi: 3.0.1\npaths: {}\n"), 2);
     for (text, said) in [
         ("", "expected an OpenAPI description"),
