@@ -61,12 +61,12 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
             _ => anyhow::anyhow!("{file}: {error}"),
         }
     })?;
-    io::stdout().lock().write_all(imported.toml.as_bytes())?;
     for hint in &imported.hints {
         eprintln!("hint: {}", printable(hint));
     }
     eprintln!("{} routes, {} operations left out", imported.routes, imported.left_out);
     anyhow::ensure!(imported.routes > 0, "no operation could be made a route");
+    io::stdout().lock().write_all(imported.toml.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -43,6 +43,10 @@ pub(super) fn write(
     for reading in 0..=READINGS_MAX {
         let (rendered, places) = render(&header, &upstream, &operations);
         text = rendered;
+        // A table without routes is none that could be read back.
+        if places.is_empty() {
+            break;
+        }
         let wrong = mistakes(&text);
         if wrong.is_empty() {
             break;
