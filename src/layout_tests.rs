@@ -151,6 +151,7 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
     ("arc_swap", &[("proxy::snapshot", "arc_swap")]),
     ("sqlx", &[("ledger", "sqlx")]),
     ("toml", &[("config", "toml")]),
+    ("serde_saphyr", &[("cli::import", "serde_saphyr")]),
     ("matchit", &[("route", "matchit")]),
     ("prometheus", &[("telemetry", "prometheus")]),
     ("tracing_subscriber", &[("telemetry", "tracing_subscriber")]),

@@ -17,14 +17,14 @@ use tokio::runtime::Handle;
 use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain, WatchedSigner};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
-    self, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, RouteAction, RouteConfig, RouteOffer, Secret,
-    ServerConfig,
+    self, BodyKind, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, PaidRoute, RouteAction, RouteConfig,
+    RouteOffer, Secret, ServerConfig,
 };
 use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger};
 use crate::payment::scheme::Scheme;
 use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute, Queue};
-use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
+use crate::protocol::{BodyType, EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo, Usage};
 use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
@@ -341,11 +341,11 @@ fn price(
             message,
             hint: Some(hint.to_owned()),
         };
-        match price_route(route, markets) {
+        match price_route(route, config.server.discovery, markets) {
             Ok(route) => priced.push(route),
             Err(error) => mistakes.push(mistake(
                 format!("route `{}`: {error}", route.key),
-                "offer fewer networks, or shorten description and output_schema",
+                "offer fewer networks, or shorten description, output_schema and input",
             )),
         }
     }
@@ -354,6 +354,7 @@ fn price(
 
 fn price_route(
     route: &RouteConfig,
+    has_discovery: bool,
     markets: &HashMap<Network, Arc<Market>>,
 ) -> Result<Option<Arc<PricedRoute>>, crate::protocol::ChallengeError> {
     let RouteAction::Paid(paid) = &route.action else { return Ok(None) };
@@ -370,9 +371,26 @@ fn price_route(
         description: paid.description.clone(),
         mime_type: paid.mime_type.clone(),
         output_schema: paid.output_schema.clone(),
+        usage: ((has_discovery || paid.input.is_some()) && paid.discoverable).then(|| usage(route, paid)),
         identifier: paid.payment_identifier,
     };
     PricedRoute::new(route.key.clone(), offers, resource, paid.vitwit).map(Arc::new).map(Some)
+}
+
+/// How a route is called, in the protocol's words.
+fn usage(route: &RouteConfig, paid: &PaidRoute) -> Usage {
+    let input = paid.input.clone().unwrap_or_default();
+    let kind = |kind| match kind {
+        BodyKind::Json => BodyType::Json,
+        BodyKind::FormData => BodyType::FormData,
+        BodyKind::Text => BodyType::Text,
+    };
+    Usage {
+        methods: route.methods.iter().map(ToString::to_string).collect(),
+        path: route.path.clone(),
+        query_params: input.query_params,
+        body: input.body.map(|(typed, example)| (kind(typed), example)),
+    }
 }
 
 fn terms(offer: &RouteOffer, max_timeout: Duration, scheme: &dyn Scheme) -> PaymentRequirements {

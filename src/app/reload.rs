@@ -73,8 +73,8 @@ impl Reloader {
             .map_err(|list| list.iter().map(|mistake| mistake.message.clone()).collect::<Vec<_>>())?;
         let has_priced_routes = priced.iter().any(Option::is_some);
         let before = self.current.get();
-        let snapshot =
-            Snapshot::new(&config, routes, priced, before.as_deref()).map_err(|error| vec![error.to_string()])?;
+        let snapshot = Snapshot::new(&config, routes, priced, before.as_deref(), self.clock.now())
+            .map_err(|error| vec![error.to_string()])?;
         self.current.set(snapshot);
         self.clearing.replace(payables(&config, &self.markets));
         self.has_priced_routes.store(has_priced_routes, Ordering::Relaxed);

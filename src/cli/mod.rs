@@ -8,6 +8,7 @@ mod explain;
 mod hardening;
 mod health;
 mod human;
+pub mod import;
 pub mod pay;
 pub mod payments;
 mod run;
@@ -71,6 +72,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Print the JSON Schema of the configuration
     Schema,
+    /// Write a priced route table from an OpenAPI description, to edit
+    Import(import::ImportArgs),
     /// Exit 0 if the running gateway is ready
     Health(health::HealthArgs),
     /// Open a whole shop on this machine, offline: chains, a token, an origin, a payer and the gateway
@@ -116,6 +119,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Check(args) => block_on(check::run(&args)),
         Command::Explain(args) => explain(&args),
         Command::Schema => Ok(schema::run()),
+        Command::Import(args) => import::run(&args),
         Command::Health(args) => block_on(health::run(args)).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "dev")]
         Command::Dev(args) => dev::run(&args),

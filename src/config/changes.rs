@@ -43,6 +43,7 @@ fn server(old: &ServerConfig, new: &ServerConfig) -> Vec<&'static str> {
         drain_timeout,
         // These are taken up.
         public_url: _,
+        discovery: _,
         offer_ttl: _,
         max_price: _,
         free_for: _,

@@ -19,6 +19,7 @@ mod resolve_asset;
 mod resolve_chain;
 mod resolve_forward_auth;
 mod resolve_identity;
+mod resolve_input;
 mod resolve_network;
 mod resolve_price;
 mod resolve_route;
@@ -33,10 +34,10 @@ mod section;
 pub use changes::{changed_networks, restart_only};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Balance, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, FeeRules, ForwardAuthConfig,
-    ForwardPath, FreeFor, FrontDialect, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig, LogConfig, LogFormat,
-    NetworkConfig, PaidRoute, Payers, Rates, Redeliver, RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode,
-    SignerSource, SolanaConfig, TlsCertificate, UpstreamConfig,
+    AdminConfig, Balance, BodyKind, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, FeeRules,
+    ForwardAuthConfig, ForwardPath, FreeFor, FrontDialect, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig,
+    LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Rates, Redeliver, RouteAction, RouteConfig, RouteInput,
+    RouteOffer, ServerConfig, SettleMode, SignerSource, SolanaConfig, TlsCertificate, UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

@@ -54,6 +54,8 @@ pub struct ServerConfig {
     /// The origin of resource URLs shown to payers, without a trailing slash; without it the request's `Host` and the
     /// listener's scheme.
     pub public_url: Option<Url>,
+    /// Whether `/.well-known/x402` lists the priced routes.
+    pub discovery: bool,
     /// Worker threads of the proxy, at least 1.
     pub threads: usize,
     /// The key that seals quotes; 32 bytes or more. Without it one is made and kept in the ledger.
@@ -497,6 +499,10 @@ pub struct PaidRoute {
     pub mime_type: String,
     /// Shown to payers: a JSON object in x402 v1's `outputSchema` form.
     pub output_schema: Option<serde_json::Value>,
+    /// How it is called, by example.
+    pub input: Option<RouteInput>,
+    /// Whether it may be listed; only listed where [`ServerConfig::discovery`] says so too.
+    pub discoverable: bool,
     /// How long a payer may take.
     pub max_timeout: Duration,
     /// When the money moves.
@@ -507,6 +513,26 @@ pub struct PaidRoute {
     pub vitwit: bool,
     /// Whether purchases may or must be named.
     pub payment_identifier: IdentifierRule,
+}
+
+/// How a route is called, by example.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteInput {
+    /// Query parameters: a JSON object.
+    pub query_params: Option<serde_json::Value>,
+    /// The body: its kind, and its fields as a JSON object.
+    pub body: Option<(BodyKind, serde_json::Value)>,
+}
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyKind {
+    /// JSON.
+    Json,
+    /// A form.
+    FormData,
+    /// Plain text.
+    Text,
 }
 
 /// What a route asks on one network in one asset.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use toml::de::DeValue;
 
 use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Word};
-use super::model::{Balance, FrontDialect, LogFormat, Redeliver, SettleMode};
+use super::model::{Balance, BodyKind, FrontDialect, LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
 use super::section::section;
@@ -55,6 +55,9 @@ section! {
         limits: Limits = {},
         /// The scheme and host that payers see in the terms; without it the request's own Host and the listener's scheme.
         public_url: String,
+        /// Whether GET /.well-known/x402 lists the priced routes with their terms, and the 402 says how they are called. A route
+        /// of your own that matches that path wins.
+        discovery: bool = false,
         /// Worker threads of the proxy; without it one for each processor.
         threads: u64,
         /// The key that seals quotes, 32 bytes or more; without it one is made and kept in the ledger.
@@ -322,6 +325,10 @@ section! {
         mime_type: String = "",
         /// The answer's shape, shown to payers.
         output_schema: JsonObject,
+        /// How the route is called, by example; catalogues of paid resources are told (x402's bazaar extension).
+        input: Input,
+        /// Whether [server] discovery lists the route; without discovery nothing is listed.
+        discoverable: bool = true,
         /// How long a payer may take, in whole seconds.
         max_timeout: Duration = "60s",
         /// When the money moves: "before" the request goes to the origin, or "after" the origin has answered below 400, before
@@ -359,6 +366,18 @@ section! {
         /// Whether v2 clients may ("optional") or must ("required") name a purchase, so that paying twice for one name is
         /// refused: x402's payment-identifier extension. v1 clients can't.
         payment_identifier: IdentifierRule = "off",
+    }
+}
+
+section! {
+    /// How a route is called, by example.
+    struct Input {
+        /// Query parameters, each with an example.
+        query_params: JsonObject,
+        /// What the body is: json, form-data or text; needed with body.
+        body_type: Lenient<BodyKind>,
+        /// An example of the body, field by field.
+        body: JsonObject,
     }
 }
 
@@ -466,6 +485,11 @@ impl Word for Dialect {
 
 impl Word for PayerKind {
     const WORDS: &'static [(&'static str, Self)] = &[("eoa", Self::Eoa), ("contract", Self::Contract)];
+}
+
+impl Word for BodyKind {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("json", Self::Json), ("form-data", Self::FormData), ("text", Self::Text)];
 }
 
 impl Word for Balance {

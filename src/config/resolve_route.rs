@@ -9,6 +9,7 @@ use super::leaf::{Entry, List, Named};
 use super::model::{PaidRoute, Rates, RouteAction, RouteConfig, RouteOffer, SettleMode};
 use super::raw::{Dialect, Route, RouteValue};
 use super::reader::{At, Report, did_you_mean, listed, shown, toml_key};
+use super::resolve_input::input;
 use super::resolve_network::{NamedNetwork, account, check_finality, is_payee};
 use super::resolve_price::{Ask, amount_on};
 use super::resolve_upstream::NamedUpstream;
@@ -161,6 +162,10 @@ impl<'a> Scope<'a> {
         let texts_are_legal = texts_are_legal(key, table, report);
         let may_settle_then = may_settle_then(key, table, &offered, report);
         let memo = memo(key, table.memo.as_ref(), &offered, report);
+        let input = match &table.input {
+            Some(typed) => Some(input(&name_of(key), key, typed, report)?),
+            None => None,
+        };
         let offers: Vec<RouteOffer> = offered
             .iter()
             .filter_map(|network| {
@@ -189,6 +194,8 @@ impl<'a> Scope<'a> {
             description: table.description.clone()?.value,
             mime_type: table.mime_type.clone()?.value,
             output_schema: table.output_schema.clone().map(|schema| schema.value.0),
+            input,
+            discoverable: table.discoverable.as_ref().is_none_or(|discoverable| discoverable.value),
             max_timeout: max_timeout.value,
             settle: table.settle.clone()?.value,
             redeliver: table.redeliver.clone()?.value,
@@ -299,6 +306,8 @@ fn free_action(key: &str, table: Option<&Route>, report: &mut Report, action: Ro
     let given = [
         place("networks", table.networks.as_ref().map(|at| at.location)),
         place("output_schema", table.output_schema.as_ref().map(|at| at.location)),
+        place("input", table.input.as_ref().map(|at| at.location)),
+        place("discoverable", table.discoverable.as_ref().filter(|at| !at.value).map(|at| at.location)),
         place("free_quota", table.free_quota.as_ref().map(|at| at.location)),
         place("free_for", table.free_for.as_ref().map(|at| at.location)),
         place("paid_rate", table.paid_rate.as_ref().map(|at| at.location)),

@@ -61,6 +61,7 @@ pub(super) fn server(raw: Server, secrets: &Secrets<'_>, report: &mut Report) ->
         proxy_protocol: proxy_protocol.value,
         limits: limits(raw.limits?.value, report)?,
         public_url,
+        discovery: raw.discovery?.value,
         threads: usize::try_from(threads).ok()?,
         quote_key,
         offer_ttl: raw.offer_ttl?.value,

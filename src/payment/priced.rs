@@ -93,6 +93,12 @@ impl PricedRoute {
         self.resource.identifier
     }
 
+    /// What is said of the resource.
+    #[must_use]
+    pub fn resource(&self) -> &ResourceInfo {
+        &self.resource
+    }
+
     /// The offers, in the order shown.
     #[must_use]
     pub fn offers(&self) -> &[PricedOffer] {

@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use super::bazaar::{self, BAZAAR, Usage, output_part};
 use super::header::escape_non_ascii;
 use super::identifier::extensions;
 use super::quote::{QuoteKey, QuoteNonce, terms_digest};
@@ -27,8 +28,10 @@ pub struct ResourceInfo {
     pub description: String,
     /// Media type of the answer.
     pub mime_type: String,
-    /// v1 `outputSchema`.
+    /// v1 `outputSchema`, or the answer's schema alone.
     pub output_schema: Option<Value>,
+    /// How it is called, where catalogues may know.
+    pub usage: Option<Usage>,
     /// Whether purchases may or must be named.
     pub identifier: IdentifierRule,
 }
@@ -106,7 +109,7 @@ impl ChallengeTemplate {
         let v1: Vec<Value> = offers
             .iter()
             .filter(|offer| offer.terms.network.is_v1_safe())
-            .map(|offer| v1_entry(offer, resource, offer.terms.network.v1_name()))
+            .map(|offer| v1_entry(offer, resource, offer.terms.network.v1_name(), v1_schema(resource)))
             .collect();
         let body = (!v1.is_empty())
             .then(|| split(&json!({"x402Version": 1, "error": REASON_MARK.to_string(), "accepts": v1}), false));
@@ -177,12 +180,38 @@ fn v2_terms(offers: &[Offer], resource: &ResourceInfo) -> Value {
             about.insert(key.to_owned(), text.as_str().into());
         }
     }
+    let mut extensions = extensions(resource.identifier);
+    if let (Some(bazaar), Value::Object(extensions)) = (bazaar::extension(resource), &mut extensions) {
+        extensions.insert(BAZAAR.to_owned(), bazaar);
+    }
     json!({"x402Version": 2, "error": REASON_MARK.to_string(), "resource": about, "accepts": accepts,
-        "extensions": extensions(resource.identifier)})
+        "extensions": extensions})
+}
+
+/// v1's `outputSchema`: as configured, with how the resource is called where catalogues may know.
+fn v1_schema(resource: &ResourceInfo) -> Option<Value> {
+    let configured = resource.output_schema.as_ref();
+    let Some(input) = resource.usage.as_ref().and_then(Usage::v1_input) else { return configured.cloned() };
+    // Who wrote out v1's pair has said it already.
+    if let Some(Value::Object(pair)) = configured
+        && pair.get("input").is_some_and(Value::is_object)
+        && !pair.contains_key("type")
+    {
+        let mut pair = pair.clone();
+        if let Some(Value::Object(input)) = pair.get_mut("input") {
+            input.entry("discoverable").or_insert(Value::Bool(true));
+        }
+        return Some(Value::Object(pair));
+    }
+    let mut pair = json!({ "input": input });
+    if let (Some(schema), Value::Object(pair)) = (configured, &mut pair) {
+        pair.insert("output".to_owned(), output_part(schema).clone());
+    }
+    Some(pair)
 }
 
 /// An entry of a v1 body: absent fields are left out, never null, or v1 JavaScript throws.
-fn v1_entry(offer: &Offer, resource: &ResourceInfo, network: Option<&str>) -> Value {
+fn v1_entry(offer: &Offer, resource: &ResourceInfo, network: Option<&str>, schema: Option<Value>) -> Value {
     let terms = &offer.terms;
     let mut entry = json!({
         "scheme": terms.scheme,
@@ -199,8 +228,8 @@ fn v1_entry(offer: &Offer, resource: &ResourceInfo, network: Option<&str>) -> Va
         if !terms.extra.is_empty() {
             entry.insert("extra".to_owned(), Value::Object(terms.extra.clone()));
         }
-        if let Some(schema) = &resource.output_schema {
-            entry.insert("outputSchema".to_owned(), schema.clone());
+        if let Some(schema) = schema {
+            entry.insert("outputSchema".to_owned(), schema);
         }
     }
     entry
@@ -208,7 +237,9 @@ fn v1_entry(offer: &Offer, resource: &ResourceInfo, network: Option<&str>) -> Va
 
 /// One v1 entry that says its own version: the only place of v1's shape where any network is safe (protocol §1.3).
 fn vitwit_terms(offer: &Offer, resource: &ResourceInfo) -> Vec<Part> {
-    let mut entry = v1_entry(offer, resource, Some(vitwit::network_name(&offer.terms.network)));
+    let network = Some(vitwit::network_name(&offer.terms.network));
+    // The header is short, and no catalogue reads it.
+    let mut entry = v1_entry(offer, resource, network, resource.output_schema.clone());
     if let Value::Object(entry) = &mut entry {
         entry.insert("x402Version".to_owned(), 1.into());
     }
@@ -311,6 +342,27 @@ mod tests {
     fn without_a_v1_safe_offer_the_body_holds_the_v2_terms() {
         let (v2, body) = rendered(&[offer("eip155:1")], &ResourceInfo::default());
         assert_eq!(v2, body);
+    }
+
+    #[test]
+    fn a_resource_that_catalogues_may_know_says_how_it_is_called_to_v2_and_v1() {
+        let usage = Some(Usage { methods: vec!["GET".into()], path: "/u/{id}".into(), ..Usage::default() });
+        let schema = json!({"type": "object"});
+        let resource = ResourceInfo { usage, output_schema: Some(schema.clone()), ..ResourceInfo::default() };
+        let (v2, v1) = rendered(&[offer("eip155:84532")], &resource);
+        assert_eq!(v2["extensions"]["bazaar"]["info"]["input"], json!({"type": "http", "method": "GET"}));
+        assert_eq!(v2["extensions"]["bazaar"]["routeTemplate"], "/u/:id");
+        let input = json!({"type": "http", "method": "GET", "discoverable": true});
+        assert_eq!(v1["accepts"][0]["outputSchema"], json!({"input": input, "output": schema}));
+        // What the operator wrote in v1's own form stays, and an offer without any usage is as it was.
+        let pair = json!({"input": {"type": "http", "method": "POST"}, "output": {"a": "string"}});
+        let resource = ResourceInfo { output_schema: Some(pair.clone()), ..resource };
+        let (_, v1) = rendered(&[offer("eip155:84532")], &resource);
+        let kept =
+            json!({"input": {"type": "http", "method": "POST", "discoverable": true}, "output": {"a": "string"}});
+        assert_eq!(v1["accepts"][0]["outputSchema"], kept);
+        let (v2, v1) = rendered(&[offer("eip155:84532")], &ResourceInfo { usage: None, ..resource });
+        assert_eq!((&v2["extensions"], &v1["accepts"][0]["outputSchema"]), (&json!({}), &pair));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! x402 on the wire: v1, v2 and their codecs. Knows no proxy, no chain and no ledger.
 
+mod bazaar;
 mod challenge;
+mod discovery;
 mod facilitator;
 mod header;
 mod identifier;
@@ -12,7 +14,9 @@ mod requirements;
 mod response;
 mod vitwit;
 
+pub use bazaar::{BodyType, Usage};
 pub use challenge::{Challenge, ChallengeError, ChallengeTemplate, Offer, ResourceInfo};
+pub use discovery::{DiscoveryDocument, LISTED_MAX, Listed};
 pub use facilitator::{FacilitatorRequest, FacilitatorRequestError};
 pub use header::{
     DecodeError, PAYMENT_HEADER_BYTES_MAX, decode_base64, decode_object, decode_payment, encode_json, names,

@@ -16,7 +16,7 @@ use super::limits::Pass;
 use super::respond::Answer;
 use super::snapshot::Snapshot;
 use super::upstream::{PROBE_AGE_MAX, Reserving};
-use super::{Proxy, connection, cors, forward};
+use super::{Proxy, connection, cors, directory, forward};
 use crate::config::{ForwardPath, PaidRoute, RouteAction, RouteConfig, SettleMode};
 use crate::payment::{Decision, HeldPayment, PaidRequest, PaymentHeaders, PricedRoute, Receipt};
 use crate::protocol::names;
@@ -100,6 +100,10 @@ impl Proxy {
         }
         let route = match snapshot.routes.find(host, &target, &head.method) {
             RouteMatch::Route(route) => route,
+            RouteMatch::NotFound if directory::is_asked(&snapshot, &target) => {
+                self.look_up(session)?;
+                return Err(directory::answer(&snapshot, &head.method, scheme, host).into());
+            }
             RouteMatch::NotFound => return Err(Answer::not_found().into()),
             RouteMatch::MethodNotAllowed { allow } => return Err(Answer::method_not_allowed(&allow).into()),
             RouteMatch::Ambiguous => return Err(Malformed::Path.into()),

@@ -29,6 +29,8 @@ pub(super) enum Outcome {
     Busy,
     /// A CORS preflight or `OPTIONS *`, answered here.
     Preflight,
+    /// The list of what is for sale.
+    Discovery,
     /// No route, or a denied one.
     NotFound,
     MethodNotAllowed,
@@ -71,6 +73,7 @@ impl Outcome {
             Self::RateLimited => "rate_limited",
             Self::Busy => "busy",
             Self::Preflight => "preflight",
+            Self::Discovery => "discovery",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::BadRequest => "bad_request",

@@ -40,6 +40,15 @@ impl Proxy {
         Ok(client.and_then(|client| site.limits.free_request(client, self.clock.now())))
     }
 
+    /// Counts a request for what the gateway itself tells, which is no route's.
+    ///
+    /// # Errors
+    /// 429.
+    pub(super) fn look_up(&self, session: &Session) -> Result<(), Stop> {
+        let taken = self.limits.take_unrouted(|| self.trusted.client(session));
+        taken.map_err(|too_many| self.too_many(&too_many, false))
+    }
+
     /// Takes a place at the origin for a request that isn't paid for.
     ///
     /// # Errors

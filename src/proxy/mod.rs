@@ -10,6 +10,7 @@ mod client;
 pub mod connection;
 mod context;
 mod cors;
+mod directory;
 mod entry;
 mod fingerprint;
 mod forward;
@@ -94,7 +95,7 @@ impl Proxy {
     pub fn new(parts: Parts) -> Result<Self, BuildError> {
         let limits = Arc::new(Limits::new(&parts.config.server.limits));
         let trusted = Trusted(parts.config.server.trusted_proxies.clone());
-        parts.current.set(Snapshot::new(&parts.config, parts.routes, parts.priced, None)?);
+        parts.current.set(Snapshot::new(&parts.config, parts.routes, parts.priced, None, parts.clock.now())?);
         let Parts { gate, clock, metrics, current, .. } = parts;
         Ok(Self { current, gate, clock, metrics, trusted, limits })
     }

@@ -92,6 +92,21 @@ impl Answer {
         Self::error(StatusCode::NOT_FOUND, Outcome::NotFound, "not_found")
     }
 
+    /// The list of what is for sale, for every page and for a short time.
+    pub fn directory(document: String) -> Self {
+        Self {
+            status: StatusCode::OK,
+            headers: vec![
+                (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+                (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60")),
+                (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+            ],
+            body: Bytes::from(document),
+            outcome: Outcome::Discovery,
+            closes: false,
+        }
+    }
+
     /// 405 with `Allow`.
     pub fn method_not_allowed(allow: &[Method]) -> Self {
         let answer = Self::error(StatusCode::METHOD_NOT_ALLOWED, Outcome::MethodNotAllowed, "method_not_allowed");

@@ -7,15 +7,19 @@ use arc_swap::ArcSwapOption;
 use url::Url;
 
 use super::BuildError;
+use super::directory::Directory;
 use super::limits::{Doors, RouteLimits, ServerDoors};
 use super::upstream::{self, Upstream};
 use crate::config::Config;
 use crate::payment::PricedRoute;
 use crate::route::{Route, RouteTable};
+use crate::types::UnixMillis;
 
 /// Routes, prices and origins of one reading of the configuration.
 pub struct Snapshot {
     pub(super) routes: RouteTable,
+    /// What `/.well-known/x402` says, if it is served.
+    pub(super) directory: Option<Directory>,
     sites: Vec<Site>,
     upstreams: Vec<Arc<Upstream>>,
     /// The origin of resource URLs, without a trailing slash.
@@ -52,8 +56,8 @@ impl Current {
 }
 
 impl Snapshot {
-    /// Puts the parts together. Origins that are as they were in `before` keep what is known of them. Must run inside the
-    /// runtime that serves.
+    /// Puts the parts together at `now`. Origins that are as they were in `before` keep what is known of them. Must run inside
+    /// the runtime that serves.
     ///
     /// # Errors
     /// When a route lacks what its action needs: it must never be forwarded for want of a price.
@@ -62,6 +66,7 @@ impl Snapshot {
         routes: RouteTable,
         priced: Vec<Option<Arc<PricedRoute>>>,
         before: Option<&Self>,
+        now: UnixMillis,
     ) -> Result<Self, BuildError> {
         let known = before.map(|before| before.upstreams.as_slice()).unwrap_or_default();
         let upstreams =
@@ -84,8 +89,10 @@ impl Snapshot {
                 Paid(_) | Free | Deny => sites.push(Site { upstream, priced, limits, doors }),
             }
         }
+        let directory = Directory::new(config, &routes, &priced, now);
         Ok(Self {
             routes,
+            directory,
             sites,
             upstreams,
             public_url: config.server.public_url.as_ref().map(origin_of),

@@ -23,6 +23,8 @@ pub(super) fn route(key: &str, action: &str, line: u32) -> RouteConfig {
             description: String::new(),
             mime_type: String::new(),
             output_schema: None,
+            input: None,
+            discoverable: true,
             max_timeout: Duration::from_secs(60),
             settle: SettleMode::Before,
             redeliver: Redeliver::Always,

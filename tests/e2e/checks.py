@@ -40,6 +40,7 @@ def check_terms(answer, shop, gateway, path):
     expect_equal("x402Version of the header", terms["x402Version"], 2)
     expect_equal("v2 resource", terms["resource"]["url"], gateway.url(path))
     expect_equal("v2 networks", [offer["network"] for offer in terms["accepts"]], [it.network_v2 for it in chains])
+    expect_equal("bazaar", terms["extensions"]["bazaar"]["info"], {"input": {"type": "http", "method": "GET"}})
 
     expect("json" in answer.headers.get("content-type", ""), "the body of a 402 must be JSON")
     body = json.loads(answer.body)

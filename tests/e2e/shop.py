@@ -123,6 +123,8 @@ def configuration(gateway, origin_port, anvil_port, solana, cosmos):
 [server]
 listen = "127.0.0.1:{gateway.port}"
 {public_url}
+# Every client gets the bazaar extension with its terms, and must pay all the same.
+discovery = true
 
 [admin]
 listen = "127.0.0.1:{gateway.admin_port}"

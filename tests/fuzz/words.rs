@@ -107,3 +107,28 @@ fn only_a_quote_that_was_sealed_opens() {
         is_valid
     });
 }
+
+#[test]
+fn an_imported_table_is_a_configuration_without_mistakes() {
+    let network = "[networks.base]\nrpc_url = \"http://127.0.0.1:1\"\nsigner = { env = \"K\" }\n\
+        pay_to = \"0x209693Bc6afc0C5328bA36FaF03C514EF312287C\"\n";
+    let good = corpus([
+        "openapi: 3.1.0\ninfo: { title: T }\nservers: [ { url: \"https://a.example/v1\" } ]\npaths:\n  /u/{id}:\n    get: &a\n      \
+            summary: One\n      responses: { 200: { content: { text/plain: {} } } }\n    post: *a\n  /h: { get: { x-free: true } }\n",
+        r##"{"openapi":"3.0.1","servers":[{"url":"/b"}],"paths":{"/a":{"get":{"x-price":"$0.02","summary":"A \"b\" \\u0041"},
+            "put":{"x-payment-info":{"price":{"mode":"fixed","currency":"USD","amount":"0.05"}}}},"/r":{"$ref":"#/paths/~1a"}}}"##,
+    ]);
+    fuzz(&good, |input| {
+        let Ok(text) = std::str::from_utf8(input) else { return false };
+        let Ok(imported) = tollhouse::cli::import::import(text, "x.yaml", "$0.01") else { return false };
+        if imported.routes == 0 {
+            return false;
+        }
+        let whole = format!("{}\n{network}", imported.toml);
+        let parsed = config::parse(&whole, Path::new("gateway.toml"), &|_| Some("11".repeat(32))).into_result();
+        let config = parsed.unwrap_or_else(|mistakes| panic!("{mistakes}\n{whole}"));
+        assert_eq!(config.routes.len(), imported.routes, "{whole}");
+        assert!(tollhouse::route::RouteTable::build(&config.routes).is_ok(), "{whole}");
+        true
+    });
+}

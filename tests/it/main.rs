@@ -21,6 +21,7 @@ mod books;
 mod clocks;
 mod cosmos;
 mod crashes;
+mod discovery;
 mod disk;
 mod edge;
 mod facilitator;

@@ -111,6 +111,18 @@ impl Limits {
         route.buckets.take(client, is_paid)
     }
 
+    /// Counts a request without a payment that is for no route.
+    ///
+    /// # Errors
+    /// The limit that it exceeds.
+    pub fn take_unrouted(&self, client: impl FnOnce() -> Option<IpAddr>) -> Result<(), TooMany> {
+        if !self.buckets.asks(false) {
+            return Ok(());
+        }
+        let nobody = TooMany { limit: "no_address", retry_after: Duration::from_secs(1) };
+        self.buckets.take(client().ok_or(nobody)?, false)
+    }
+
     /// The right to have one more payment of this address worked on; given back when dropped.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! The assembled proxy over real sockets, with a raw origin behind it.
 
+mod directory;
 mod lifetime;
 mod paid;
 mod unpaid;
@@ -40,6 +41,10 @@ struct Opening {
     has_dead_server: bool,
     read_timeout: Duration,
     settle_timeout: Duration,
+    /// `[server] discovery`.
+    discovery: bool,
+    /// One more route.
+    more: Option<crate::config::RouteConfig>,
 }
 
 impl Default for Opening {
@@ -51,6 +56,8 @@ impl Default for Opening {
             has_dead_server: false,
             read_timeout: Duration::from_secs(5),
             settle_timeout: Duration::from_millis(300),
+            discovery: false,
+            more: None,
         }
     }
 }
@@ -63,15 +70,17 @@ async fn open(opening: Opening) -> Shop {
         (false, true) => &[&live],
         (_, false) => &["127.0.0.1:1"],
     };
-    let routes = vec![
+    let mut routes = vec![
         route("/free/{*rest}", Free),
         route("GET /open", Free),
         route("GET,POST /paid", Paid(paid_route())),
         route("/denied", Deny),
     ];
+    routes.extend(opening.more);
     let mut upstream = upstream(servers);
     upstream.read_timeout = opening.read_timeout;
-    let config = config(upstream, routes);
+    let mut config = config(upstream, routes);
+    config.server.discovery = opening.discovery;
     let gate = TestGate::open(opening.settle_timeout).await;
     let server = Server::bind(gate.parts(&config), gate.admin_parts(&config), None).await.unwrap();
     let (address, admin) = (server.address(), server.admin_address());
