@@ -4,6 +4,7 @@
 
 mod audit;
 mod decode;
+mod diagnose;
 mod effect;
 mod health;
 mod programs;
@@ -51,7 +52,7 @@ use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Allowance, Worth, lasts};
-use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::{Audit, Chain, ChainError, ChainObserver, Finding, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -402,6 +403,10 @@ impl Chain for SolanaScheme {
             lasts: fee_payer.balance().and_then(|lamports| lasts(left(lamports), self.0.config.max_fee.into())),
         };
         self.0.fee_payers.iter().map(balance).collect()
+    }
+
+    async fn diagnose(&self, _paid: &[AccountId]) -> Vec<Finding> {
+        diagnose::diagnose(self).await
     }
 
     async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError> {
