@@ -30,7 +30,8 @@ pub(super) fn headers() -> Vec<(HeaderName, HeaderValue)> {
 }
 
 /// The page for a route at a URL.
-pub(super) fn render(name: &str, route: &PaidRoute, url: &str) -> String {
+#[must_use]
+pub fn render(name: &str, route: &PaidRoute, url: &str) -> String {
     let mut rows = String::new();
     for offer in &route.offers {
         rows.push_str(&format!(

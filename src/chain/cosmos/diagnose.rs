@@ -22,7 +22,8 @@ const MODULE_ACCOUNT: &str = "/cosmos.auth.v1beta1.ModuleAccount";
 pub(super) async fn diagnose(scheme: &CosmosScheme, paid: &[AccountId]) -> Vec<Finding> {
     let inner = &*scheme.0;
     let looks = inner.rpc.nodes().into_iter().map(look_at);
-    let (seen, heads): (Vec<EndpointSeen>, Vec<Option<Head>>) = futures::future::join_all(looks).await.into_iter().unzip();
+    let (seen, heads): (Vec<EndpointSeen>, Vec<Option<Head>>) =
+        futures::future::join_all(looks).await.into_iter().unzip();
     let mut findings = finding::endpoints(&seen, LAG_BLOCKS_MAX);
     if !finding::is_any_right(&seen) {
         return findings;
@@ -128,4 +129,3 @@ async fn payee(inner: &Inner, account: &AccountId) -> Finding {
 fn is_module_account(answer: &QueryAccountResponse) -> bool {
     answer.account.as_ref().is_some_and(|account| account.type_url == MODULE_ACCOUNT)
 }
-

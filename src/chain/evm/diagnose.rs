@@ -11,8 +11,8 @@ use super::decode::address;
 use super::rpc::{RpcError, is_revert, parse};
 use super::watch::LAG_BLOCKS_MAX;
 use super::{ETHER_DECIMALS, EvmScheme, Inner, fees, startup};
-use crate::chain::finding::{self, EndpointSeen, Finding, Seen, host_of};
 use crate::chain::Chain;
+use crate::chain::finding::{self, EndpointSeen, Finding, Seen, host_of};
 use crate::types::{AccountId, Asset, DecimalAmount, UnixMillis};
 
 /// What the chain's coin is called here; most chains' is.
@@ -49,9 +49,8 @@ async fn look_at_endpoints(inner: &Inner) -> (Vec<EndpointSeen>, Option<UnixMill
     let mut newest: Option<Block> = None;
     let mut seen = Vec::with_capacity(answers.len());
     for (url, answer) in inner.rpc.urls().zip(answers) {
-        let block = answer.and_then(|mut values| {
-            parse::<Block>("eth_getBlockByNumber", values.pop().unwrap_or(Value::Null))
-        });
+        let block =
+            answer.and_then(|mut values| parse::<Block>("eth_getBlockByNumber", values.pop().unwrap_or(Value::Null)));
         let what = match block {
             Ok(block) => {
                 let number = block.number;
@@ -106,7 +105,11 @@ async fn payee(inner: &Inner, asset: &Asset, account: &AccountId) -> Finding {
         return Finding::fail(subject, format!("is on the blacklist of {symbol}"), hint);
     }
     if says(inner, token, Receiving::pausedCall {}.abi_encode()).await {
-        return Finding::fail(subject, format!("{symbol} is paused: nobody can pay"), "wait for its issuer, or offer another asset");
+        return Finding::fail(
+            subject,
+            format!("{symbol} is paused: nobody can pay"),
+            "wait for its issuer, or offer another asset",
+        );
     }
     match transfer(inner, token, payee).await {
         Ok(value) => {
@@ -118,7 +121,8 @@ async fn payee(inner: &Inner, asset: &Asset, account: &AccountId) -> Finding {
             Finding::fail(subject, format!("a simulated transfer of {symbol} to it reverts: {error}"), hint)
         }
         Err((_, error)) if is_revert(&error) => {
-            let hint = "no account with tokens could be asked, and some tokens refuse to move nothing; pay it once by hand";
+            let hint =
+                "no account with tokens could be asked, and some tokens refuse to move nothing; pay it once by hand";
             Finding::warn(subject, format!("a simulated transfer of no {symbol} to it reverts: {error}"), hint)
         }
         Err((_, error)) => Finding::warn(subject, format!("can't be asked: {error}"), "ask again"),
@@ -162,7 +166,11 @@ async fn fee(inner: &Inner) -> Finding {
     let coins = |wei: U256| DecimalAmount::from_atomic(wei.into(), ETHER_DECIMALS);
     let text = format!("a settlement costs at most {} now, max_fee is {}", coins(cost), coins(inner.config.max_fee));
     if cost > inner.config.max_fee {
-        Finding::fail("fees", text, "raise max_fee, or wait until the chain is cheaper: until then no payments are taken")
+        Finding::fail(
+            "fees",
+            text,
+            "raise max_fee, or wait until the chain is cheaper: until then no payments are taken",
+        )
     } else {
         Finding::ok("fees", text)
     }

@@ -98,8 +98,7 @@ async fn look_at_token(inner: &Inner, token: &Token, findings: &mut Vec<Finding>
         let hint = "correct the asset, or name the extension in allowed_extensions";
         findings.push(Finding::fail(format!("asset {symbol}"), problem, hint));
     }
-    let keys: Vec<Pubkey> =
-        inner.config.paid.iter().map(|owner| inner.token_account(*owner, mint, program)).collect();
+    let keys: Vec<Pubkey> = inner.config.paid.iter().map(|owner| inner.token_account(*owner, mint, program)).collect();
     for ((owner, key), account) in inner.config.paid.iter().zip(&keys).zip(accounts(inner, &keys).await?) {
         let subject = format!("pay_to {owner}");
         findings.push(match account_problem(token, owner, &program, key, account.as_ref()) {
