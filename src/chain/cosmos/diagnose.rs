@@ -129,3 +129,94 @@ async fn payee(inner: &Inner, account: &AccountId) -> Finding {
 fn is_module_account(answer: &QueryAccountResponse) -> bool {
     answer.account.as_ref().is_some_and(|account| account.type_url == MODULE_ACCOUNT)
 }
+
+#[cfg(test)]
+#[cfg(feature = "dev")]
+mod tests {
+    use cosmrs::proto::Any;
+
+    use super::super::tests::{Shop, World, config, pay_to};
+    use super::*;
+    use crate::chain::NoObserver;
+    use crate::config::NetworkConfig;
+    use crate::devnet::cosmos::{COSMOS_DENOM, CallFault, CosmosChain, CosmosParams};
+    use crate::types::{AssetId, Clock, ManualClock, SystemClock};
+
+    async fn found(shop: &Shop) -> Vec<Finding> {
+        diagnose(&shop.scheme, &[AccountId::new(pay_to()).unwrap()]).await
+    }
+
+    async fn found_by(config: &NetworkConfig, clock: std::sync::Arc<dyn Clock>) -> Vec<Finding> {
+        let scheme = CosmosScheme::connect(config, clock, std::sync::Arc::new(NoObserver)).unwrap();
+        diagnose(&scheme, &[]).await
+    }
+
+    fn ill(found: Vec<Finding>) -> Finding {
+        let mut ills: Vec<Finding> = found.into_iter().filter(|finding| finding.status != Severity::Ok).collect();
+        assert_eq!(ills.len(), 1, "{ills:?}");
+        assert!(ills[0].hint.is_some());
+        ills.remove(0)
+    }
+
+    #[tokio::test]
+    async fn a_chain_where_all_is_well_gives_a_line_for_each_thing() {
+        let world = World::new().await;
+        let found = found(&world.shop).await;
+        let subjects: Vec<&str> = found.iter().map(|it| it.subject.split(' ').next().unwrap()).collect();
+        assert_eq!(subjects, ["endpoint", "clock", "fees", "asset", "pay_to"]);
+        assert!(found.iter().all(|finding| finding.status == Severity::Ok), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_node_without_an_index_a_wrong_chain_and_a_dead_one_are_failures() {
+        let world = World::new().await;
+        world.chain.faults().set("GetTx", CallFault::NoIndex, 100);
+        let ill_of_index = ill(found(&world.shop).await);
+        assert!(ill_of_index.status == Severity::Fail && ill_of_index.finding.contains("look up"), "{ill_of_index:?}");
+        let params = CosmosParams { chain_id: "other-1".to_owned(), block_time: None, ..CosmosParams::default() };
+        let other = CosmosChain::start(params).await.unwrap();
+        let wrong = ill(found(&Shop::at(&[other.grpc_url()])).await);
+        assert!(wrong.status == Severity::Fail && wrong.finding.contains("other-1"), "{wrong:?}");
+        let dead = ill(found(&Shop::offline()).await);
+        assert_eq!(dead.status, Severity::Fail);
+        let both = ill(found(&Shop::at(&[other.grpc_url() + "/secret-token", world.chain.grpc_url()])).await);
+        assert!(!format!("{both:?}").contains("secret-token"), "{both:?}");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_behind_the_other_is_a_warning() {
+        let (world, slow) = (World::new().await, World::new().await);
+        world.blocks(LAG_BLOCKS_MAX + 1).await;
+        let late = ill(found(&Shop::at(&[slow.chain.grpc_url(), world.chain.grpc_url()])).await);
+        assert!(late.status == Severity::Warn && late.finding.contains("11 behind"), "{late:?}");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_disagrees_closes_the_network() {
+        let world = World::new().await;
+        let at = |millis| std::sync::Arc::new(ManualClock::new(crate::types::UnixMillis(SystemClock.now().0 + millis)));
+        for millis in [-3_600_000, 3_600_000] {
+            let wrong = ill(found_by(&config(&[world.chain.grpc_url()]), at(millis)).await);
+            assert!(wrong.status == Severity::Fail && wrong.subject == "clock", "{wrong:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_coin_that_the_chain_has_none_of_is_a_warning() {
+        let world = World::new().await;
+        let mut config = config(&[world.chain.grpc_url()]);
+        config.assets[0].id = AssetId::new(format!("{COSMOS_DENOM}x")).unwrap();
+        let strange = ill(found_by(&config, std::sync::Arc::new(SystemClock)).await);
+        assert!(strange.status == Severity::Warn && strange.subject == "asset USDC", "{strange:?}");
+    }
+
+    #[test]
+    fn an_account_of_the_chain_itself_is_told_from_one_of_somebody() {
+        let of = |type_url: &str| QueryAccountResponse {
+            account: Some(Any { type_url: type_url.to_owned(), value: Vec::new() }),
+        };
+        assert!(is_module_account(&of(MODULE_ACCOUNT)));
+        assert!(!is_module_account(&of("/cosmos.auth.v1beta1.BaseAccount")));
+        assert!(!is_module_account(&QueryAccountResponse { account: None }));
+    }
+}

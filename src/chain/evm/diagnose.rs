@@ -175,3 +175,118 @@ async fn fee(inner: &Inner) -> Finding {
         Finding::ok("fees", text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{self, CHAIN, World};
+    use super::super::tests::{PAY_TO, Shop, evm, shop_with};
+    use super::*;
+    use crate::chain::Severity;
+    use crate::config::Secret;
+
+    async fn found(shop: &Shop) -> Vec<Finding> {
+        diagnose(&shop.scheme, &[AccountId::new(PAY_TO).unwrap()]).await
+    }
+
+    /// What isn't well after a change of the world, and nothing else.
+    async fn ills(change: impl FnOnce(&mut World)) -> Vec<(Severity, String)> {
+        let shop = shop_with(|_| {}).await;
+        change(&mut shop.world.lock().unwrap());
+        let ills = found(&shop).await.into_iter().filter(|finding| finding.status != Severity::Ok);
+        let ills = ills.inspect(|finding| assert!(finding.hint.is_some(), "{finding:?}"));
+        ills.map(|finding| (finding.status, format!("{}: {}", finding.subject, finding.finding))).collect()
+    }
+
+    /// The one thing that isn't well.
+    async fn ill(change: impl FnOnce(&mut World)) -> (Severity, String) {
+        let mut ills = ills(change).await;
+        assert_eq!(ills.len(), 1, "{ills:?}");
+        ills.remove(0)
+    }
+
+    #[tokio::test]
+    async fn a_chain_where_all_is_well_gives_a_line_for_each_thing_and_no_access_token() {
+        let found = found(&shop_with(|_| {}).await).await;
+        let subjects: Vec<&str> = found.iter().map(|it| it.subject.split(' ').next().unwrap()).collect();
+        assert_eq!(subjects, ["endpoint", "clock", "asset", "pay_to", "fees", "signer"]);
+        assert!(found.iter().all(|finding| finding.status == Severity::Ok), "{found:?}");
+        let text = format!("{found:?}");
+        assert!(text.contains("127.0.0.1") && !text.contains("secret-access-token"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_chain_and_a_dead_endpoint_are_failures_and_nothing_else_is_asked() {
+        let (status, text) = ill(|world| world.chain_id = 1).await;
+        assert_eq!(status, Severity::Fail);
+        assert!(text.contains("serves chain 1, expected 84532"), "{text}");
+        let (status, text) = ill(|world| world.is_down = true).await;
+        assert!(status == Severity::Fail && text.starts_with("endpoint 1"), "{text}");
+        assert!(!text.contains("secret-access-token"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_lags_or_serves_another_chain_is_told_apart_from_the_others() {
+        let (slow, other) = (World::new(), World::new());
+        slow.lock().unwrap().number = 80;
+        other.lock().unwrap().chain_id = CHAIN + 1;
+        let urls = [fake::serve(&slow).await, fake::serve(&other).await];
+        let shop = shop_with(|config| evm(config).rpc_urls.extend(urls.map(Secret::new))).await;
+        let found = found(&shop).await;
+        let statuses: Vec<Severity> = found.iter().take(3).map(|finding| finding.status).collect();
+        assert_eq!(statuses, [Severity::Ok, Severity::Warn, Severity::Fail], "{found:?}");
+        assert!(found[1].finding.contains("20 behind"), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_as_configured_is_a_failure() {
+        for (change, expected) in [
+            ((|world| world.code.clear()) as fn(&mut World), "has no code"),
+            (|world| world.decimals = 18, "expected 6 decimals, found 18"),
+            (|world| world.domain.name = "USD Coin".to_owned(), "DOMAIN_SEPARATOR"),
+        ] {
+            let (status, text) = ill(change).await;
+            assert!(status == Severity::Fail && text.contains(expected), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_payee_who_can_not_receive_is_a_failure() {
+        let payee: Address = PAY_TO.parse().unwrap();
+        let (status, text) = ill(|world| drop(world.blacklisted.insert(payee))).await;
+        assert!(status == Severity::Fail && text.contains("blacklist"), "{text}");
+        let (status, text) = ill(|world| drop(world.refused.insert(payee))).await;
+        assert!(status == Severity::Fail && text.contains("reverts"), "{text}");
+        let (status, text) = ill(|world| world.is_paused = true).await;
+        assert!(status == Severity::Fail && text.contains("paused"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn where_nobody_holds_the_token_a_transfer_of_nothing_is_tried_and_its_failure_is_a_warning() {
+        assert!(ills(|world| world.token_balance = U256::ZERO).await.is_empty());
+        let (status, text) = ill(|world| {
+            world.token_balance = U256::ZERO;
+            world.refused.insert(PAY_TO.parse().unwrap());
+        })
+        .await;
+        assert!(status == Severity::Warn && text.contains("reverts"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_empty_or_low_gas_payer_and_fees_above_the_cap_are_told() {
+        let (status, text) = ill(|world| world.balance = U256::ZERO).await;
+        assert!(status == Severity::Fail && text.contains("not enough for one payment"), "{text}");
+        let (status, text) = ill(|world| world.balance = U256::from(1_000_000_000_000_u64)).await;
+        assert!(status == Severity::Warn && text.contains("enough for"), "{text}");
+        let ills = ills(|world| world.base_fee = 1_000_000_000_000).await;
+        let fees = ills.iter().find(|(_, text)| text.starts_with("fees")).unwrap();
+        assert!(fees.0 == Severity::Fail && fees.1.contains("max_fee"), "{ills:?}");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_disagrees_with_the_chain_is_told() {
+        let (status, text) = ill(|world| world.timestamp += 3600).await;
+        assert!(status == Severity::Fail && text.starts_with("clock"), "{text}");
+        let (status, text) = ill(|world| world.timestamp -= 3600).await;
+        assert!(status == Severity::Warn && text.contains("3600 s old"), "{text}");
+    }
+}

@@ -46,6 +46,8 @@ async fn look_at_endpoints(inner: &Inner) -> Vec<EndpointSeen> {
         let mut answers = match answer {
             Ok(answers) => answers.into_iter(),
             Err(error @ RpcError::WrongChain { .. }) => return Seen::WrongChain(error.to_string()),
+            // Its code is that of an overloaded node (-32005).
+            Err(RpcError::Transport(text)) if text.contains("is behind") => return Seen::Behind(text),
             Err(error) => return Seen::Nothing(error.to_string()),
         };
         match answers.next() {
@@ -113,4 +115,87 @@ async fn look_at_token(inner: &Inner, token: &Token, findings: &mut Vec<Finding>
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{self, World, mint_account, token_account};
+    use super::super::testing::{Shop, fee_payer, mint, payee_account, payee_key, shop_with, solana};
+    use super::*;
+    use crate::chain::Severity;
+    use crate::config::Secret;
+
+    /// What isn't well after a change of the world, and nothing else.
+    async fn ills(change: impl FnOnce(&mut World)) -> Vec<(Severity, String)> {
+        let shop = one_signer().await;
+        shop.change(change);
+        let ills = diagnose(&shop.scheme).await.into_iter().filter(|finding| finding.status != Severity::Ok);
+        let ills = ills.inspect(|finding| assert!(finding.hint.is_some(), "{finding:?}"));
+        ills.map(|finding| (finding.status, format!("{}: {}", finding.subject, finding.finding))).collect()
+    }
+
+    async fn ill(change: impl FnOnce(&mut World)) -> (Severity, String) {
+        let mut ills = ills(change).await;
+        assert_eq!(ills.len(), 1, "{ills:?}");
+        ills.remove(0)
+    }
+
+    async fn one_signer() -> Shop {
+        shop_with(|config| solana(config).signers.truncate(1)).await
+    }
+
+    #[tokio::test]
+    async fn a_cluster_where_all_is_well_gives_a_line_for_each_thing() {
+        let found = diagnose(&one_signer().await.scheme).await;
+        let subjects: Vec<&str> = found.iter().map(|it| it.subject.split(' ').next().unwrap()).collect();
+        assert_eq!(subjects, ["endpoint", "clock", "asset", "pay_to", "signer"]);
+        assert!(found.iter().all(|finding| finding.status == Severity::Ok), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn endpoints_are_asked_one_by_one() {
+        let slow = World::new();
+        slow.lock().unwrap().height = 900;
+        let url = fake::serve(&slow).await;
+        let shop = shop_with(|config| solana(config).rpc_urls.push(Secret::new(url))).await;
+        let found = diagnose(&shop.scheme).await;
+        assert_eq!((found[0].status, found[1].status), (Severity::Ok, Severity::Warn), "{found:?}");
+        let (status, text) = ill(|world| world.genesis = "other".to_owned()).await;
+        assert!(status == Severity::Fail && text.contains("serves chain other"), "{text}");
+        let (status, text) = ill(|world| world.is_catching_up = true).await;
+        assert!(status == Severity::Fail && text.contains("Node is behind"), "{text}");
+        let (status, _) = ill(|world| world.is_down = true).await;
+        assert_eq!(status, Severity::Fail);
+    }
+
+    #[tokio::test]
+    async fn a_missing_or_frozen_token_account_is_a_failure_with_the_command_that_helps() {
+        let shop = one_signer().await;
+        shop.change(|world| drop(world.accounts.remove(&payee_account().to_string())));
+        let found = diagnose(&shop.scheme).await;
+        let missing = found.iter().find(|finding| finding.subject.starts_with("pay_to")).unwrap();
+        assert_eq!(missing.status, Severity::Fail);
+        assert!(missing.hint.as_ref().unwrap().contains("spl-token create-account"), "{missing:?}");
+        let frozen = token_account(&spl_token_interface::ID.to_string(), &payee_key().to_string(), "frozen", json!([]));
+        let (status, text) = ill(|world| drop(world.accounts.insert(payee_account().to_string(), frozen))).await;
+        assert!(status == Severity::Fail && text.contains("frozen"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_mint_or_one_with_dangerous_extensions_is_a_failure() {
+        let (status, text) = ill(|world| drop(world.accounts.remove(&mint().to_string()))).await;
+        assert!(status == Severity::Fail && text.contains("no mint"), "{text}");
+        let token = spl_token_interface::ID.to_string();
+        let hooked = mint_account(&token, json!([{"extension": "transferHook"}]));
+        let (status, text) = ill(|world| drop(world.accounts.insert(mint().to_string(), hooked))).await;
+        assert!(status == Severity::Fail && text.contains("transferHook"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_empty_fee_payer_and_a_wrong_clock_are_told() {
+        let (status, text) = ill(|world| drop(world.accounts.remove(&fee_payer().to_string()))).await;
+        assert!(status == Severity::Fail && text.contains("not enough for one payment"), "{text}");
+        let (status, text) = ill(|world| world.ahead_secs = 3600).await;
+        assert!(status == Severity::Fail && text.starts_with("clock"), "{text}");
+    }
 }
