@@ -37,7 +37,7 @@ use crate::types::Clock;
 use client::Trusted;
 pub use context::Context;
 use limits::Limits;
-pub use page::render as page_for_people;
+pub use page::page_for_people;
 pub use snapshot::{Current, Snapshot};
 pub use upstream::check_files;
 

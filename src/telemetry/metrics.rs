@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector as _;
+use prometheus::proto::Metric;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     exponential_buckets,
@@ -26,6 +28,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, in the order in which a payment comes to them.
+    const ALL: [Self; 6] = [Self::Verify, Self::Simulate, Self::Claim, Self::Settle, Self::Record, Self::Deliver];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Verify => "verify",
@@ -35,6 +40,34 @@ impl Stage {
             Self::Record => "record",
             Self::Deliver => "deliver",
         }
+    }
+}
+
+/// How long a stage took, as a histogram.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageLatency {
+    /// The stage's word in metrics.
+    pub stage: &'static str,
+    /// How often it was measured.
+    pub count: u64,
+    /// All of it together, in seconds.
+    pub seconds_total: f64,
+    /// Upper bounds in seconds, rising, and how many took no longer.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+impl StageLatency {
+    fn of(metric: &Metric) -> Option<Self> {
+        let label = metric.get_label().iter().find(|label| label.name() == "stage")?;
+        let stage = Stage::ALL.iter().find(|stage| stage.as_str() == label.value())?;
+        let histogram = metric.get_histogram();
+        let bounds = histogram.get_bucket().iter();
+        Some(Self {
+            stage: stage.as_str(),
+            count: histogram.get_sample_count(),
+            seconds_total: histogram.get_sample_sum(),
+            buckets: bounds.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
+        })
     }
 }
 
@@ -200,6 +233,16 @@ impl Metrics {
         self.invariant_violations.with_label_values(&[invariant]).inc();
     }
 
+    /// How long each stage took so far; stages that no payment came to are left out.
+    #[must_use]
+    pub fn stage_latencies(&self) -> Vec<StageLatency> {
+        let families = self.stage_seconds.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let mut latencies: Vec<StageLatency> = metrics.filter_map(StageLatency::of).collect();
+        latencies.sort_by_key(|latency| Stage::ALL.iter().position(|stage| stage.as_str() == latency.stage));
+        latencies
+    }
+
     /// Everything in the Prometheus text format.
     ///
     /// # Errors
@@ -223,5 +266,33 @@ mod tests {
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         assert!(text.contains(r#"tollhouse_requests_total{outcome="free",route="GET /a"} 1"#), "{text}");
         assert!(text.contains("tollhouse_rpc_seconds_bucket"), "{text}");
+    }
+
+    #[test]
+    fn alerts_and_board_watch_metrics_that_exist() {
+        let metrics = Metrics::new().unwrap();
+        // A vector shows nothing until it has a member.
+        metrics.request("GET /a", "free");
+        metrics.payment("eip155:1", "paid");
+        metrics.refusal("expired");
+        metrics.stage(Stage::Claim, Duration::ZERO);
+        metrics.rpc("eip155:1", "eth_call", "ok", Duration::ZERO);
+        metrics.ledger("commit", Duration::ZERO);
+        metrics.signer_balance("eip155:1", "0", 1.0);
+        metrics.network_up("eip155:1", true);
+        metrics.clock_skew("eip155:1", 0.0);
+        metrics.invariant_violated("balance");
+        let shown = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let shown: Vec<&str> = shown.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitoring");
+        for name in ["alerts.yml", "alerts.test.yml", "grafana/boards/tollhouse.json"] {
+            let text = std::fs::read_to_string(folder.join(name)).unwrap();
+            let starts: Vec<usize> = text.match_indices("tollhouse_").map(|(at, _)| at).collect();
+            assert!(starts.len() >= 10, "{name}");
+            for at in starts {
+                let word = text[at..].split(|char: char| !char.is_ascii_alphanumeric() && char != '_').next().unwrap();
+                assert!(shown.contains(&word), "{name}: {word}");
+            }
+        }
     }
 }

@@ -4,4 +4,4 @@ mod logging;
 mod metrics;
 
 pub use logging::{LoggingError, init};
-pub use metrics::{Metrics, Stage};
+pub use metrics::{Metrics, Stage, StageLatency};

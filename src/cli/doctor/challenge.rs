@@ -104,9 +104,9 @@ fn read_back(config: &Config, priced: &PricedRoute, paid: &PaidRoute) -> Result<
         Err(_) if safe.is_empty() => {}
         Err(error) => return Err(format!("v1: {error}")),
     }
-    let page = crate::proxy::page_for_people(priced.name(), paid, &url);
+    let page = crate::proxy::page_for_people(priced.name(), paid, &url, &header);
     let shown = paid.offers.iter().all(|offer| page.contains(offer.pay_to.as_str()));
-    if !page.starts_with("<!doctype html>") || !shown {
+    if !page.starts_with("<!doctype html>") || !shown || !page.contains(&header) {
         return Err("the page for people doesn't show its offers".to_owned());
     }
     Ok((bytes, !safe.is_empty()))

@@ -6,11 +6,20 @@ use std::path::Path;
 use crate::chain::Finding;
 use crate::cli::check::check_ledger_place;
 use crate::config::{Config, LedgerUrl};
-use crate::ledger::SqliteReader;
+use crate::ledger::{PostgresReader, SqliteReader};
 
 pub(super) async fn examine(config: &Config) -> Finding {
-    let LedgerUrl::Sqlite(file) = &config.ledger.url;
-    sqlite(config, file).await
+    match &config.ledger.url {
+        LedgerUrl::Sqlite(file) => sqlite(config, file).await,
+        LedgerUrl::Postgres(url) => match PostgresReader::examine(url.expose()).await {
+            Ok(true) => Finding::ok("ledger", "the database holds books of this version, and keeps what it was told"),
+            Ok(false) => Finding::ok("ledger", "the database keeps what it was told; the first `run` makes the tables"),
+            Err(error) => {
+                let hint = "check ledger.url and the database's settings: docs/operations.md says which it must have";
+                Finding::fail("ledger", error.to_string(), hint)
+            }
+        },
+    }
 }
 
 async fn sqlite(config: &Config, file: &Path) -> Finding {

@@ -18,7 +18,7 @@ pub(super) async fn examine(config: &Config) -> Vec<Finding> {
                 Err(error) => Finding::fail(
                     subject,
                     format!("{error:#}"),
-                    "start the origin, or correct servers, tls and health of the upstream; paid requests would become owed answers",
+                    "start the origin, or correct servers, tls and health_check of the upstream; paid requests would become owed answers",
                 ),
             }
         })

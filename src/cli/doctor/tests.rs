@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::config::{LedgerUrl, Secret};
 
 const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
 
@@ -80,6 +81,11 @@ async fn a_ledger_that_can_not_be_kept_is_a_failure_and_looking_leaves_nothing_b
     fails(&ledger::examine(config).await, "can't be used");
     std::fs::remove_dir_all(site.folder.path()).unwrap();
     fails(&ledger::examine(config).await, "no folder");
+    let mut config = (**config).clone();
+    config.ledger.url = LedgerUrl::Postgres(Secret::new("postgres://user:secret-token@127.0.0.1:1/books".to_owned()));
+    let unreachable = ledger::examine(&config).await;
+    fails(&unreachable, "the database");
+    assert!(!format!("{unreachable:?}").contains("secret-token"), "{unreachable:?}");
 }
 
 #[tokio::test]
@@ -93,9 +99,9 @@ async fn an_origin_that_is_down_or_unwell_is_a_failure() {
     let app = axum::Router::new().route("/well", get(|| async { "" })).route("/unwell", unwell);
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
     let mut site = site;
-    site.upstream = "health = { path = \"/well\" }".to_owned();
+    site.upstream = "health_check = \"/well\"".to_owned();
     assert_eq!(origins::examine(&site.blueprint().config).await[0].status, Severity::Ok);
-    site.upstream = "health = { path = \"/unwell\" }".to_owned();
+    site.upstream = "health_check = \"/unwell\"".to_owned();
     fails(&origins::examine(&site.blueprint().config).await[0], "answers 503");
     site.upstream = "tls = true".to_owned();
     fails(&origins::examine(&site.blueprint().config).await[0], "no answer over TLS");
