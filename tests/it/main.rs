@@ -22,6 +22,7 @@ mod clocks;
 mod cosmos;
 mod crashes;
 mod disk;
+mod doctor;
 mod edge;
 mod facilitator;
 mod fees;
