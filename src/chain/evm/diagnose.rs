@@ -252,9 +252,9 @@ mod tests {
     #[tokio::test]
     async fn a_payee_who_can_not_receive_is_a_failure() {
         let payee: Address = PAY_TO.parse().unwrap();
-        let (status, text) = ill(|world| drop(world.blacklisted.insert(payee))).await;
+        let (status, text) = ill(|world| world.blacklisted.extend([payee])).await;
         assert!(status == Severity::Fail && text.contains("blacklist"), "{text}");
-        let (status, text) = ill(|world| drop(world.refused.insert(payee))).await;
+        let (status, text) = ill(|world| world.refused.extend([payee])).await;
         assert!(status == Severity::Fail && text.contains("reverts"), "{text}");
         let (status, text) = ill(|world| world.is_paused = true).await;
         assert!(status == Severity::Fail && text.contains("paused"), "{text}");

@@ -93,12 +93,10 @@ async fn an_origin_that_is_down_or_unwell_is_a_failure() {
     let mut site = Site::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     site.origin = listener.local_addr().unwrap().to_string();
-    let well = async || origins::examine(&site.blueprint().config).await.remove(0);
-    assert_eq!(well().await.status, Severity::Ok);
+    assert_eq!(origins::examine(&site.blueprint().config).await[0].status, Severity::Ok);
     let unwell = axum::routing::get(|| async { axum::http::StatusCode::SERVICE_UNAVAILABLE });
     let app = axum::Router::new().route("/well", get(|| async { "" })).route("/unwell", unwell);
     let server = tokio::spawn(async move { axum::serve(listener, app).await });
-    let mut site = site;
     site.upstream = "health_check = \"/well\"".to_owned();
     assert_eq!(origins::examine(&site.blueprint().config).await[0].status, Severity::Ok);
     site.upstream = "health_check = \"/unwell\"".to_owned();
