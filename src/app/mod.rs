@@ -156,6 +156,12 @@ impl Blueprint {
         }
     }
 
+    /// The priced routes by their index in the configuration; nothing where a route isn't priced.
+    #[must_use]
+    pub fn priced(&self) -> &[Option<Arc<PricedRoute>>] {
+        &self.priced
+    }
+
     /// Compares every chain with the configuration, all at once, within a few seconds.
     ///
     /// # Errors

@@ -174,6 +174,11 @@ impl Rpc {
         self.failures_in_a_row.load(Ordering::Relaxed) < FAILURES_IN_A_ROW_MAX
     }
 
+    /// The endpoints' addresses, in the operator's order. They hold access tokens.
+    pub(super) fn urls(&self) -> impl Iterator<Item = &Url> {
+        self.endpoints.iter().map(|endpoint| &endpoint.url)
+    }
+
     /// How many endpoints there are.
     pub(super) fn endpoints(&self) -> usize {
         self.endpoints.len()

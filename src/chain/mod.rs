@@ -9,6 +9,7 @@ pub mod solana;
 mod audit;
 mod breaker;
 mod cache;
+mod finding;
 mod inflight;
 mod jsonrpc;
 mod losses;
@@ -27,6 +28,7 @@ use crate::payment::scheme::Scheme;
 use crate::types::{AccountId, AssetId, AtomicAmount, ChainKind, Clock, Network};
 
 pub use self::audit::{Audit, Incoming, Till};
+pub use self::finding::{Finding, Severity};
 
 /// How a call to a node ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -136,6 +138,10 @@ pub trait Chain: Scheme {
 
     /// Balances of the gas payers as last seen.
     fn signer_balances(&self) -> Vec<SignerBalance>;
+
+    /// Whether business can open: every endpoint by itself, the clock, the assets, whether `paid` can receive them, and how
+    /// long the gas payers' balances last. For people; wants no chain that was verified and decides nothing.
+    async fn diagnose(&self, paid: &[AccountId]) -> Vec<Finding>;
 
     /// What the chain says today of a payment that the books call paid. Wants a chain that was verified, not one that was started.
     ///

@@ -43,7 +43,7 @@ pub async fn run(args: HealthArgs) -> anyhow::Result<()> {
 }
 
 /// The listener's URL as seen from this machine.
-fn admin_url(listen: SocketAddr) -> anyhow::Result<Url> {
+pub(super) fn admin_url(listen: SocketAddr) -> anyhow::Result<Url> {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

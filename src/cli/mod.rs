@@ -4,6 +4,7 @@
 mod check;
 #[cfg(feature = "dev")]
 mod dev;
+mod doctor;
 mod explain;
 mod hardening;
 mod health;
@@ -68,6 +69,8 @@ pub enum Command {
     Run(ConfigArgs),
     /// Check the configuration, all that `run` does before it binds
     Check(ConfigArgs),
+    /// Ask every chain, asset, signer balance, payee and origin whether business can open; one line each
+    Doctor(doctor::DoctorArgs),
     /// Say which route, price and upstream a request meets, and why
     Explain(ExplainArgs),
     /// Print the JSON Schema of the configuration
@@ -117,6 +120,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             run::run(&args)
         }
         Command::Check(args) => block_on(check::run(&args)),
+        Command::Doctor(args) => block_on(doctor::run(&args)),
         Command::Explain(args) => explain(&args),
         Command::Schema => Ok(schema::run()),
         Command::Import(args) => import::run(&args),

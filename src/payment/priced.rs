@@ -126,6 +126,21 @@ impl PricedRoute {
         Some(template.render(reason, url, key, nonce, expires))
     }
 
+    /// The 402 of a moment when every network is open, for whoever wants to see the whole of it.
+    #[must_use]
+    pub fn challenge_of_all(
+        &self,
+        reason: &str,
+        url: &str,
+        key: &QuoteKey,
+        nonce: QuoteNonce,
+        expires: UnixMillis,
+    ) -> Option<Challenge> {
+        let offers: Vec<Offer> = self.offers.iter().map(|priced| priced.offer.clone()).collect();
+        let template = ChallengeTemplate::new(&offers, &self.resource, self.with_vitwit).ok()?;
+        Some(template.render(reason, url, key, nonce, expires))
+    }
+
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
             let (terms, scheme) = (&priced.offer.terms, &priced.market.scheme);

@@ -40,6 +40,7 @@ use client::Trusted;
 pub use context::Context;
 pub use forward_auth::ForwardAuth;
 use limits::Limits;
+pub use page::page_for_people;
 pub use snapshot::{Current, Snapshot};
 pub use upstream::check_files;
 

@@ -64,6 +64,13 @@ pub(super) struct Page<'a> {
     pub terms: &'a str,
 }
 
+/// The page that a browser would get for a GET of a route, for whoever wants to look at it beforehand. `terms` is the value of
+/// `PAYMENT-REQUIRED`.
+#[must_use]
+pub fn page_for_people(name: &str, route: &PaidRoute, url: &str, terms: &str) -> String {
+    render(&Page { name, route, method: &Method::GET, url, terms })
+}
+
 /// The page: the terms as people read them, and a script that pays from a wallet.
 pub(super) fn render(page: &Page<'_>) -> String {
     let mut rows = String::new();

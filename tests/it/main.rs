@@ -23,6 +23,7 @@ mod cosmos;
 mod crashes;
 mod discovery;
 mod disk;
+mod doctor;
 mod edge;
 mod facilitator;
 mod fees;

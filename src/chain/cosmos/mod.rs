@@ -6,6 +6,7 @@
 mod account;
 mod audit;
 mod decode;
+mod diagnose;
 mod evidence;
 mod fees;
 mod head;
@@ -40,7 +41,7 @@ use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
 use super::skew::Skew;
 use super::tenure::{self, Tenure};
-use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Finding, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
@@ -318,6 +319,10 @@ impl Chain for CosmosScheme {
 
     fn signer_balances(&self) -> Vec<SignerBalance> {
         Vec::new()
+    }
+
+    async fn diagnose(&self, paid: &[AccountId]) -> Vec<Finding> {
+        diagnose::diagnose(self, paid).await
     }
 
     async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError> {

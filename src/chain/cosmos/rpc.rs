@@ -30,6 +30,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 use url::Url;
 
+use crate::chain::finding::host_of;
 use crate::chain::{ChainObserver, RpcOutcome};
 use crate::types::Network;
 
@@ -138,6 +139,7 @@ fn redact(text: &str) -> String {
 }
 
 struct Remote {
+    url: Url,
     endpoint: Endpoint,
     /// Path of the endpoint's URL, without a slash at its end: goes before every method.
     prefix: String,
@@ -172,7 +174,7 @@ impl Remote {
                 endpoint.tls_config(tls).map_err(|_error| "can't prepare TLS: no root certificates".to_owned())?;
         }
         let prefix = url.path().trim_end_matches('/').to_owned();
-        Ok(Self { endpoint, prefix, state: Mutex::default() })
+        Ok(Self { url: url.clone(), endpoint, prefix, state: Mutex::default() })
     }
 
     fn channel(&self) -> Result<Channel, RpcError> {
@@ -217,6 +219,11 @@ pub(super) struct Node<'a> {
 }
 
 impl Node<'_> {
+    /// The endpoint's host, which is all of its address that may be shown.
+    pub(super) fn host(&self) -> String {
+        host_of(&self.remote.url)
+    }
+
     /// One call to this endpoint.
     pub(super) async fn call<Q: Query>(&self, query: Q) -> Result<Q::Answer, RpcError> {
         let _permit = self.rpc.permit().await?;

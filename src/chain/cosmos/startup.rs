@@ -14,7 +14,7 @@ use crate::types::Network;
 
 /// A hash that no transaction has: whether a node keeps an index of transactions, without which no payment is ever found, shows
 /// in what it says of it.
-const NO_TRANSACTION: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+pub(super) const NO_TRANSACTION: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 pub(super) fn mistake_at(location: Location, message: impl Into<String>) -> Diagnostic {
     Diagnostic { location, message: message.into(), hint: None }

@@ -29,6 +29,13 @@ sol! {
         function DOMAIN_SEPARATOR() returns (bytes32);
     }
 
+    /// What is asked of a token about who may receive it; `isBlacklisted` and `paused` are FiatToken's.
+    interface Receiving {
+        function transfer(address to, uint256 value) returns (bool);
+        function isBlacklisted(address account) returns (bool);
+        function paused() returns (bool);
+    }
+
     /// How tokens on OpenZeppelin say no.
     interface TokenErrors {
         error ERC20InsufficientBalance(address sender, uint256 balance, uint256 needed);

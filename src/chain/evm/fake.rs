@@ -13,7 +13,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use super::abi::{ContractWallet, Token, TransferByParts};
+use super::abi::{ContractWallet, Receiving, Token, TransferByParts};
 use super::decode::domain_separator;
 use crate::types::Eip712Domain;
 
@@ -62,6 +62,13 @@ pub(super) struct World {
     pub token_balance: U256,
     pub decimals: u8,
     pub domain: Eip712Domain,
+    /// Whom the token pays nothing to, and says so when asked.
+    pub blacklisted: HashSet<Address>,
+    /// Whom it pays nothing to without a word.
+    pub refused: HashSet<Address>,
+    pub is_paused: bool,
+    /// The gas payers' balances, in wei.
+    pub balance: U256,
     pub is_down: bool,
     pub state_used: HashSet<B256>,
     pub pool: BTreeMap<u64, (B256, Bytes)>,
@@ -98,6 +105,10 @@ impl World {
             token_balance: U256::from(1_000_000),
             decimals: 6,
             domain: Eip712Domain { name: "USDC".to_owned(), version: "2".to_owned() },
+            blacklisted: HashSet::new(),
+            refused: HashSet::new(),
+            is_paused: false,
+            balance: U256::from(1_000_000_000_000_000_000_u64),
             is_down: false,
             state_used: HashSet::new(),
             pool: BTreeMap::new(),
@@ -225,6 +236,18 @@ impl World {
                 let separator = domain_separator(&self.domain, self.chain_id, to);
                 Token::DOMAIN_SEPARATORCall::abi_encode_returns(&separator)
             }
+            Receiving::isBlacklistedCall::SELECTOR => {
+                let call = Receiving::isBlacklistedCall::abi_decode(&input).unwrap();
+                Receiving::isBlacklistedCall::abi_encode_returns(&self.blacklisted.contains(&call.account))
+            }
+            Receiving::pausedCall::SELECTOR => Receiving::pausedCall::abi_encode_returns(&self.is_paused),
+            Receiving::transferCall::SELECTOR => {
+                let call = Receiving::transferCall::abi_decode(&input).unwrap();
+                if self.refused.contains(&call.to) || call.value > self.token_balance {
+                    return revert();
+                }
+                Receiving::transferCall::abi_encode_returns(&true)
+            }
             _ => return revert(),
         };
         Ok(json!(Bytes::from(answer)))
@@ -266,7 +289,7 @@ impl World {
             "eth_chainId" => json!(format!("{:#x}", self.chain_id)),
             "eth_getBlockByNumber" => self.block(params[0].as_str().unwrap()),
             "eth_maxPriorityFeePerGas" => json!("0x64"),
-            "eth_getBalance" => json!("0xde0b6b3a7640000"),
+            "eth_getBalance" => json!(self.balance),
             "eth_getCode" => {
                 let account: Address = serde_json::from_value(params[0].clone()).unwrap();
                 json!(if self.code.contains(&account) { "0x60" } else { "0x" })

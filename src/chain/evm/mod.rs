@@ -6,6 +6,7 @@ mod abi;
 mod audit;
 mod bump;
 mod decode;
+mod diagnose;
 mod evidence;
 mod fees;
 mod lanes;
@@ -45,7 +46,7 @@ use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Worth, lasts};
 use super::tenure::{self, Tenure};
-use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Finding, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -392,6 +393,10 @@ impl Chain for EvmScheme {
             SignerBalance { signer: lane.account.clone(), balance, lasts }
         };
         self.0.lanes.iter().map(balance).collect()
+    }
+
+    async fn diagnose(&self, paid: &[AccountId]) -> Vec<Finding> {
+        diagnose::diagnose(self, paid).await
     }
 
     async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError> {

@@ -121,7 +121,7 @@ pub(super) async fn read_balances(inner: &Inner) -> Result<(), RpcError> {
 }
 
 /// Everything about one asset that isn't as configured.
-async fn asset_problems(inner: &Inner, asset: &Asset) -> Result<Vec<String>, RpcError> {
+pub(super) async fn asset_problems(inner: &Inner, asset: &Asset) -> Result<Vec<String>, RpcError> {
     let id = asset.id.as_str();
     let Some(token) = address(id) else { return Ok(vec![format!("asset {id} is no address")]) };
     let Some(domain) = &asset.eip712 else { return Ok(vec![format!("asset {id} has no EIP-712 name and version")]) };

@@ -20,14 +20,14 @@ use crate::ledger::{Attempt, Holder, LedgerError, NewAttempt, NewPayment, Paymen
 use crate::payment::scheme::{AttemptError, SettlementPlan, VerifyError};
 use crate::types::{AssetId, Eip712Domain, ManualClock, UnixMillis};
 
-const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
+pub(super) const PAY_TO: &str = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
 const GAS_KEY: &str = "0x3333333333333333333333333333333333333333333333333333333333333333";
 const NOW: u64 = 1_800_000_000;
 
-struct Shop {
-    world: Shared,
-    scheme: Arc<EvmScheme>,
-    clock: ManualClock,
+pub(super) struct Shop {
+    pub world: Shared,
+    pub scheme: Arc<EvmScheme>,
+    pub clock: ManualClock,
 }
 
 fn config(url: &str) -> NetworkConfig {
@@ -61,14 +61,14 @@ fn config(url: &str) -> NetworkConfig {
     }
 }
 
-fn evm(config: &mut NetworkConfig) -> &mut EvmConfig {
+pub(super) fn evm(config: &mut NetworkConfig) -> &mut EvmConfig {
     match &mut config.chain {
         ChainConfig::Evm(evm) => evm,
         other => panic!("{other:?}"),
     }
 }
 
-async fn shop_with(change: impl FnOnce(&mut NetworkConfig)) -> Shop {
+pub(super) async fn shop_with(change: impl FnOnce(&mut NetworkConfig)) -> Shop {
     let world = World::new();
     let mut config = config(&fake::serve(&world).await);
     change(&mut config);

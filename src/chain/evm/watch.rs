@@ -40,7 +40,7 @@ const RECEIPT_AT_ONCE: Duration = Duration::from_millis(2);
 /// How often every pending receipt is asked for although no block showed it.
 const RECHECK: Duration = Duration::from_secs(3);
 /// An endpoint so many blocks behind the best head seen is behind the chain.
-const LAG_BLOCKS_MAX: u64 = 10;
+pub(super) const LAG_BLOCKS_MAX: u64 = 10;
 
 /// The chain's head as last seen.
 #[derive(Debug, Clone, Copy)]

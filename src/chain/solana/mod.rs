@@ -4,6 +4,7 @@
 
 mod audit;
 mod decode;
+mod diagnose;
 mod effect;
 mod health;
 mod programs;
@@ -52,7 +53,7 @@ use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Allowance, Worth, lasts};
 use super::tenure::{self, Tenure};
-use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Finding, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -416,6 +417,10 @@ impl Chain for SolanaScheme {
             lasts: fee_payer.balance().and_then(|lamports| lasts(left(lamports), self.0.config.max_fee.into())),
         };
         self.0.fee_payers.iter().map(balance).collect()
+    }
+
+    async fn diagnose(&self, _paid: &[AccountId]) -> Vec<Finding> {
+        diagnose::diagnose(self).await
     }
 
     async fn audit(&self, record: &PaymentRecord) -> Result<Audit, ChainError> {

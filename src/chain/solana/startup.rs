@@ -221,7 +221,7 @@ pub(super) async fn check_assets(inner: &Inner) -> Result<(HashMap<Pubkey, Pubke
 }
 
 /// The mint's program, if it is a mint.
-fn check_mint(token: &Token, account: Option<&Account>, problems: &mut Vec<String>) -> Option<Pubkey> {
+pub(super) fn check_mint(token: &Token, account: Option<&Account>, problems: &mut Vec<String>) -> Option<Pubkey> {
     let account = account?;
     let program = account.token_program()?;
     let info = account.info("mint")?;
@@ -254,7 +254,7 @@ fn extensions(info: &Value) -> impl Iterator<Item = (&str, Option<&Value>)> {
 }
 
 /// What keeps a payee's token account from being paid into, if anything does.
-fn account_problem(
+pub(super) fn account_problem(
     token: &Token,
     owner: &Pubkey,
     program: &Pubkey,

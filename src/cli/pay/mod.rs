@@ -11,7 +11,7 @@ mod saved;
 mod send;
 mod sign;
 mod solana;
-mod terms;
+pub(super) mod terms;
 #[cfg(test)]
 mod tests;
 

@@ -100,6 +100,29 @@ impl PostgresReader {
         version_error(version(reader.pool()).await?, &MIGRATIONS)?;
         Ok(reader)
     }
+
+    /// Whether books could be kept in a database: reaches it, judges its settings and the version of the books that are there,
+    /// and changes nothing. Gives whether there are any.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`] with what a gateway would refuse to start for.
+    pub async fn examine(url: &str) -> Result<bool, LedgerError> {
+        let connected = tokio::time::timeout(OPEN_MAX, options(url)?.connect()).await;
+        let mut connection = match connected {
+            Ok(connected) => connected.map_err(|error| open_error("the database", error))?,
+            Err(_elapsed) => return Err(open_error("the database", "it does not answer")),
+        };
+        check_settings(&mut connection).await?;
+        let has_books: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(|error| open_error("the database", error))?;
+        let _tidy = connection.close().await;
+        if has_books {
+            Self::open(url).await?.close().await;
+        }
+        Ok(has_books)
+    }
 }
 
 async fn version(pool: &PgPool) -> Result<Option<i64>, LedgerError> {

@@ -88,7 +88,7 @@ impl CosmosShop {
         self.gateway.as_mut().expect("the gateway was started")
     }
 
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
 
