@@ -177,7 +177,8 @@ fn keys_of(schema: &serde_json::Value, path: &str, found: &mut Vec<(String, Opti
 fn values_of(value: &toml::Value, path: &str, found: &mut Vec<(String, toml::Value)>) {
     found.push((path.to_owned(), value.clone()));
     let own_names = [".upstreams", ".networks", ".routes"].contains(&path)
-        || (path.ends_with(".assets") || path.ends_with(".*.pay_to") || path.ends_with(".set_headers"));
+        || (path.ends_with(".assets") || path.ends_with(".*.pay_to") || path.ends_with(".set_headers"))
+        || path == ".telemetry.headers";
     match value {
         toml::Value::Table(_) if path.ends_with(".output_schema") => {}
         toml::Value::Table(table) => {
@@ -233,6 +234,7 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.server.limits.rates = Rates::default();
     full.admin.token = None;
     full.facilitator = None;
+    full.telemetry = None;
     full.upstreams[0].set_headers = Vec::new();
     full.upstreams[0].tls = false;
     full.upstreams[0].tls_server_name = None;
@@ -259,6 +261,7 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     same(&shop.facilitator, &full.facilitator);
     same(&shop.ledger, &full.ledger);
     same(&shop.log, &full.log);
+    same(&shop.telemetry, &full.telemetry);
     same(&shop.upstreams[0], &full.upstreams[0]);
     same(&shop.networks[0], &full.networks[0]);
 }

@@ -1,12 +1,12 @@
 //! One delivery of a paid request: counted before it begins, and answered for whatever happens.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
 use crate::ledger::{DeliveryBegun, Ledger, LedgerError, PaymentRecord, RecordId};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Stage, Trace};
 use crate::types::UnixMillis;
 
 use super::flight::Flight;
@@ -46,6 +46,7 @@ struct Open {
     surroundings: Arc<Deliveries>,
     flight: Option<Flight>,
     reached_origin: bool,
+    trace: Trace,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,13 +57,20 @@ enum Ending {
 
 impl Delivery {
     pub fn new(record: RecordId, surroundings: Arc<Deliveries>) -> Self {
-        Self { open: Some(Open { record, surroundings, flight: None, reached_origin: false }) }
+        Self { open: Some(Open { record, surroundings, flight: None, reached_origin: false, trace: Trace::default() }) }
     }
 
     /// Keeps the payment's single flight until the ending is in the ledger.
     pub fn hold(&mut self, flight: Flight) {
         if let Some(open) = &mut self.open {
             open.flight = Some(flight);
+        }
+    }
+
+    /// Whose trace is told of the ending.
+    pub fn traced(&mut self, trace: Trace) {
+        if let Some(open) = &mut self.open {
+            open.trace = trace;
         }
     }
 
@@ -106,10 +114,14 @@ impl Drop for Delivery {
 /// took it.
 async fn write_ending(open: Open, ending: Ending) -> bool {
     crate::crash::point("pre_w3");
+    let started = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
         match try_write(&open, ending).await {
             Ok(record) => {
+                if matches!(ending, Ending::Served) {
+                    open.surroundings.metrics.stage(Stage::Serve, started, &open.trace);
+                }
                 open.surroundings.metrics.payment(record.claim.network.as_str(), record.state.as_str());
                 tracing::debug!(payment = %record.record, state = %record.state, "Delivery ended.");
                 return true;

@@ -16,6 +16,7 @@ mod forward;
 mod headers;
 mod intake;
 mod limits;
+mod observe;
 mod page;
 mod phases;
 mod respond;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::payment::{Gate, PricedRoute};
 use crate::route::RouteTable;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Observers};
 use crate::types::Clock;
 
 use client::Trusted;
@@ -54,6 +55,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Counts requests.
     pub metrics: Arc<Metrics>,
+    /// Traces and the access log.
+    pub observers: Observers,
     /// Where what may change while the gateway runs is kept.
     pub current: Arc<Current>,
 }
@@ -78,6 +81,7 @@ pub struct Proxy {
     gate: Arc<Gate>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    observers: Observers,
     /// The proxies in front of this one.
     trusted: Trusted,
     /// What clients may take up on all routes together.
@@ -93,7 +97,7 @@ impl Proxy {
         let limits = Limits::new(&parts.config.server.limits);
         let trusted = Trusted(parts.config.server.trusted_proxies.clone());
         parts.current.set(Snapshot::new(&parts.config, parts.routes, parts.priced, None)?);
-        let Parts { gate, clock, metrics, current, .. } = parts;
-        Ok(Self { current, gate, clock, metrics, trusted, limits })
+        let Parts { gate, clock, metrics, observers, current, .. } = parts;
+        Ok(Self { current, gate, clock, metrics, observers, trusted, limits })
     }
 }

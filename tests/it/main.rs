@@ -39,6 +39,7 @@ mod reload;
 mod reorgs;
 mod requests;
 mod solana;
+mod telemetry;
 mod tokens;
 mod upstreams;
 mod vitwit;
