@@ -118,7 +118,7 @@ fn example_env(name: &str) -> Option<String> {
     let value = match name {
         "BASE_SEPOLIA_SIGNER" | "SOLANA_SIGNER" => "11".repeat(32),
         "PARTNER_KEY" => "a-key-of-16-bytes".to_owned(),
-        "ORIGIN_AUTHORIZATION" => "Bearer x".to_owned(),
+        "ORIGIN_AUTHORIZATION" | "OTLP_AUTHORIZATION" => "Bearer x".to_owned(),
         "LOCAL_RPC_URL" => "https://local.example/token".to_owned(),
         "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" | "TOLLHOUSE_FACILITATOR_TOKEN" => "password".to_owned(),
         "TOLLHOUSE_QUOTE_KEY" => "k".repeat(32),

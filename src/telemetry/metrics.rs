@@ -321,7 +321,7 @@ mod tests {
             .lines()
             .filter(|line| line.starts_with("| `tollhouse_"))
             .map(|line| {
-                let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+                let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
                 let [name, kind, labels, meaning] = cells[..] else { panic!("not four cells: {line}") };
                 assert!(!meaning.is_empty(), "{line}");
                 (name.trim_matches('`').to_owned(), kind.to_owned(), words(labels))
