@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, then runs all of them: format, lints, documentation, unit and integration tests, contract
-# artifacts, and the end-to-end tests with real clients on a real node. Wants Rust, a C compiler and cmake; on Debian it
-# installs the rest where it is missing. Each stage prints the minutes it took; the first failure ends the run.
+# artifacts, the end-to-end tests with real clients on a real node, and the pages in Chromium. Wants Rust, a C compiler and
+# cmake; on Debian it installs the rest where it is missing. Each stage prints the minutes it took; the first failure ends
+# the run.
 #
 #   tests/run.sh
 set -euo pipefail
@@ -85,6 +86,7 @@ install_packages() {
 # The Debian packages of whatever isn't here, one a line.
 missing_packages() {
   command -v cc >/dev/null || echo gcc libc6-dev
+  command -v chromium >/dev/null || echo chromium fonts-dejavu-core
   command -v cmake >/dev/null || echo cmake
   command -v make >/dev/null || echo make
   PATH="$PATH:/usr/sbin" command -v haproxy >/dev/null || echo haproxy
@@ -94,6 +96,8 @@ missing_packages() {
   command -v openssl >/dev/null || echo openssl
   command -v perl >/dev/null || echo perl
   command -v python3 >/dev/null || echo python3
+  # Its programs aren't in the path on Debian.
+  command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
   python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
@@ -136,6 +140,7 @@ venv_install() {
 
 install_clients() {
   # Each in a folder of its own: they don't agree on the versions of what they share.
+  npm_install tests/browser
   npm_install tests/e2e/node
   npm_install tests/e2e/node-cosmjs
   npm_install tests/e2e/node-x402-axios
@@ -143,6 +148,7 @@ install_clients() {
   npm_install tests/e2e/node-x402-fetch
   venv_install .venv-2 requirements-x402-2.txt
   venv_install .venv-1 requirements-x402-1.txt
+  venv_install .venv-schemathesis requirements-schemathesis.txt
   cargo fetch --quiet --locked --manifest-path "$CARGO_CLIENT/Cargo.toml"
 }
 
@@ -154,6 +160,14 @@ build_cargo_client() {
 # 890 packages: some ten minutes of CPU time the first time, none after that.
 build_solana_node() {
   nice -n 19 cargo build --quiet --locked --manifest-path "$SOLANA_NODE/Cargo.toml" --target-dir "$SOLANA_NODE/target"
+}
+
+# The unit, with a program that is there in place of ours; nothing of it may be unknown, and little of it open.
+check_unit() {
+  sed 's#^ExecStart=/usr/local/bin/tollhouse.*#ExecStart=/bin/true#' deploy/systemd/tollhouse.service >"$log_dir/tollhouse.service"
+  systemd-analyze verify "$log_dir/tollhouse.service"
+  systemd-analyze security --offline=true --threshold=20 "$log_dir/tollhouse.service" >"$log_dir/security.log" ||
+    { cat "$log_dir/security.log"; return 1; }
 }
 
 # --- stages ---
@@ -214,6 +228,24 @@ begin "examples in the documentation"
 cargo test --doc "${FEATURES[@]}"
 end
 
+begin "deployment files"
+# The containers themselves are tested by tests/container.sh, which takes too long for here.
+bash -n tests/container.sh
+sh -n deploy/compose/setup.sh
+python3 -m json.tool deploy/monitoring/grafana/boards/tollhouse.json >/dev/null
+if command -v promtool >/dev/null; then
+  (cd deploy/monitoring && promtool check rules alerts.yml && promtool test rules alerts.test.yml)
+fi
+if docker compose version >/dev/null 2>&1; then
+  docker compose --profile monitoring config --quiet
+elif command -v docker-compose >/dev/null; then
+  docker-compose --profile monitoring config --quiet
+fi
+if command -v systemd-analyze >/dev/null; then
+  check_unit
+fi
+end
+
 begin "contract artifacts"
 node tests/contracts/build.mjs --check
 end
@@ -234,6 +266,11 @@ end
 begin "end-to-end tests"
 # The binary that the tests above built; its last line is 'N passed, N failed'.
 python3 tests/e2e/run.py
+end
+
+begin "pages in a browser"
+# Pictures of every state are left in target/browser.
+node tests/browser/run.mjs
 end
 
 echo

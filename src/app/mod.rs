@@ -14,14 +14,14 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use crate::admin::{AdminParts, Reload};
+use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain, WatchedSigner};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, AccessLogTarget, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, RouteAction, RouteConfig,
     RouteOffer, Secret, ServerConfig,
 };
 use crate::facilitator::FacilitatorParts;
-use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, SqliteLedger};
+use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger};
 use crate::payment::scheme::Scheme;
 use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute, Queue};
 use crate::protocol::{EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo};
@@ -93,7 +93,7 @@ pub struct App {
     /// The money path.
     pub gate: Arc<Gate>,
     /// The books.
-    pub ledger: Arc<SqliteLedger>,
+    pub ledger: Arc<dyn Ledger>,
     /// Who takes up a changed configuration.
     pub reloader: Arc<Reloader>,
     /// Traces and the access log, which are to be flushed at the end.
@@ -218,6 +218,7 @@ impl Blueprint {
             Arc::clone(&self.metrics),
             runtime.clone(),
         );
+        let in_force = Arc::new(InForce::new(Arc::clone(&self.config)));
         let clearing = Arc::new(Clearing::new(Arc::clone(&gate), payables));
         let reloader = Arc::new(Reloader {
             file: self.config.file.clone(),
@@ -229,17 +230,20 @@ impl Blueprint {
             has_priced_routes: Arc::clone(&has_priced_routes),
             clearing: Arc::clone(&clearing),
             access: observers.access.clone(),
+            in_force: Arc::clone(&in_force),
         });
         gate.recover_deliveries().await?;
         runtime.spawn(Arc::clone(&gate).look_after());
         runtime.spawn(gauges::keep(self.chains.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics)));
         let admin = AdminParts {
             config: self.config.admin.clone(),
-            schemes: self.chains.iter().map(|chain| Arc::clone(chain) as Arc<dyn Scheme>).collect(),
+            in_force,
+            chains: self.chains.iter().map(watched).collect(),
             has_priced_routes,
             reloader: Some(Arc::clone(&reloader) as Arc<dyn Reload>),
             ledger: ledger.clone(),
             metrics: Arc::clone(&self.metrics),
+            clock: Arc::clone(&self.clock),
         };
         let facilitator = self.config.facilitator.clone().map(|config| FacilitatorParts {
             config,
@@ -282,7 +286,7 @@ impl Blueprint {
     }
 
     /// Nobody would look after an unfinished payment whose network is gone from the configuration.
-    async fn refuse_orphans(&self, ledger: &SqliteLedger) -> Result<(), StartError> {
+    async fn refuse_orphans(&self, ledger: &dyn Ledger) -> Result<(), StartError> {
         let open = open_payments(ledger, &self.config.server, self.clock.now()).await?;
         let Some(orphan) = open.iter().find(|row| !self.markets.contains_key(&row.claim.network)) else {
             return Ok(());
@@ -292,15 +296,18 @@ impl Blueprint {
         Err(StartError::NetworkStillNeeded { network, count })
     }
 
-    async fn open_ledger(&self) -> Result<Arc<SqliteLedger>, LedgerError> {
-        let LedgerUrl::Sqlite(path) = &self.config.ledger.url;
+    async fn open_ledger(&self) -> Result<Arc<dyn Ledger>, LedgerError> {
         let metrics = Arc::clone(&self.metrics);
         let observer = Arc::new(move |operation: &'static str, took| metrics.ledger(operation, took));
-        SqliteLedger::open_observed(path, Arc::clone(&self.clock), observer).await.map(Arc::new)
+        let clock = Arc::clone(&self.clock);
+        Ok(match &self.config.ledger.url {
+            LedgerUrl::Sqlite(path) => Arc::new(SqliteLedger::open_observed(path, clock, observer).await?),
+            LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::open_observed(url.expose(), clock, observer).await?),
+        })
     }
 
     /// The configured key, or the one that this ledger made for all who share it (contract §1.3).
-    async fn quote_key(&self, ledger: &SqliteLedger) -> Result<QuoteKey, StartError> {
+    async fn quote_key(&self, ledger: &dyn Ledger) -> Result<QuoteKey, StartError> {
         let text = match self.config.server.quote_key.as_ref().map(Secret::expose) {
             Some(key) => key.to_owned(),
             None => {
@@ -317,7 +324,7 @@ impl Blueprint {
 /// Payments that can't do without their network: those that it has yet to settle, and those that it settled and that may
 /// still be presented for their answer, which takes somebody who can read them.
 async fn open_payments(
-    ledger: &SqliteLedger,
+    ledger: &dyn Ledger,
     server: &ServerConfig,
     now: UnixMillis,
 ) -> Result<Vec<PaymentRecord>, LedgerError> {
@@ -447,6 +454,22 @@ fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Pay
         }
     }
     payables
+}
+
+/// A chain as the operator's listener shows it.
+fn watched(chain: &Arc<dyn Chain>) -> WatchedChain {
+    let of_chain = Arc::clone(chain);
+    let status = move || ChainStatus {
+        head: of_chain.head().map(|head| (head.number, head.age)),
+        clock_skew_secs: of_chain.clock_skew_secs(),
+        native_decimals: of_chain.native_decimals(),
+        signers: of_chain
+            .signer_balances()
+            .into_iter()
+            .map(|signer| WatchedSigner { signer: signer.signer, balance: signer.balance, lasts: signer.lasts })
+            .collect(),
+    };
+    WatchedChain { scheme: Arc::clone(chain) as Arc<dyn Scheme>, status: Arc::new(status) }
 }
 
 /// The gas payers of each chain family.

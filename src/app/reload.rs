@@ -14,9 +14,9 @@ use tokio::signal::unix::Signal;
 use tokio::sync::Mutex;
 
 use super::{Blueprint, StartError, count_on, open_payments, payables, price};
-use crate::admin::Reload;
+use crate::admin::{InForce, Reload};
 use crate::config::{Config, changed_networks, restart_only};
-use crate::ledger::SqliteLedger;
+use crate::ledger::Ledger;
 use crate::payment::{Clearing, Market};
 use crate::proxy::{Current, Snapshot};
 use crate::telemetry::AccessLog;
@@ -34,7 +34,7 @@ pub struct Reloader {
     /// The configuration in force; held while another is read, so that there is one reload at a time.
     pub(super) config: Mutex<Arc<Config>>,
     pub(super) markets: HashMap<Network, Arc<Market>>,
-    pub(super) ledger: Arc<SqliteLedger>,
+    pub(super) ledger: Arc<dyn Ledger>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) current: Arc<Current>,
     pub(super) has_priced_routes: Arc<AtomicBool>,
@@ -42,6 +42,8 @@ pub struct Reloader {
     pub(super) clearing: Arc<Clearing>,
     /// Opened again on SIGHUP, as log rotation has it.
     pub(super) access: Option<Arc<AccessLog>>,
+    /// What operators are shown.
+    pub(super) in_force: Arc<InForce>,
 }
 
 #[async_trait]
@@ -79,6 +81,7 @@ impl Reloader {
         self.current.set(snapshot);
         self.clearing.replace(payables(&config, &self.markets));
         self.has_priced_routes.store(has_priced_routes, Ordering::Relaxed);
+        self.in_force.set(Arc::clone(&config));
         *in_force = config;
         Ok(())
     }
@@ -87,7 +90,7 @@ impl Reloader {
         let mut reasons: Vec<String> =
             restart_only(old, new).into_iter().map(|key| format!("{key} changes only with a restart")).collect();
         let (changed, gone) = changed_networks(old, new);
-        let open = open_payments(&self.ledger, &old.server, self.clock.now()).await;
+        let open = open_payments(self.ledger.as_ref(), &old.server, self.clock.now()).await;
         let open = open.map_err(|error| vec![error.to_string()])?;
         for network in changed {
             let what = "is new, or its endpoints, signers, assets or rules differ, which takes a restart";

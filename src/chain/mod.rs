@@ -14,6 +14,7 @@ mod jsonrpc;
 mod losses;
 mod skew;
 mod spending;
+mod tenure;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +97,15 @@ pub struct SignerBalance {
     pub lasts: Option<u64>,
 }
 
+/// A chain's newest block as last seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainHead {
+    /// Its number or height.
+    pub number: u64,
+    /// How long ago it, or a newer sight of it, was read; on Cosmos how old the block itself is.
+    pub age: Duration,
+}
+
 /// A scheme together with what its owner needs to start, watch and stop it.
 #[async_trait]
 pub trait Chain: Scheme {
@@ -113,6 +123,11 @@ pub trait Chain: Scheme {
     /// By how many seconds the newest block's clock was ahead of the local one when it was seen; negative: behind, or the chain
     /// stands still. None where it is not known.
     fn clock_skew_secs(&self) -> Option<i64> {
+        None
+    }
+
+    /// The newest block as last seen, without asking.
+    fn head(&self) -> Option<ChainHead> {
         None
     }
 

@@ -80,6 +80,10 @@ pub enum Command {
     #[cfg(feature = "dev")]
     #[command(hide = true)]
     CosmosChain(dev::cosmos::CosmosChainArgs),
+    /// The chains and the origin of `dev` without the gateway, each at an address of its own, for containers
+    #[cfg(feature = "dev")]
+    #[command(hide = true)]
+    Devnet(dev::devnet::DevnetArgs),
     /// Pay for a request, like a client
     Pay(Box<pay::PayArgs>),
     /// Read the books, compare them with the chains, note refunds
@@ -117,6 +121,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Dev(args) => dev::run(&args),
         #[cfg(feature = "dev")]
         Command::CosmosChain(args) => block_on(dev::cosmos::run(args)),
+        #[cfg(feature = "dev")]
+        Command::Devnet(args) => dev::devnet::run(&args),
         Command::Pay(args) => block_on(pay::run(*args)).map(|exit| ExitCode::from(exit.code())),
         Command::Payments(args) => block_on(payments::run(args)),
     }

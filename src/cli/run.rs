@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use super::ConfigArgs;
 use crate::app::{App, Blueprint};
 use crate::config::LogFormat;
-use crate::ledger::SqliteLedger;
+use crate::ledger::Ledger;
 use crate::server::{Server, hangups, termination};
 use crate::telemetry::{self, Observers};
 
@@ -76,14 +76,12 @@ impl Runtimes {
     }
 }
 
-/// Leaves the books in one file. Tidy, but not needed: what was written is durable.
-fn close(ledger: Arc<SqliteLedger>) -> anyhow::Result<()> {
-    // Unless something that didn't end in time still holds them.
-    let Some(ledger) = Arc::into_inner(ledger) else { return Ok(()) };
+/// Leaves the books in order. Tidy, but not needed: what was written is durable.
+fn close(ledger: Arc<dyn Ledger>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let closed = runtime.block_on(async { tokio::time::timeout(CLOSE_TIMEOUT, ledger.close()).await });
+    let closed = runtime.block_on(async { tokio::time::timeout(CLOSE_TIMEOUT, ledger.end()).await });
     if closed.is_err() {
-        tracing::warn!("The ledger was not closed in time; the next start reads its log.");
+        tracing::warn!("The ledger was not closed in time; the next start puts it in order.");
     }
     Ok(())
 }

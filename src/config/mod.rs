@@ -44,4 +44,6 @@ pub use secret::Secret;
 pub use crate::types::WaitFor;
 
 #[cfg(test)]
+mod document_tests;
+#[cfg(test)]
 mod tests;

@@ -168,6 +168,8 @@ pub struct LedgerConfig {
 pub enum LedgerUrl {
     /// An SQLite file; absolute, or relative to the working directory once resolved against the configuration file.
     Sqlite(PathBuf),
+    /// A PostgreSQL database's URL, which holds a password as a rule.
+    Postgres(Secret),
 }
 
 /// `[log]`.

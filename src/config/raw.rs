@@ -150,8 +150,8 @@ section! {
 section! {
     /// Where payments are remembered.
     struct Ledger {
-        /// The store: sqlite: and a path relative to this file.
-        url: String = "sqlite:tollhouse.db",
+        /// The store: sqlite: and a path relative to this file, or postgres://… for several gateways that share one.
+        url: TextOrSecret = "sqlite:tollhouse.db",
         /// How long finished payments are kept in full after they can no longer be presented.
         retention: Duration = "90days",
     }

@@ -8,7 +8,7 @@ use super::model::{AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerU
 use super::raw::{Admin, Facilitator, Ledger, Root};
 use super::reader::{At, Report, shown};
 use super::secret::Secret;
-use super::secret_source::{SecretSource, Secrets};
+use super::secret_source::{SecretSource, Secrets, TextOrSecret};
 use super::{resolve_network, resolve_route, resolve_server, resolve_telemetry, resolve_upstream};
 
 /// The configuration as far as it is valid; what isn't has been reported.
@@ -23,7 +23,7 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
     let server = resolve_server::server(raw_server, secrets, report);
     let admin = admin(raw_admin, secrets, report);
     let facilitator = facilitator(raw_facilitator, secrets, report);
-    let ledger = ledger(raw.ledger?.value, secrets.dir, report);
+    let ledger = ledger(raw.ledger?.value, secrets, report);
     let log = resolve_telemetry::log(raw.log?.value, secrets.dir, report);
     let telemetry = resolve_telemetry::telemetry(raw.telemetry?.value, secrets, report);
     let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, &listeners, secrets, report);
@@ -142,24 +142,49 @@ fn token(
     Some(token)
 }
 
-fn ledger(raw: Ledger, dir: &Path, report: &mut Report) -> Option<LedgerConfig> {
-    let url = ledger_url(&raw.url?, dir, report).unwrap_or(LedgerUrl::Sqlite(PathBuf::new()));
+fn ledger(raw: Ledger, secrets: &Secrets<'_>, report: &mut Report) -> Option<LedgerConfig> {
+    let url = ledger_url(&raw.url?, secrets, report).unwrap_or(LedgerUrl::Sqlite(PathBuf::new()));
     Some(LedgerConfig { url, retention: raw.retention?.value })
 }
 
-fn ledger_url(text: &At<String>, dir: &Path, report: &mut Report) -> Option<LedgerUrl> {
-    let At { value: url, location } = text;
+fn ledger_url(text: &At<TextOrSecret>, secrets: &Secrets<'_>, report: &mut Report) -> Option<LedgerUrl> {
+    let location = text.location;
+    let secret = secrets.read_text(text, report)?;
+    let url = secret.expose();
+    if let Some(rest) = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://")) {
+        if matches!(text.value, TextOrSecret::Text(_)) && holds_password(rest) {
+            let message = "ledger.url: a password is a secret, and a secret in this file ends up in backups";
+            report.error_with_hint(
+                location,
+                message,
+                "write url = { env = \"TOLLHOUSE_LEDGER_URL\" }, or { file = … }",
+            );
+            return None;
+        }
+        return Some(LedgerUrl::Postgres(secret));
+    }
+    // The message shows nothing that was not written in this file.
+    let shown = match &text.value {
+        TextOrSecret::Text(_) => shown(url),
+        TextOrSecret::Source(_) => "something else".to_owned(),
+    };
+    sqlite_path(url, &shown, secrets.dir, (location, report))
+}
+
+/// Whether what follows `postgres://` has a password in it.
+fn holds_password(rest: &str) -> bool {
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let user = authority.rsplit_once('@').map_or("", |(user, _host)| user);
+    user.contains(':') || rest.split(['?', '&']).any(|part| part.starts_with("password="))
+}
+
+fn sqlite_path(url: &str, shown: &str, dir: &Path, (location, report): (Location, &mut Report)) -> Option<LedgerUrl> {
     let mut refuse = |message: String, hint: &str| {
-        report.error_with_hint(*location, message, hint);
+        report.error_with_hint(location, message, hint);
         None
     };
-    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-        // The URL itself holds a password as a rule.
-        let message = "ledger.url: PostgreSQL is not supported by this version yet".to_owned();
-        return refuse(message, "use \"sqlite:tollhouse.db\"");
-    }
     let Some(path) = url.strip_prefix("sqlite:") else {
-        let message = "ledger.url: expected \"sqlite:\" and a path, got something else".to_owned();
+        let message = "ledger.url: expected \"sqlite:\" and a path, or \"postgres://…\", got something else".to_owned();
         return refuse(message, "for example \"sqlite:tollhouse.db\" or \"sqlite:/var/lib/tollhouse/tollhouse.db\"");
     };
     if path.contains(":memory:") || path.contains("mode=memory") {
@@ -172,7 +197,7 @@ fn ledger_url(text: &At<String>, dir: &Path, report: &mut Report) -> Option<Ledg
         None => path,
     };
     if path.is_empty() || path.ends_with('/') || path.contains(['?', '#', '%']) {
-        let message = format!("ledger.url: expected \"sqlite:\" and the path of a file, got {}", shown(url));
+        let message = format!("ledger.url: expected \"sqlite:\" and the path of a file, got {shown}");
         return refuse(message, "for example \"sqlite:tollhouse.db\"; parameters after ? are not taken");
     }
     Some(LedgerUrl::Sqlite(dir.join(path)))

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -260,12 +260,12 @@ impl Secrets<'_> {
         }
     }
 
-    /// The file, if it is there and only its owner can read it.
+    /// The file, if it is there and nobody reads it who isn't meant to.
     pub fn existing_private_file(&self, path: &At<String>, report: &mut Report) -> Option<PathBuf> {
         let At { value, location } = path;
         let (file, metadata) = self.found(path, report)?;
-        let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        let mode = metadata.mode() & 0o777;
+        if !is_private(mode, metadata.uid()) {
             let message =
                 format!("the secret file {} is open to others than its owner (mode {mode:04o})", shown(value));
             report.error_with_hint(*location, message, format!("chmod 600 {}", shown(value)));
@@ -273,6 +273,12 @@ impl Secrets<'_> {
         }
         Some(file)
     }
+}
+
+/// Whether a file is its owner's alone, or is root's and handed to one group to read: so systemd (by an access list, which
+/// shows as the group's right), Kubernetes and containers give secrets to a service that isn't root.
+fn is_private(mode: u32, owner: u32) -> bool {
+    mode & 0o077 == 0 || (owner == 0 && mode & 0o037 == 0)
 }
 
 /// Editors and `echo` end a file with a line end, which is no part of the secret.
@@ -306,5 +312,29 @@ fn check_key(text: &str) -> Result<(), String> {
 pub(super) fn location_of(signer: &SignerSource) -> Location {
     match signer {
         SignerSource::Key { location, .. } | SignerSource::Keystore { location, .. } => *location,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn only_root_may_hand_a_secret_to_a_group_and_only_to_read() {
+        for (mode, owner, expected) in [
+            (0o600, 1000, true),
+            (0o400, 0, true),
+            (0o440, 0, true),
+            (0o640, 0, true),
+            (0o440, 1000, false),
+            (0o640, 1000, false),
+            (0o444, 0, false),
+            (0o644, 0, false),
+            (0o660, 0, false),
+            (0o650, 0, false),
+            (0o601, 0, false),
+        ] {
+            assert_eq!(is_private(mode, owner), expected, "{mode:o} of {owner}");
+        }
     }
 }

@@ -4,6 +4,11 @@
 
 mod hex;
 mod model;
+#[allow(clippy::duplicate_mod, reason = "the steps in `books` are compiled for each store's driver")]
+mod postgres;
+mod reader;
+mod report;
+mod schema;
 mod sqlite;
 mod sums;
 
@@ -12,8 +17,15 @@ pub use model::{
     PaymentState, RecordId, Resolution, SettledBlock, Settlement,
 };
 
+pub use reader::BooksReader;
+
+pub use postgres::{PostgresLedger, PostgresReader, resolve_in_postgres};
+pub use report::{DAY_MILLIS, Earning, PageFilter};
 pub use sqlite::{Observer, SqliteLedger, SqliteReader, resolve_in_sqlite};
 pub use sums::{Sum, SumBy, SumEntry, Sums};
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 
@@ -68,6 +80,9 @@ pub enum LedgerError {
         /// What was asked.
         step: &'static str,
     },
+    /// Another gateway that shares the ledger works on it; nothing was written.
+    #[error("in the hands of another gateway: {0}")]
+    HeldElsewhere(String),
     /// No such row.
     #[error("no payment {0}")]
     Missing(RecordId),
@@ -82,6 +97,23 @@ pub enum LedgerError {
     /// The store can't be opened.
     #[error("can't open the ledger: {0}")]
     Open(String),
+}
+
+/// How long a process may act on what it holds in a ledger that it shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenure {
+    /// The registration; another one after the lease had ended, and then nothing is held any more.
+    pub epoch: i64,
+    /// From here on others may have taken over what it held.
+    pub until: Instant,
+}
+
+impl Tenure {
+    /// Whether it has not ended yet.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        Instant::now() < self.until
+    }
 }
 
 /// Which payments to list.
@@ -247,7 +279,8 @@ pub trait Ledger: Send + Sync {
     /// As for every write.
     async fn withhold(&self, network: &Network, deliveries_max: u32) -> Result<u64, LedgerError>;
 
-    /// All `claimed` and `signed` payments of a network, oldest first.
+    /// All `claimed` and `signed` payments of a network, oldest first; in a ledger that is shared, those of this process and those
+    /// that a dead one left, which are this one's from now on.
     ///
     /// # Errors
     /// As for every read.
@@ -301,10 +334,11 @@ pub trait Ledger: Send + Sync {
     /// As for every read.
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError>;
 
-    /// Raises a signer's next account nonce to at least `at_least`, and gives the next nonce that will be handed out.
+    /// Makes this process the signer's only holder and raises its next account nonce to at least `at_least`; gives the next
+    /// nonce that will be handed out.
     ///
     /// # Errors
-    /// As for every write.
+    /// As for every write; [`LedgerError::HeldElsewhere`] when another process that lives holds it.
     async fn lease_signer(
         &self,
         network: &Network,
@@ -317,6 +351,18 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// As for every read.
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// A page of payments, newest first.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// What each route earned in each asset on each day, from payments recorded as paid at `since` or later.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn earnings(&self, since: UnixMillis) -> Result<Vec<Earning>, LedgerError>;
 
     /// How many payments stand in each state, and their amount per (network, asset). Owed ones that an operator resolved are
     /// left out.
@@ -343,6 +389,35 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// As for every write.
     async fn probe(&self) -> Result<(), LedgerError>;
+
+    /// How long this process may act on what it holds. None where nobody else could take it over.
+    fn tenure(&self) -> Option<Tenure> {
+        None
+    }
+
+    /// Whether an unfinished payment is this process's to work on; takes it over if whoever worked on it is dead.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn own(&self, _record: &RecordId) -> Result<bool, LedgerError> {
+        Ok(true)
+    }
+
+    /// Whether work that one process does for all is this one's from now on.
+    ///
+    /// # Errors
+    /// As for every write.
+    async fn lease_duty(&self, _name: &str) -> Result<bool, LedgerError> {
+        Ok(true)
+    }
+
+    /// Waits until the process must end for the ledger's sake, and says why.
+    async fn halted(&self) -> String {
+        std::future::pending().await
+    }
+
+    /// Gives up what is held and closes the store. Tidy, but not needed: what was answered is durable.
+    async fn end(self: Arc<Self>);
 }
 
 /// One line of the books' summary.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::ledger::{DeliveryBegun, Ledger, LedgerError, PaymentRecord, RecordId};
+use crate::ledger::{DeliveryBegun, Ledger, LedgerError, PaymentRecord, RecordId, Tenure};
 use crate::telemetry::{Metrics, Stage, Trace};
 use crate::types::UnixMillis;
 
@@ -26,12 +26,19 @@ impl Deliveries {
         record: &RecordId,
         settled_after: UnixMillis,
     ) -> (Result<DeliveryBegun, LedgerError>, Option<Delivery>) {
+        let tenure = self.ledger.tenure();
         let begun = self.ledger.record_delivering(record, self.deliveries_max, settled_after).await;
         let delivery = match &begun {
-            Ok(DeliveryBegun::Begun(record)) => Some(Delivery::new(record.record.clone(), Arc::clone(self))),
+            Ok(DeliveryBegun::Begun(record)) => Some(Delivery::new(record.record.clone(), Arc::clone(self), tenure)),
             _ => None,
         };
         (begun, delivery)
+    }
+
+    /// Whether what was written down under this tenure is still in this process's hands.
+    pub fn is_ours(&self, tenure: Option<Tenure>) -> bool {
+        let epoch = tenure.map(|tenure| tenure.epoch);
+        self.ledger.tenure().is_none_or(|now| Some(now.epoch) == epoch && now.is_running())
     }
 }
 
@@ -44,6 +51,8 @@ pub(super) struct Delivery {
 struct Open {
     record: RecordId,
     surroundings: Arc<Deliveries>,
+    /// What was in force before the delivery was counted.
+    tenure: Option<Tenure>,
     flight: Option<Flight>,
     reached_origin: bool,
     trace: Trace,
@@ -56,8 +65,15 @@ enum Ending {
 }
 
 impl Delivery {
-    pub fn new(record: RecordId, surroundings: Arc<Deliveries>) -> Self {
-        Self { open: Some(Open { record, surroundings, flight: None, reached_origin: false, trace: Trace::default() }) }
+    /// A delivery that was counted under this tenure.
+    pub fn new(record: RecordId, surroundings: Arc<Deliveries>, tenure: Option<Tenure>) -> Self {
+        let trace = Trace::default();
+        Self { open: Some(Open { record, surroundings, tenure, flight: None, reached_origin: false, trace }) }
+    }
+
+    /// Whether the request may go to the origin: not once another gateway may have taken the payment over (threat H2).
+    pub fn may_begin(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.surroundings.is_ours(open.tenure))
     }
 
     /// Keeps the payment's single flight until the ending is in the ledger.
@@ -126,8 +142,10 @@ async fn write_ending(open: Open, ending: Ending) -> bool {
                 tracing::debug!(payment = %record.record, state = %record.state, "Delivery ended.");
                 return true;
             }
-            Err(error @ (LedgerError::IllegalStep { .. } | LedgerError::Missing(_))) => {
-                tracing::error!(%error, payment = %open.record, "A delivery ended in a state that knows no delivery.");
+            Err(
+                error @ (LedgerError::IllegalStep { .. } | LedgerError::Missing(_) | LedgerError::HeldElsewhere(_)),
+            ) => {
+                tracing::error!(%error, payment = %open.record, "A delivery ended, and the payment was in another's hands or knew no delivery.");
                 return false;
             }
             Err(error) => {

@@ -147,6 +147,10 @@ impl Gate {
         &self.markets
     }
 
+    pub(super) fn deliveries(&self) -> &Deliveries {
+        &self.deliveries
+    }
+
     pub(super) fn settlements(&self) -> &Arc<Settlements> {
         &self.settlements
     }
@@ -187,6 +191,7 @@ impl Gate {
         };
         crate::crash::point("post_m0");
         let patience = Instant::now() + payment.market.settle_timeout;
+        let tenure = self.ledger().tenure();
         let mut flight = Some(flight);
         for _ in 0..LOOKUPS_MAX {
             let step = self.look(&payment, &request, &mut flight).await;
@@ -194,8 +199,8 @@ impl Gate {
                 Step::Done(decision) => return decision,
                 Step::LookAgain => continue,
                 Step::Forward(record, plan) => {
-                    let (client, trace) = (request.client, request.trace);
-                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight, (client, trace));
+                    let asker = (request.client, request.trace);
+                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight, asker, tenure);
                     return Decision::Forward(Box::new(held));
                 }
                 Step::Wait(record, handover) => (record, handover),
@@ -303,12 +308,20 @@ impl Gate {
     ) -> Step {
         let version = payment.version;
         match standing {
-            // Nobody is told to pay again for want of a place: the same payment gets its answer later.
-            Standing::Pending if !request.origin.reserve().await => Step::Done(pending(&record, version)),
-            Standing::Pending => {
-                let handover = self.settlements.join(record.clone());
-                Step::Wait(Box::new(record), handover)
-            }
+            Standing::Pending => match self.is_ours(&record.record).await {
+                // Nobody is told to pay again for want of a place: the same payment gets its answer later.
+                Ok(true) if !request.origin.reserve().await => Step::Done(pending(&record, version)),
+                Ok(true) => {
+                    let handover = self.settlements.join(record.clone());
+                    Step::Wait(Box::new(record), handover)
+                }
+                // Another gateway settles it; whoever is asked next has the answer.
+                Ok(false) => Step::Done(pending(&record, version)),
+                Err(error) => {
+                    tracing::error!(%error, payment = %record.record, "Whose a payment is could not be told.");
+                    Step::Done(pending(&record, version))
+                }
+            },
             // The chain took its block back: until the money has moved again, it buys nothing.
             Standing::Redeliver if self.settlements.is_taken_back(&record.record) => {
                 Step::Done(pending(&record, version))
@@ -322,7 +335,7 @@ impl Gate {
     async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
         let Planned { plan, place } = match self.plan(payment, request).await {
             Ok(planned) => planned,
-            Err(decision) => return Step::Done(decision),
+            Err(decision) => return self.unless_known_by_now(decision, payment, request).await,
         };
         if !request.origin.reserve().await {
             return Step::Done(Decision::OriginBusy);
@@ -346,6 +359,29 @@ impl Gate {
             Ok(step) => step,
             Err(error) => {
                 tracing::error!(%error, "A claim's task died.");
+                Step::Done(Decision::Unavailable)
+            }
+        }
+    }
+
+    /// What was decided, unless another gateway has claimed the payment since it was looked up: then the chain refuses it because
+    /// it was settled there, and its payer must not be asked for another (threat H1).
+    async fn unless_known_by_now(
+        &self,
+        decision: Decision,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+    ) -> Step {
+        if self.ledger().tenure().is_none() {
+            return Step::Done(decision);
+        }
+        match self.ledger().find(&payment.facts().id).await {
+            Ok(found) => match Standing::of(found.as_ref(), &presentation(payment, request)) {
+                Standing::New => Step::Done(decision),
+                _ => Step::LookAgain,
+            },
+            Err(error) => {
+                tracing::error!(%error, "The ledger did not answer.");
                 Step::Done(Decision::Unavailable)
             }
         }
@@ -405,7 +441,7 @@ impl Gate {
                 Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
-            Err(error @ (LedgerError::NotWritten(_) | LedgerError::NotSigned(_))) => {
+            Err(error @ (LedgerError::NotWritten(_) | LedgerError::NotSigned(_) | LedgerError::HeldElsewhere(_))) => {
                 tracing::error!(%error, "A claim was not written; nothing was sent.");
                 Step::Done(Decision::Unavailable)
             }

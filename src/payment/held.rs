@@ -19,7 +19,7 @@ use super::receipt::Sale;
 use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::Handover;
 use super::verify::VerifiedPayment;
-use crate::ledger::{LedgerError, PaymentRecord, RecordId};
+use crate::ledger::{LedgerError, PaymentRecord, RecordId, Tenure};
 use crate::telemetry::{Stage, Trace};
 
 /// A claimed payment whose request may go to the origin and whose answer may not go to the client yet. Dropped, the payment is
@@ -38,6 +38,8 @@ struct Open {
     client: IpAddr,
     trace: Trace,
     reached_origin: bool,
+    /// What was in force before the claim.
+    tenure: Option<Tenure>,
 }
 
 /// A settlement under way and what is needed when it ends.
@@ -55,8 +57,15 @@ impl HeldPayment {
         plan: Box<dyn SettlementPlan>,
         flight: Option<Flight>,
         (client, trace): (IpAddr, Trace),
+        tenure: Option<Tenure>,
     ) -> Self {
-        Self { open: Some(Open { gate, payment, record, plan, flight, client, trace, reached_origin: false }) }
+        Self { open: Some(Open { gate, payment, record, plan, flight, client, trace, reached_origin: false, tenure }) }
+    }
+
+    /// Whether the request may go to the origin: not once another gateway may have taken the payment over.
+    #[must_use]
+    pub fn may_forward(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.gate.deliveries().is_ours(open.tenure))
     }
 
     /// The ledger's row.
@@ -176,8 +185,10 @@ pub(super) async fn release(gate: Arc<Gate>, record: RecordId, uncount: bool, fl
                 tracing::info!(payment = %record, attempts = released.deliveries, "Payment released: nothing was charged.");
                 break;
             }
-            // Signed after all, as the answer to the write was lost: the sweep settles it.
-            Err(error @ (LedgerError::IllegalStep { .. } | LedgerError::Missing(_))) => {
+            // Signed after all, as the answer to the write was lost: the sweep settles it. Or let go by whoever took it over.
+            Err(
+                error @ (LedgerError::IllegalStep { .. } | LedgerError::Missing(_) | LedgerError::HeldElsewhere(_)),
+            ) => {
                 tracing::warn!(%error, payment = %record, "A claim was not let go.");
                 break;
             }

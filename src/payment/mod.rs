@@ -8,6 +8,7 @@ mod delivery;
 mod flight;
 mod gate;
 mod held;
+mod holding;
 mod priced;
 mod queue;
 mod receipt;

@@ -60,6 +60,12 @@ impl Receipt {
         self.record.claim.redeliverable && self.record.deliveries < self.delivery.deliveries_max()
     }
 
+    /// Whether the request may go to the origin: not once another gateway may have taken the payment over.
+    #[must_use]
+    pub fn may_forward(&self) -> bool {
+        self.delivery.may_begin()
+    }
+
     /// The request is about to reach the origin: from here on this delivery counts.
     pub fn forwarding(&mut self) {
         self.delivery.forwarding();

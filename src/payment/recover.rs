@@ -61,6 +61,11 @@ impl Gate {
         for market in self.markets().values() {
             let gate = Arc::clone(&self);
             let market = Arc::clone(market);
+            if self.ledger().tenure().is_some() {
+                tokio::spawn(Arc::clone(&self).hold_market(Arc::clone(&market)));
+                tokio::spawn(gate.watch_blocks(market, Vigil::default()));
+                continue;
+            }
             tokio::spawn(async move {
                 let vigil = gate.open_market(&market).await;
                 gate.watch_blocks(market, vigil).await;
@@ -101,7 +106,7 @@ impl Gate {
             next_nonces.push((signer, next));
         }
         if market.scheme.counts_spending() {
-            self.tell_spending(market).await?;
+            self.tell_spending(market, None).await?;
         }
         let unfinished = self.ledger().unfinished(network).await?;
         let resumed = unfinished.len();
@@ -116,8 +121,8 @@ impl Gate {
     }
 
     /// Tells a network what its gas payers may have spent within the last day: what was signed, at its highest. Of
-    /// transactions with one account nonce only one can ever cost anything.
-    async fn tell_spending(&self, market: &Market) -> Result<(), RecoverError> {
+    /// transactions with one account nonce only one can ever cost anything. Of one gas payer, or all.
+    pub(super) async fn tell_spending(&self, market: &Market, only: Option<&AccountId>) -> Result<(), RecoverError> {
         let since = UnixMillis(self.now().0.saturating_sub(i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX)));
         let network = Some(market.scheme.network().clone());
         let mut limit = RECENT_AT_FIRST;
@@ -142,7 +147,9 @@ impl Gate {
                 let cost = costs.entry((signer.clone(), signed.account_nonce)).or_insert((most, attempt.signed_at));
                 *cost = (*cost).max((most, attempt.signed_at));
             }
-            for ((signer, _), (most, at)) in costs {
+            for ((signer, _), (most, at)) in
+                costs.into_iter().filter(|((signer, _), _)| only.is_none_or(|only| only == signer))
+            {
                 market.scheme.spent(&signer, most, at);
             }
         }
@@ -152,7 +159,7 @@ impl Gate {
     /// A chain that is ahead of what the books handed out has seen payments that they don't know: they are an old copy (threat
     /// E13). What they call unanswered may have been answered after the copy was made, so none of it is answered now, and an
     /// operator decides. Written before the nonce is raised, since afterwards nothing shows it any more.
-    async fn withhold_if_restored(
+    pub(super) async fn withhold_if_restored(
         &self,
         network: &Network,
         signer: &AccountId,
@@ -193,6 +200,9 @@ impl Gate {
         // Rows that nobody drives: their task died, or their claim's answer was lost.
         for record in self.ledger().unfinished(network).await? {
             self.settlements().start(record);
+        }
+        if !self.watches(market).await? {
+            return Ok(());
         }
         let beyond = i64::try_from(WATCHED_BEYOND_END.as_millis()).unwrap_or(i64::MAX);
         let failed = self.ledger().failed_but_usable(network, UnixMillis(self.now().0.saturating_sub(beyond))).await?;

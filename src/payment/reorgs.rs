@@ -64,7 +64,12 @@ impl Gate {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if let Err(error) = self.check_blocks(&market, &mut vigil).await {
+            let looked = match self.watches(&market).await {
+                Ok(true) => self.check_blocks(&market, &mut vigil).await,
+                Ok(false) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = looked {
                 tracing::debug!(network = %market.scheme.network(), %error, "Settled blocks could not be looked at.");
             }
         }

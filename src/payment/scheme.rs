@@ -3,6 +3,8 @@
 //! One implementation per (scheme, chain family). Knows neither HTTP nor the ledger's storage; a chain gets what it needs
 //! from the terms and from the ledger's record, so that a later configuration can't change how a payment ends.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
@@ -229,4 +231,8 @@ pub trait Scheme: Send + Sync {
     /// Unfinished payments of earlier runs are in hand: new ones may be taken. `next` says which account nonce the ledger
     /// will hand out next for each gas payer, so that nonces whose transactions are lost can be filled.
     fn open(&self, next: &[(AccountId, AccountNonce)]);
+
+    /// Where several gateways share the books: of the gas payers only these are this one's, and they and everything else only
+    /// until then, unless this is said again. Never said where there is one gateway.
+    fn hold(&self, _signers: &[AccountId], _until: Instant) {}
 }

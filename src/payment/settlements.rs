@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::oneshot;
 
-use crate::ledger::{LedgerError, NewAttempt, PaymentRecord, PaymentState, RecordId, Settlement};
+use crate::ledger::{LedgerError, NewAttempt, PaymentRecord, PaymentState, RecordId, Settlement, Tenure};
 use crate::protocol::Reason;
 use crate::telemetry::{Stage, Trace};
 use crate::types::Network;
@@ -155,6 +155,11 @@ impl Settlements {
         }
     }
 
+    /// Whether a payment's settlement is under way here.
+    pub fn is_running(&self, record: &RecordId) -> bool {
+        self.running.contains_key(record)
+    }
+
     /// Whether a paid payment's block is known to be gone and its money has not moved again yet.
     pub fn is_taken_back(&self, record: &RecordId) -> bool {
         self.running.get(record).is_some_and(|running| running.is_again)
@@ -244,15 +249,16 @@ impl Settlements {
             claimant = running.take_claimant().or(claimant.filter(|claimant| !claimant.is_closed()));
             let deliver = claimant.is_some();
             let ledger = &self.deliveries.ledger;
+            let tenure = ledger.tenure();
             if crate::crash::bug("bug_lose_w2") {
                 let paid = PaymentRecord { settlement: Some(settlement), ..record.clone() };
-                return self.hand_over(paid, claimant, record.deliveries > 0);
+                return self.hand_over(paid, claimant, record.deliveries > 0, tenure);
             }
             match ledger.record_paid(&record.record, settlement.clone(), deliver).await {
                 Ok(paid) => {
                     self.deliveries.metrics.stage(Stage::Record, started, &running.trace);
                     self.note("paid", &paid);
-                    self.hand_over(paid, claimant, record.deliveries > 0);
+                    self.hand_over(paid, claimant, record.deliveries > 0, tenure);
                     return;
                 }
                 Err(error) => {
@@ -271,9 +277,10 @@ impl Settlements {
         paid: PaymentRecord,
         claimant: Option<oneshot::Sender<Handover>>,
         has_reached_origin: bool,
+        tenure: Option<Tenure>,
     ) {
         let Some(claimant) = claimant else { return };
-        let mut delivery = Delivery::new(paid.record.clone(), Arc::clone(&self.deliveries));
+        let mut delivery = Delivery::new(paid.record.clone(), Arc::clone(&self.deliveries), tenure);
         if has_reached_origin {
             // Settled after its request: what the origin did stays counted, whoever is there to take the answer.
             delivery.forwarding();
@@ -318,6 +325,10 @@ impl Settlements {
     /// a delivery there is somebody's, or is put back at the next start.
     async fn is_settled_otherwise(&self, record: &PaymentRecord, error: &LedgerError) -> bool {
         tracing::error!(%error, payment = %record.record, "A settlement's outcome was not recorded.");
+        if matches!(error, LedgerError::HeldElsewhere(_)) {
+            // Whoever took it over finds the same on the chain.
+            return true;
+        }
         match self.deliveries.ledger.get(&record.record).await {
             Ok(Some(row)) => row.state != PaymentState::Signed,
             Ok(None) => {

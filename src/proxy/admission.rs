@@ -133,16 +133,7 @@ impl Proxy {
                 if v2.is_empty() && v1.is_empty() {
                     let path = target.path().as_str();
                     let query = target.query();
-                    let asked = Asked {
-                        snapshot: &snapshot,
-                        route: &route,
-                        priced,
-                        scheme,
-                        host,
-                        path,
-                        query,
-                        headers: &head.headers,
-                    };
+                    let asked = Asked { snapshot: &snapshot, route: &route, priced, scheme, host, path, query, head };
                     return Err(self.ask_payment(&asked).with_left(left.as_ref()).into());
                 }
                 let priced = Arc::clone(priced);
@@ -268,9 +259,9 @@ impl Proxy {
     fn decided(&self, session: &Session, presented: &Presented<'_>, decision: Decision) -> Answer {
         let (path, query) = (presented.target.path().as_str(), presented.target.query());
         let (route, priced, host) = (&presented.route, &presented.priced, presented.host.as_deref());
-        let headers = &session.req_header().headers;
+        let head = session.req_header();
         let (snapshot, scheme) = (presented.snapshot.as_ref(), presented.scheme);
-        self.decide(&Asked { snapshot, route, priced, scheme, host, path, query, headers }, decision)
+        self.decide(&Asked { snapshot, route, priced, scheme, host, path, query, head }, decision)
     }
 
     /// What a decision says to whoever asked.
@@ -304,8 +295,8 @@ impl Proxy {
         let head = session.req_header();
         let host = head.headers.get(header::HOST).and_then(|value| value.to_str().ok());
         let target = canonicalize(asked.as_bytes()).map_err(|_error| Answer::internal())?;
-        let (path, query, headers) = (target.path().as_str(), target.query(), &head.headers);
-        let asked = Asked { snapshot, route, priced: &priced, scheme, host, path, query, headers };
+        let (path, query) = (target.path().as_str(), target.query());
+        let asked = Asked { snapshot, route, priced: &priced, scheme, host, path, query, head };
         Err(self.decide(&asked, decision))
     }
 }

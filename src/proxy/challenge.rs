@@ -1,6 +1,7 @@
 //! The 402 of a request: terms for programs, a page for people. No chain and no ledger is asked for it (threat F4).
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
+use pingora::http::RequestHeader;
 
 use super::respond::Answer;
 use super::snapshot::Snapshot;
@@ -23,13 +24,14 @@ pub(super) struct Asked<'a> {
     pub path: &'a str,
     /// As it came.
     pub query: Option<&'a str>,
-    pub headers: &'a HeaderMap,
+    /// The request.
+    pub head: &'a RequestHeader,
 }
 
 impl Proxy {
     /// The terms, since no payment came.
     pub(super) fn ask_payment(&self, asked: &Asked<'_>) -> Answer {
-        let is_browser = page::is_browser(asked.headers);
+        let is_browser = page::is_browser(&asked.head.headers);
         let mut answer = self.terms(asked, Reason::PaymentRequired.as_str(), is_browser);
         if !is_browser {
             answer.headers.push((header::VARY, HeaderValue::from_static("Accept, User-Agent")));
@@ -52,7 +54,13 @@ impl Proxy {
             RouteAction::Paid(paid) if is_for_people => {
                 // Who pays from the page pays for what the page stands for, query and all.
                 let whole = asked.query.map_or_else(|| url.clone(), |query| format!("{url}?{query}"));
-                Some(page::render(asked.route.name(), paid, &whole))
+                Some(page::render(&page::Page {
+                    name: asked.route.name(),
+                    route: paid,
+                    method: &asked.head.method,
+                    url: &whole,
+                    terms: &challenge.header,
+                }))
             }
             _ => None,
         };

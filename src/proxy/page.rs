@@ -1,9 +1,16 @@
-//! The 402 for people: what it costs, where, who gets it, and how to pay. No script, nothing from elsewhere.
+//! The 402 for people: what it costs, where, who gets it, and how to pay. Nothing from elsewhere; without a script it is
+//! plain terms, with it a wallet in the browser can pay (EIP-6963, EIP-1193, the Solana wallet standard).
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use std::sync::LazyLock;
 
-use crate::config::PaidRoute;
-use crate::types::AtomicAmount;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::config::{PaidRoute, RouteOffer};
+use crate::types::DecimalAmount;
 
 /// Whether a person looks at the answer (protocol §1.5).
 pub(super) fn is_browser(fields: &HeaderMap) -> bool {
@@ -16,50 +23,93 @@ pub(super) fn is_browser(fields: &HeaderMap) -> bool {
 
 /// The head of the page, but for the terms.
 pub(super) fn headers() -> Vec<(HeaderName, HeaderValue)> {
-    [
+    let fixed = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CACHE_CONTROL, "no-store"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::VARY, "Accept, User-Agent"),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name, HeaderValue::from_static(value)))
-    .collect()
+    ];
+    let fixed = fixed.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value)));
+    fixed.chain([(header::CONTENT_SECURITY_POLICY, POLICY.clone())]).collect()
 }
 
-/// The page for a route at a URL.
-pub(super) fn render(name: &str, route: &PaidRoute, url: &str) -> String {
+const TEMPLATE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/pay.js");
+
+/// Nothing runs or styles but what is in this file's folder; nothing is asked but the page's own site. `data:` is for the
+/// icons of wallets (EIP-6963), `blob:` for answers that are pictures or sound.
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
+    let policy = format!(
+        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; connect-src 'self'; img-src data: blob:; \
+         media-src blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        hash(SCRIPT),
+        hash(STYLE)
+    );
+    HeaderValue::from_str(&policy).unwrap_or_else(|_not_ascii| HeaderValue::from_static("default-src 'none'"))
+});
+
+/// What the page is about.
+pub(super) struct Page<'a> {
+    /// The route's name, for one that isn't described.
+    pub name: &'a str,
+    pub route: &'a PaidRoute,
+    /// Of the request that the page answers.
+    pub method: &'a Method,
+    /// As the client knows it, with its query.
+    pub url: &'a str,
+    /// The value of `PAYMENT-REQUIRED`.
+    pub terms: &'a str,
+}
+
+/// The page: the terms as people read them, and a script that pays from a wallet.
+pub(super) fn render(page: &Page<'_>) -> String {
     let mut rows = String::new();
-    for offer in &route.offers {
+    for offer in &page.route.offers {
         rows.push_str(&format!(
-            "<tr><td>{} {}</td><td>{}</td><td><code>{}</code></td></tr>",
-            escaped(&decimal(offer.amount, offer.asset.decimals)),
-            escaped(&offer.asset.symbol),
-            escaped(offer.network.v1_name().unwrap_or(offer.network.as_str())),
+            "<tr><td>{}</td><td>{}</td><td><code>{}</code></td></tr>",
+            escaped(&price(offer)),
+            escaped(network_name(offer)),
             escaped(offer.pay_to.as_str())
         ));
     }
-    let about = if route.description.is_empty() { name } else { &route.description };
-    TEMPLATE.replace("{about}", &escaped(about)).replace("{rows}", &rows).replace("{url}", &escaped(&quoted(url)))
+    let about = if page.route.description.is_empty() { page.name } else { &page.route.description };
+    // Values first: they hold no brace, so that none of them is filled; then what holds braces of its own.
+    TEMPLATE
+        .replace("{about}", &escaped(about))
+        .replace("{price}", &escaped(&page.route.offers.first().map(price).unwrap_or_default()))
+        .replace("{rows}", &rows)
+        .replace("{url}", &escaped(&quoted(page.url)))
+        .replace("{method}", &escaped(page.method.as_str()))
+        .replace("{terms}", &escaped(page.terms))
+        .replace("{labels}", &escaped(&labels(page.route).to_string()))
+        .replace("{style}", STYLE)
+        .replace("{script}", SCRIPT)
 }
 
-const TEMPLATE: &str = r#"<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Payment required</title>
-<style>body{font:16px/1.5 system-ui,sans-serif;max-width:46rem;margin:4rem auto;padding:0 1rem;color:#1b1b1b;background:#fff}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.4rem .8rem .4rem 0;border-bottom:1px solid #ddd}
-code,pre{font:14px/1.5 ui-monospace,monospace;overflow-wrap:anywhere;white-space:pre-wrap}pre{background:#f4f4f4;padding:.8rem}</style>
-</head><body><h1>Payment required</h1>
-<p>{about}</p>
-<table><tr><th>Price</th><th>Network</th><th>Paid to</th></tr>{rows}</table>
-<h2>How to pay</h2>
-<p>One payment buys one answer. Any x402 client pays by itself; from a shell:</p>
-<pre>tollhouse pay {url}</pre>
-<p>Programs find the same terms in the <code>PAYMENT-REQUIRED</code> header of this answer.</p>
-</body></html>
-"#;
+/// What the script shows of each offer; it finds an offer's by what is paid, where and to whom.
+fn labels(route: &PaidRoute) -> Value {
+    let label = |offer: &RouteOffer| {
+        json!({
+            "network": offer.network,
+            "asset": offer.asset.id,
+            "amount": offer.amount,
+            "payTo": offer.pay_to,
+            "text": format!("{} on {}", price(offer), network_name(offer)),
+        })
+    };
+    route.offers.iter().map(label).collect()
+}
+
+fn price(offer: &RouteOffer) -> String {
+    format!("{} {}", DecimalAmount::from_atomic(offer.amount, offer.asset.decimals), offer.asset.symbol)
+}
+
+fn network_name(offer: &RouteOffer) -> &str {
+    offer.network.v1_name().unwrap_or(offer.network.as_str())
+}
 
 /// One word of a shell, whatever a link put into its URL: people copy the line.
 fn quoted(url: &str) -> String {
@@ -83,28 +133,29 @@ fn escaped(text: &str) -> String {
     safe
 }
 
-/// Atomic units as a decimal number, without trailing zeros.
-fn decimal(amount: AtomicAmount, decimals: u8) -> String {
-    let decimals = usize::from(decimals);
-    let digits = format!("{:0>width$}", amount.to_string(), width = decimals + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - decimals);
-    match fraction.trim_end_matches('0') {
-        "" => whole.to_owned(),
-        fraction => format!("{whole}.{fraction}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn rendered(route: &PaidRoute, url: &str) -> String {
+        render(&Page { name: "GET /", route, method: &Method::GET, url, terms: "dGVybXM=" })
+    }
+
     #[test]
-    fn prices_are_shown_as_people_write_them() {
-        for (amount, decimals, expected) in
-            [("10000", 6, "0.01"), ("1", 6, "0.000001"), ("2500000", 6, "2.5"), ("7", 0, "7"), ("100", 2, "1")]
+    fn a_page_is_whole_and_what_runs_in_it_is_what_its_policy_names() {
+        let page = rendered(&crate::proxy::testing::paid_route(), "http://h/");
+        for mark in ["{about}", "{price}", "{rows}", "{url}", "{method}", "{terms}", "{labels}", "{style}", "{script}"]
         {
-            assert_eq!(decimal(amount.parse().unwrap(), decimals), expected);
+            assert!(!page.contains(mark), "{mark}");
         }
+        let policy = POLICY.to_str().unwrap();
+        for (tag, directive) in [("script", "script-src"), ("style", "style-src")] {
+            let start = page.find(&format!("<{tag}>")).unwrap() + tag.len() + 2;
+            let end = page.find(&format!("</{tag}>")).unwrap();
+            let hash = STANDARD.encode(Sha256::digest(&page[start..end]));
+            assert!(policy.contains(&format!("{directive} 'sha256-{hash}'")), "{tag}");
+        }
+        assert!(page.contains("data-terms=\"dGVybXM=\"") && page.contains("data-method=\"GET\""));
     }
 
     #[test]
@@ -113,8 +164,8 @@ mod tests {
         paid.description = "<b>{url}".into();
         paid.offers[0].asset.symbol = "<i>".into();
         let url = "http://h/\"><script>alert(1)</script>{rows}'&";
-        let page = render("GET /", &paid, url);
-        for bad in ["<script", "<b>", "<i>"] {
+        let page = rendered(&paid, url);
+        for bad in ["<script>alert", "<b>", "<i>"] {
             assert!(!page.contains(bad), "{bad} in {page}");
         }
         assert!(page.contains("tollhouse pay &#39;http://h/&quot;&gt;&lt;script&gt;"));

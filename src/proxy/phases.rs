@@ -140,6 +140,12 @@ impl ProxyHttp for Proxy {
         let sale = sale.or_else(|| context.held.as_deref().and_then(HeldPayment::sale));
         headers::prepare_request(head, upstream.config(), &hop, sale)?;
         observe::pass_on(head, context)?;
+        let is_ours = context.receipt.as_deref().is_none_or(Receipt::may_forward)
+            && context.held.as_deref().is_none_or(HeldPayment::may_forward);
+        if !is_ours {
+            // Paused for so long that another gateway may be serving it: the payment stays good for its request.
+            return Err(Error::explain(ErrorType::HTTPStatus(503), "the payment may be in another gateway's hands"));
+        }
         context.forwarded = Some(Instant::now());
         // A WebSocket's time begins when it does.
         if let (Some(end), Some(limit), None) = (&context.end, upstream.config().total_timeout, context.websocket) {

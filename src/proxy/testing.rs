@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Parts;
-use crate::admin::AdminParts;
+use crate::admin::{AdminParts, ChainStatus, InForce, WatchedChain, WatchedSigner};
 use crate::config::{
     AdminConfig, Config, LedgerConfig, LedgerUrl, LimitsConfig, Location, LogConfig, LogFormat, PaidRoute, Redeliver,
     RouteAction, RouteConfig, RouteOffer, ServerConfig, SettleMode, UpstreamConfig,
@@ -205,12 +205,19 @@ impl TestGate {
     pub(crate) fn admin_parts(&self, config: &Config) -> AdminParts {
         AdminParts {
             config: config.admin.clone(),
-            schemes: vec![self.chain.clone()],
+            in_force: Arc::new(InForce::new(Arc::new(config.clone()))),
+            chains: vec![WatchedChain { scheme: self.chain.clone(), status: Arc::new(chain_status) }],
             has_priced_routes: Arc::new(true.into()),
             reloader: None,
             ledger: self.ledger.clone(),
             metrics: self.metrics.clone(),
+            clock: Arc::new(SystemClock),
         }
+    }
+
+    /// What the gate measures.
+    pub(crate) fn admin_metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Waits until the ledger holds exactly these states, newest first.
@@ -224,6 +231,19 @@ impl TestGate {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("expected {states:?}, got {seen:?}");
+    }
+}
+
+/// How the scripted chain stands.
+fn chain_status() -> ChainStatus {
+    ChainStatus {
+        head: Some((7, Duration::from_secs(1))),
+        clock_skew_secs: Some(0),
+        native_decimals: 18,
+        signers: vec![
+            WatchedSigner { signer: AccountId::new("0xGas").unwrap(), balance: Some(10.into()), lasts: Some(3) },
+            WatchedSigner { signer: AccountId::new("0xNew").unwrap(), balance: None, lasts: None },
+        ],
     }
 }
 

@@ -275,7 +275,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listening<A> {
     /// A service on a free port that only this machine reaches.
     #[cfg(feature = "dev")]
     pub(crate) async fn local(name: &'static str, app: Arc<A>) -> Result<Self, ServeError> {
-        let asked = SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
+        Self::at(name, SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0)), app).await
+    }
+
+    /// A service at an address that somebody chose.
+    #[cfg(feature = "dev")]
+    pub(crate) async fn at(name: &'static str, asked: SocketAddr, app: Arc<A>) -> Result<Self, ServeError> {
         Ok(Self::new(name, listen(asked).await?, asked, app))
     }
 

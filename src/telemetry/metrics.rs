@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use prometheus::core::Collector as _;
+use prometheus::proto::Metric;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     exponential_buckets,
@@ -32,6 +34,18 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, in the order in which a payment comes to them.
+    const ALL: [Self; 8] = [
+        Self::Match,
+        Self::Verify,
+        Self::Simulate,
+        Self::Claim,
+        Self::Settle,
+        Self::Record,
+        Self::Deliver,
+        Self::Serve,
+    ];
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Match => "match",
@@ -43,6 +57,34 @@ impl Stage {
             Self::Deliver => "deliver",
             Self::Serve => "serve",
         }
+    }
+}
+
+/// How long a stage took, as a histogram.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageLatency {
+    /// The stage's word in metrics.
+    pub stage: &'static str,
+    /// How often it was measured.
+    pub count: u64,
+    /// All of it together, in seconds.
+    pub seconds_total: f64,
+    /// Upper bounds in seconds, rising, and how many took no longer.
+    pub buckets: Vec<(f64, u64)>,
+}
+
+impl StageLatency {
+    fn of(metric: &Metric) -> Option<Self> {
+        let label = metric.get_label().iter().find(|label| label.name() == "stage")?;
+        let stage = Stage::ALL.iter().find(|stage| stage.as_str() == label.value())?;
+        let histogram = metric.get_histogram();
+        let bounds = histogram.get_bucket().iter();
+        Some(Self {
+            stage: stage.as_str(),
+            count: histogram.get_sample_count(),
+            seconds_total: histogram.get_sample_sum(),
+            buckets: bounds.map(|bucket| (bucket.upper_bound(), bucket.cumulative_count())).collect(),
+        })
     }
 }
 
@@ -244,6 +286,16 @@ impl Metrics {
         }
     }
 
+    /// How long each stage took so far; stages that no payment came to are left out.
+    #[must_use]
+    pub fn stage_latencies(&self) -> Vec<StageLatency> {
+        let families = self.stage_seconds.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let mut latencies: Vec<StageLatency> = metrics.filter_map(StageLatency::of).collect();
+        latencies.sort_by_key(|latency| Stage::ALL.iter().position(|stage| stage.as_str() == latency.stage));
+        latencies
+    }
+
     /// Everything in the Prometheus text format.
     ///
     /// # Errors
@@ -340,5 +392,23 @@ mod tests {
             source.split('"').filter(|word| word.starts_with("tollhouse_") && !word.contains(' ')).collect();
         named.sort_unstable();
         assert_eq!(named, shown().iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn alerts_and_board_watch_metrics_that_exist() {
+        let metrics = Metrics::new().unwrap();
+        exercise(&metrics);
+        let shown = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let shown: Vec<&str> = shown.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitoring");
+        for name in ["alerts.yml", "alerts.test.yml", "grafana/boards/tollhouse.json"] {
+            let text = std::fs::read_to_string(folder.join(name)).unwrap();
+            let starts: Vec<usize> = text.match_indices("tollhouse_").map(|(at, _)| at).collect();
+            assert!(starts.len() >= 10, "{name}");
+            for at in starts {
+                let word = text[at..].split(|char: char| !char.is_ascii_alphanumeric() && char != '_').next().unwrap();
+                assert!(shown.contains(&word), "{name}: {word}");
+            }
+        }
     }
 }

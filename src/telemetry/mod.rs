@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use access::{AccessLine, AccessLog, AccessTarget, PaymentFields};
 pub use logging::{LoggingError, init};
-pub use metrics::{Metrics, Stage};
+pub use metrics::{Metrics, Stage, StageLatency};
 pub use otlp::ExporterError;
 pub use trace::{Attribute, Parent, Trace, Tracer, TracerConfig};
 

@@ -14,7 +14,7 @@ fn assert_paid(answer: &Answer, status: u16) {
 
 #[tokio::test]
 async fn an_origin_that_is_down_before_settlement_costs_nobody_anything() {
-    let mut shop = Shop::open().await;
+    let shop = Shop::open().await;
     let payment = shop.payment().await;
     shop.origin.down().await;
     let answer = shop.present(&payment.v2()).await;
@@ -109,7 +109,7 @@ async fn an_origin_that_is_silent_for_too_long_may_be_asked_again() {
 
 #[tokio::test]
 async fn an_origin_that_goes_down_during_settlement_may_be_asked_again() {
-    let mut shop = Shop::open().await;
+    let shop = Shop::open().await;
     let payment = shop.payment().await;
     let client = shop.present_and_hold(&paid(&payment.v2())).await;
     shop.origin.down().await;

@@ -220,6 +220,12 @@ fn falsify(state: &State, fault: Fault, calls: &[Value], told: &mut Value) {
         let Some(call) = calls.iter().find(|call| call["id"] == answer["id"]) else { continue };
         let method = call["method"].as_str().unwrap_or_default();
         let is_look = LOOKS.contains(&method);
+        if method == "getFirstAvailableBlock" && answer.get("result").is_some() {
+            // A chain of minutes has dropped nothing, but numbers its blocks as if it were old: a payment could never be shown to be
+            // younger than its history.
+            answer["result"] = json!(0);
+            continue;
+        }
         if method != state.send && answer.get("result").is_some() {
             let old = state.swap_stale(call, &answer["result"]);
             if let (Fault::Stale, Some(old)) = (fault, old) {

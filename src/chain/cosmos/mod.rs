@@ -39,7 +39,8 @@ use self::verify::CosmosPayment;
 use super::breaker::Breaker;
 use super::cache::{Expiring, RateLimit};
 use super::skew::Skew;
-use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::tenure::{self, Tenure};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, VerifyError};
@@ -93,6 +94,7 @@ struct Inner {
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
     reconciled: AtomicBool,
+    tenure: Tenure,
     runtime: OnceLock<Handle>,
 }
 
@@ -196,6 +198,7 @@ impl CosmosScheme {
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
+            tenure: Tenure::default(),
             runtime: OnceLock::new(),
         }))))
     }
@@ -215,6 +218,9 @@ impl Scheme for CosmosScheme {
         }
         if !inner.reconciled.load(Ordering::Acquire) {
             return no("unfinished payments are being reconciled".to_owned());
+        }
+        if inner.tenure.is_over() {
+            return no(tenure::OVER.to_owned());
         }
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
@@ -267,6 +273,10 @@ impl Scheme for CosmosScheme {
     fn open(&self, _next: &[(AccountId, AccountNonce)]) {
         self.0.reconciled.store(true, Ordering::Release);
     }
+
+    fn hold(&self, _signers: &[AccountId], until: Instant) {
+        self.0.tenure.set(until);
+    }
 }
 
 #[async_trait]
@@ -295,6 +305,11 @@ impl Chain for CosmosScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        let age = self.0.lag()?;
+        self.0.heads.last().map(|head| ChainHead { number: head.height, age })
     }
 
     fn native_decimals(&self) -> u8 {

@@ -123,6 +123,10 @@ impl Job {
             tracing::warn!(payment_id = %self.claim.id, %signer, "A settlement waits for a lower base fee: its gas payer's key is not configured.");
             return None;
         };
+        if !lane.is_held() {
+            tracing::warn!(payment_id = %self.claim.id, %signer, "A settlement waits for a lower base fee: its gas payer is another gateway's.");
+            return None;
+        }
         let cost_max = fees.total(held.gas_limit);
         if lane.balance().is_some_and(|balance| balance < cost_max) {
             tracing::warn!(payment_id = %self.claim.id, %signer, "A settlement waits: its gas payer can't pay for a higher fee.");

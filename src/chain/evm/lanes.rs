@@ -81,6 +81,19 @@ pub(super) struct Lane {
     wake: Notify,
     balance: Mutex<Option<U256>>,
     pub allowance: Arc<Allowance>,
+    held: Mutex<Held>,
+}
+
+/// Whether a gas payer is this gateway's to sign with.
+#[derive(Debug, Clone, Copy, Default)]
+enum Held {
+    /// There is no other gateway.
+    #[default]
+    Always,
+    /// It is, if that hasn't been too long ago.
+    Until(Instant),
+    /// It is another's, or nobody's.
+    No,
 }
 
 /// A place in a lane for a transaction that is not submitted yet; given back when dropped, and taken over by the
@@ -190,12 +203,28 @@ impl Lane {
             queue: Mutex::default(),
             wake: Notify::new(),
             balance: Mutex::default(),
+            held: Mutex::default(),
         })
     }
 
     /// The key, if this process holds it.
     pub(super) fn signer(&self) -> Option<&PrivateKeySigner> {
         self.signer.as_ref()
+    }
+
+    /// Until when this gateway is the only one to sign with this key, or not at all.
+    pub(super) fn hold(&self, until: Option<Instant>) {
+        if let Ok(mut held) = self.held.lock() {
+            *held = until.map_or(Held::No, Held::Until);
+        }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held.lock().is_ok_and(|held| match *held {
+            Held::Always => true,
+            Held::Until(until) => Instant::now() < until,
+            Held::No => false,
+        })
     }
 
     pub(super) fn balance(&self) -> Option<U256> {
@@ -388,7 +417,7 @@ impl Lane {
 
     /// Signs a transfer of nothing to oneself at a lost account nonce, or instead of what is held there (threat E9).
     async fn fill(&self, inner: &Inner, nonce: AccountNonce, held: Option<TxEip1559>) -> Result<(), RpcError> {
-        let Some(signer) = &self.signer else { return Ok(()) };
+        let Some(signer) = self.signer.as_ref().filter(|_signer| self.is_held()) else { return Ok(()) };
         let today = inner.fees().await?;
         let base_fee = inner.watch.head().and_then(|head| head.base_fee).unwrap_or(0);
         let fees = match &held {
@@ -409,6 +438,10 @@ impl Lane {
             value: U256::ZERO,
             ..TxEip1559::default()
         };
+        // Asked again: the fees took their time.
+        if !self.is_held() {
+            return Ok(());
+        }
         match sign(signer, transaction) {
             Ok((hash, raw)) => {
                 tracing::warn!(signer = %self.account, account_nonce = nonce, %hash, "Filling a lost account nonce.");
@@ -449,6 +482,7 @@ pub(super) fn unsigned(raw: &[u8]) -> Option<TxEip1559> {
 pub(super) fn reserve(lanes: &[Arc<Lane>], cost: U256, now: UnixMillis) -> Option<Reservation> {
     let mut by_depth: Vec<(usize, &Arc<Lane>)> = lanes
         .iter()
+        .filter(|lane| lane.is_held())
         .map(|lane| (lane.depth(), lane))
         .filter(|(depth, lane)| {
             let needed = cost.saturating_mul(U256::from(depth.saturating_add(1)));

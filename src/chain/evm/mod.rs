@@ -44,7 +44,8 @@ use super::inflight::Inflight;
 use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Worth, lasts};
-use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::tenure::{self, Tenure};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -100,6 +101,7 @@ struct Inner {
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
     reconciled: AtomicBool,
+    tenure: Tenure,
     runtime: OnceLock<Handle>,
 }
 
@@ -205,6 +207,7 @@ impl EvmScheme {
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
+            tenure: Tenure::default(),
             runtime: OnceLock::new(),
         }))))
     }
@@ -224,6 +227,9 @@ impl Scheme for EvmScheme {
         }
         if !inner.reconciled.load(Ordering::Acquire) {
             return no("unfinished payments are being reconciled".to_owned());
+        }
+        if inner.tenure.is_over() {
+            return no(tenure::OVER.to_owned());
         }
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
@@ -245,11 +251,14 @@ impl Scheme for EvmScheme {
         if cost > inner.config.max_fee {
             return no(format!("a settlement may cost {cost} wei now, over max_fee {}", inner.config.max_fee));
         }
-        if inner.lanes.iter().all(|lane| lane.balance().is_some_and(|balance| balance < cost)) {
+        if !inner.lanes.iter().any(|lane| lane.is_held()) {
+            return no("every gas payer is another gateway's".to_owned());
+        }
+        if inner.lanes.iter().all(|lane| !lane.is_held() || lane.balance().is_some_and(|balance| balance < cost)) {
             return no("no gas payer can pay for a settlement".to_owned());
         }
         let today = inner.clock.now();
-        if !inner.lanes.iter().any(|lane| lane.allowance.has_room(cost.into(), today)) {
+        if !inner.lanes.iter().filter(|lane| lane.is_held()).any(|lane| lane.allowance.has_room(cost.into(), today)) {
             return no("every gas payer has spent its max_fee_per_day".to_owned());
         }
         Availability::Ready
@@ -326,6 +335,13 @@ impl Scheme for EvmScheme {
         }
         self.0.reconciled.store(true, Ordering::Release);
     }
+
+    fn hold(&self, signers: &[AccountId], until: Instant) {
+        for lane in &self.0.lanes {
+            lane.hold(signers.contains(&lane.account).then_some(until));
+        }
+        self.0.tenure.set(until);
+    }
 }
 
 #[async_trait]
@@ -358,6 +374,10 @@ impl Chain for EvmScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        self.0.watch.head().map(|head| ChainHead { number: head.number, age: head.seen_at.elapsed() })
     }
 
     fn native_decimals(&self) -> u8 {

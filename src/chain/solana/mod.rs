@@ -51,7 +51,8 @@ use super::jsonrpc::{Identity, Rpc};
 use super::losses::Losses;
 use super::skew::Skew;
 use super::spending::{Allowance, Worth, lasts};
-use super::{Audit, Chain, ChainError, ChainObserver, Incoming, SignerBalance, Till, unanswered};
+use super::tenure::{self, Tenure};
+use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
 use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
@@ -153,6 +154,7 @@ struct Inner {
     /// What kept the chain from being verified, last time.
     problem: Mutex<String>,
     reconciled: AtomicBool,
+    tenure: Tenure,
     runtime: OnceLock<Handle>,
 }
 
@@ -237,6 +239,7 @@ impl SolanaScheme {
             verified: AtomicBool::new(false),
             problem: Mutex::new("not verified yet".to_owned()),
             reconciled: AtomicBool::new(false),
+            tenure: Tenure::default(),
             runtime: OnceLock::new(),
         }))))
     }
@@ -275,6 +278,9 @@ impl Scheme for SolanaScheme {
         }
         if !inner.reconciled.load(Ordering::Acquire) {
             return no("unfinished payments are being reconciled".to_owned());
+        }
+        if inner.tenure.is_over() {
+            return no(tenure::OVER.to_owned());
         }
         if !inner.rpc.is_reachable() {
             return no("no endpoint answers".to_owned());
@@ -358,6 +364,10 @@ impl Scheme for SolanaScheme {
     fn open(&self, _next: &[(AccountId, AccountNonce)]) {
         self.0.reconciled.store(true, Ordering::Release);
     }
+
+    fn hold(&self, _signers: &[AccountId], until: Instant) {
+        self.0.tenure.set(until);
+    }
 }
 
 #[async_trait]
@@ -387,6 +397,10 @@ impl Chain for SolanaScheme {
 
     async fn verify_chain(&self) -> Result<(), ChainError> {
         self.0.verify().await
+    }
+
+    fn head(&self) -> Option<ChainHead> {
+        self.0.watch.head().map(|head| ChainHead { number: head.height(), age: head.seen_at.elapsed() })
     }
 
     fn native_decimals(&self) -> u8 {

@@ -1,6 +1,7 @@
 //! `tollhouse cosmos-chain`: the Cosmos chain alone, for tests of other languages. Says where it is, then does what each line
 //! on stdin asks and answers with a line of JSON; ends with stdin.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -40,7 +41,8 @@ pub(in crate::cli) async fn run(args: CosmosChainArgs) -> anyhow::Result<ExitCod
         Sdk::V043 => Dialect::Sdk043,
         Sdk::V053 => Dialect::Sdk053,
     };
-    let mut params = CosmosParams { port: args.port, dialect, ..CosmosParams::default() };
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
+    let mut params = CosmosParams { listen, dialect, ..CosmosParams::default() };
     if args.no_blocks {
         params.block_time = None;
     }

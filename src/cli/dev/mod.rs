@@ -5,6 +5,7 @@
 //! money elsewhere is worth nothing here.
 
 pub(super) mod cosmos;
+pub(super) mod devnet;
 mod ports;
 #[cfg(feature = "dev-solana")]
 mod solana;
@@ -13,7 +14,7 @@ mod state;
 mod tests;
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -99,6 +100,55 @@ pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     code
 }
 
+/// Who takes part.
+struct Keys {
+    gas_payer: Key,
+    payer: Key,
+    seller: Key,
+}
+
+impl Keys {
+    /// Those that lie in the folder, made if they aren't there.
+    fn of(state: &StateDir) -> anyhow::Result<Self> {
+        Ok(Self { gas_payer: state.key("gas-payer")?, payer: state.key("payer")?, seller: state.key("seller")? })
+    }
+}
+
+/// A node of the EVM chain that is in the folder, with its heartbeat; gas payer, payer and those of `fund` get gas and USDC.
+fn evm_node(state: &StateDir, keys: &Keys, fund: &[Account]) -> anyhow::Result<Arc<Node>> {
+    let journal = if state.is_kept() { Some(Journal::open(&state.file("chain.jsonl"))?) } else { None };
+    let mut chain = Chain::new(Arc::new(SystemClock), journal)?;
+    let guests = fund.iter().filter_map(|account| match account {
+        Account::Evm(address) => Some(*address),
+        _ => None,
+    });
+    for address in [keys.gas_payer.address, keys.payer.address].into_iter().chain(guests) {
+        chain.fund(address, U256::from(FUND_UNITS))?;
+    }
+    let node = Arc::new(Node::new(chain));
+    tokio::spawn(Arc::clone(&node).keep_time());
+    Ok(node)
+}
+
+/// The Cosmos chain that is in the folder; payer and those of `fund` get USDC.
+async fn cosmos_chain(
+    state: &StateDir,
+    keys: &Keys,
+    fund: &[Account],
+    listen: SocketAddr,
+) -> anyhow::Result<CosmosChain> {
+    let journal = state.is_kept().then(|| state.file("cosmos.jsonl"));
+    let chain = CosmosChain::start(CosmosParams { listen, journal, ..CosmosParams::default() }).await?;
+    let guests = fund.iter().filter_map(|account| match account {
+        Account::Cosmos(address) => Some(address.as_str()),
+        _ => None,
+    });
+    for address in [keys.payer.cosmos.as_str()].into_iter().chain(guests) {
+        chain.fund(address, COSMOS_DENOM, FUND_UNITS.into())?;
+    }
+    Ok(chain)
+}
+
 /// All but the gateway.
 struct Shop {
     state: StateDir,
@@ -107,7 +157,7 @@ struct Shop {
     cosmos: CosmosChain,
     origin: SocketAddr,
     _running: (Running<Node>, Running<Origin>),
-    payer: Key,
+    keys: Keys,
     #[cfg(feature = "dev-solana")]
     solana: solana::Solana,
 }
@@ -116,24 +166,10 @@ impl Shop {
     /// Starts chain and origin and writes what the gateway needs. Must run inside the runtime that they will run on.
     async fn open(args: &DevArgs) -> anyhow::Result<Self> {
         let state = StateDir::open(args.dir.as_deref())?;
-        let (gas_payer, payer) = (state.key("gas-payer")?, state.key("payer")?);
-        let seller = state.key("seller")?;
-        let journal = if state.is_kept() { Some(Journal::open(&state.file("chain.jsonl"))?) } else { None };
-        let mut chain = Chain::new(Arc::new(SystemClock), journal)?;
-        let cosmos_journal = state.is_kept().then(|| state.file("cosmos.jsonl"));
-        let cosmos = CosmosChain::start(CosmosParams { journal: cosmos_journal, ..CosmosParams::default() }).await?;
-        let own = [gas_payer.address, payer.address].map(Account::Evm).into_iter();
-        for account in own.chain([Account::Cosmos(payer.cosmos.clone())]).chain(args.fund.iter().cloned()) {
-            match account {
-                Account::Evm(address) => drop(chain.fund(address, U256::from(FUND_UNITS))?),
-                Account::Cosmos(address) => cosmos.fund(&address, COSMOS_DENOM, FUND_UNITS.into())?,
-                #[cfg(feature = "dev-solana")]
-                Account::Solana(_) => {}
-            }
-        }
-        let node = Arc::new(Node::new(chain));
-        tokio::spawn(Arc::clone(&node).keep_time());
+        let keys = Keys::of(&state)?;
+        let node = evm_node(&state, &keys, &args.fund)?;
         let node = Listening::local("chain", node).await?;
+        let cosmos = cosmos_chain(&state, &keys, &args.fund, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
         let origin = Listening::local("origin", Arc::new(Origin)).await?;
         #[cfg(feature = "dev-solana")]
         let solana = solana::Solana::open(&state, &args.fund).await?;
@@ -144,15 +180,16 @@ impl Shop {
             cosmos,
             origin: origin.address(),
             _running: (node.start(None), origin.start(None)),
-            payer,
+            keys,
             #[cfg(feature = "dev-solana")]
             solana,
         };
-        shop.state.write("gateway.toml", &shop.configuration(&gas_payer, &seller))?;
+        shop.state.write("gateway.toml", &shop.configuration())?;
         Ok(shop)
     }
 
-    fn configuration(&self, gas_payer: &Key, seller: &Key) -> String {
+    fn configuration(&self) -> String {
+        let Keys { gas_payer, seller, .. } = &self.keys;
         let routes: String = ROUTES.iter().map(|route| format!("{:?} = {:?}\n", route.key, route.price)).collect();
         format!(
             "# Written by `tollhouse dev` at each start.\n\
@@ -205,7 +242,7 @@ impl Shop {
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let shop = format!("http://127.0.0.1:{}", self.ports.shop);
         let chain = format!("http://{}", self.chain);
-        let key_file = self.state.file(&self.payer.file_name());
+        let key_file = self.state.file(&self.keys.payer.file_name());
         let key_file = shell_word(&key_file.to_string_lossy());
         let program = shell_word(&program());
         if let Some(taken) = self.ports.taken {
@@ -229,7 +266,7 @@ impl Shop {
         let admin = format!("http://127.0.0.1:{}", self.ports.admin);
         writeln!(out, "\nBooks    {admin}/payments, {admin}/metrics, {admin}/readyz")?;
         writeln!(out, "Chain    {chain}, chain id {CHAIN_ID}, USDC at {TOKEN}")?;
-        writeln!(out, "Payer    {}, has 1000 USDC or more; another account gets as much by", self.payer.address)?;
+        writeln!(out, "Payer    {}, has 1000 USDC or more; another account gets as much by", self.keys.payer.address)?;
         writeln!(
             out,
             "  curl {chain} -d '{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"dev_mint\",\"params\":[\"0x…\"]}}'"
@@ -237,7 +274,7 @@ impl Shop {
         writeln!(
             out,
             "Cosmos   {grpc_url} (gRPC), chain id {COSMOS_CHAIN_ID}, {COSMOS_DENOM}; {} has 1000 USDC",
-            self.payer.cosmos
+            self.keys.payer.cosmos
         )?;
         #[cfg(feature = "dev-solana")]
         self.solana.print_chain(out)?;

@@ -268,3 +268,38 @@ fn words_reach_the_shell_whole() {
         assert_eq!(shell_word(word), expected);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chains_and_origin_run_without_a_gateway_where_they_are_told_to_and_are_kept() {
+    let _already_installed = rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chains").display().to_string();
+    let guest = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C";
+    let held = format!("0x70a08231{:0>64}", guest.trim_start_matches("0x"));
+    let mut keys = Vec::new();
+    for opened in 1..=2_u64 {
+        let words = ["tollhouse", "devnet", "--dir", &path, "--evm", "127.0.0.1:0", "--cosmos", "127.0.0.1:0"];
+        let words = words.into_iter().chain(["--origin", "127.0.0.1:0", "--fund", guest]);
+        let Command::Devnet(args) = Cli::try_parse_from(words).unwrap().command else { panic!("not devnet") };
+        let devnet = devnet::Devnet::open(&args).await.unwrap();
+        let place = |index: usize| devnet.places[index].rsplit(' ').next().unwrap().to_owned();
+        let question = json!({"to": TOKEN, "data": held});
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": [question, "latest"]});
+        let answer = client().post(place(0)).body(request.to_string()).send().await.unwrap();
+        let units: U256 = answer.json::<Value>().await.unwrap()["result"].as_str().unwrap().parse().unwrap();
+        // What an earlier run gave is still there.
+        assert_eq!(units, U256::from(opened * FUND_UNITS));
+        assert!(place(1).starts_with("http://127.0.0.1:"));
+        assert!(client().get(place(2)).send().await.unwrap().text().await.unwrap().contains("/weather"));
+        keys.push(std::fs::read_to_string(format!("{path}/gas-payer.key")).unwrap());
+    }
+    assert_eq!(keys[0], keys[1]);
+}
+
+#[test]
+fn a_devnet_serves_something_and_keeps_its_chains_in_a_folder() {
+    for bad in [&[][..], &["--dir", "x"], &["--evm", "127.0.0.1:0"], &["--dir", "x", "--evm", "8545"]] {
+        let words = ["tollhouse", "devnet"].iter().chain(bad);
+        assert!(Cli::try_parse_from(words).is_err(), "{bad:?}");
+    }
+}

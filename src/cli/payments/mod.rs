@@ -25,7 +25,9 @@ use self::sums::SumRow;
 use self::units::Units;
 use super::{ConfigArgs, load_config};
 use crate::config::{Config, LedgerUrl};
-use crate::ledger::{PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SqliteReader, SumBy};
+use crate::ledger::{
+    BooksReader, PaymentFilter, PaymentId, PaymentRecord, PaymentState, PostgresReader, RecordId, SqliteReader, SumBy,
+};
 use crate::types::{AccountId, AssetId, Network};
 
 /// `tollhouse payments`.
@@ -189,12 +191,12 @@ pub async fn run(args: PaymentsArgs) -> anyhow::Result<ExitCode> {
     }
     let config = load_config(&file)?;
     let units = Units::of(&config);
-    let (path, books) = open(&config).await?;
+    let books = open(&config).await?;
     let out = &mut std::io::stdout().lock();
     let outcome = match command {
         PaymentsCommand::Resolve { id, tx, note, json } => {
             let refund = Refund { id, transaction: tx, note };
-            let resolved = resolve::run(&file, path, &books, refund).await;
+            let resolved = resolve::run(&file, &config.ledger.url, &books, refund).await;
             resolved.and_then(|resolved| tell(out, &resolved, &units, json))
         }
         other => read(&books, other, &units, out).await,
@@ -203,10 +205,13 @@ pub async fn run(args: PaymentsArgs) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn open(config: &Config) -> anyhow::Result<(&std::path::Path, SqliteReader)> {
-    let LedgerUrl::Sqlite(path) = &config.ledger.url;
-    let books = SqliteReader::open(path).await.with_context(|| path.display().to_string())?;
-    Ok((path, books))
+async fn open(config: &Config) -> anyhow::Result<BooksReader> {
+    Ok(match &config.ledger.url {
+        LedgerUrl::Sqlite(path) => {
+            BooksReader::Sqlite(SqliteReader::open(path).await.with_context(|| path.display().to_string())?)
+        }
+        LedgerUrl::Postgres(url) => BooksReader::Postgres(PostgresReader::open(url.expose()).await?),
+    })
 }
 
 fn tell(out: &mut dyn Write, resolved: &resolve::Resolved, units: &Units, json: bool) -> anyhow::Result<()> {
@@ -225,12 +230,7 @@ fn tell(out: &mut dyn Write, resolved: &resolve::Resolved, units: &Units, json: 
     Ok(())
 }
 
-async fn read(
-    books: &SqliteReader,
-    command: PaymentsCommand,
-    units: &Units,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
+async fn read(books: &BooksReader, command: PaymentsCommand, units: &Units, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         PaymentsCommand::List { filter, by: Some(by), json, .. } => {
             let sums = books.sums(&filter.filter(None), by.into()).await?;
@@ -260,7 +260,7 @@ async fn read(
 }
 
 /// A payment by the row's id or by its own.
-async fn find(books: &SqliteReader, id: &str) -> anyhow::Result<PaymentRecord> {
+async fn find(books: &BooksReader, id: &str) -> anyhow::Result<PaymentRecord> {
     let found = match books.get(&RecordId(id.to_owned())).await? {
         Some(record) => Some(record),
         None => books.find(&PaymentId(id.to_owned())).await?,
@@ -268,7 +268,7 @@ async fn find(books: &SqliteReader, id: &str) -> anyhow::Result<PaymentRecord> {
     found.with_context(|| format!("no payment {id}"))
 }
 
-async fn rows(books: &SqliteReader, filter: PaymentFilter, units: &Units) -> anyhow::Result<Vec<Row>> {
+async fn rows(books: &BooksReader, filter: PaymentFilter, units: &Units) -> anyhow::Result<Vec<Row>> {
     Ok(books.list(&filter).await?.iter().map(|record| Row::of(record, units)).collect())
 }
 

@@ -16,7 +16,7 @@ use crate::app::Blueprint;
 use crate::chain::{Audit, Chain, Incoming, Till};
 use crate::cli::human::{printable, time_text};
 use crate::config::{Config, NetworkConfig, RouteAction};
-use crate::ledger::{PaymentFilter, PaymentRecord, PaymentState, SqliteReader};
+use crate::ledger::{BooksReader, PaymentFilter, PaymentRecord, PaymentState};
 use crate::types::{AccountId, AssetId, Clock, Network, SystemClock, UnixMillis};
 
 /// The books and the chains differ.
@@ -118,7 +118,7 @@ pub async fn run(file: &Path, args: &ReconcileArgs) -> ExitCode {
 async fn reconcile(file: &Path, args: &ReconcileArgs) -> anyhow::Result<Report> {
     let blueprint = Blueprint::read(file, &|name| std::env::var(name).ok())?;
     let config = blueprint.config.as_ref();
-    let (_, books) = open(config).await?;
+    let books = open(config).await?;
     let now = SystemClock.now();
     let week = i64::try_from(PERIOD_BY_ITSELF.as_millis()).unwrap_or(i64::MAX);
     let period = Period {
@@ -153,7 +153,7 @@ async fn reconcile(file: &Path, args: &ReconcileArgs) -> anyhow::Result<Report> 
 
 /// Payments on networks that are not configured can't be compared with anything.
 async fn unconfigured(
-    books: &SqliteReader,
+    books: &BooksReader,
     config: &Config,
     args: &ReconcileArgs,
     report: &mut Report,
@@ -171,7 +171,7 @@ async fn unconfigured(
 
 /// One network.
 struct Comparison<'a> {
-    books: &'a SqliteReader,
+    books: &'a BooksReader,
     chain: &'a dyn Chain,
     network: &'a NetworkConfig,
     period: &'a Period,

@@ -7,8 +7,10 @@ use anyhow::{Context, bail, ensure};
 
 use super::find;
 use crate::app::Blueprint;
+use crate::config::LedgerUrl;
 use crate::ledger::{
-    LedgerError, PaymentFilter, PaymentRecord, PaymentState, Resolution, SqliteReader, resolve_in_sqlite,
+    BooksReader, LedgerError, PaymentFilter, PaymentRecord, PaymentState, Resolution, resolve_in_postgres,
+    resolve_in_sqlite,
 };
 use crate::types::{AtomicAmount, ChainKind, Clock, SystemClock};
 
@@ -45,7 +47,12 @@ pub struct Resolved {
 ///
 /// # Errors
 /// When the payment isn't owed, was resolved with another transaction, or the transaction's id can't be one of its chain.
-pub async fn run(config_file: &Path, ledger: &Path, books: &SqliteReader, refund: Refund) -> anyhow::Result<Resolved> {
+pub async fn run(
+    config_file: &Path,
+    ledger: &LedgerUrl,
+    books: &BooksReader,
+    refund: Refund,
+) -> anyhow::Result<Resolved> {
     let record = find(books, &refund.id).await?;
     let transaction = spelled(record.claim.network.kind(), &refund.transaction)?;
     let note = refund.note.map(|note| note.trim().to_owned()).filter(|note| !note.is_empty());
@@ -67,7 +74,11 @@ pub async fn run(config_file: &Path, ledger: &Path, books: &SqliteReader, refund
     ensure!(settlement != Some(transaction.as_str()), "{transaction} is the payment itself, not its refund");
     let warnings = warnings(config_file, books, &record, &transaction).await;
     let resolution = Resolution { transaction: transaction.clone(), note, at: SystemClock.now() };
-    let written = match resolve_in_sqlite(ledger, &record.record, &resolution).await {
+    let noted = match ledger {
+        LedgerUrl::Sqlite(path) => resolve_in_sqlite(path, &record.record, &resolution).await,
+        LedgerUrl::Postgres(url) => resolve_in_postgres(url.expose(), &record.record, &resolution).await,
+    };
+    let written = match noted {
         Err(LedgerError::IllegalStep { found, .. }) => {
             bail!("{} is {found} by now, and only an owed payment can be resolved", record.record)
         }
@@ -124,7 +135,7 @@ fn spelled(kind: ChainKind, text: &str) -> anyhow::Result<String> {
 }
 
 /// What the chain and the other rows say against the refund. An operator may know better: nothing here stops it.
-async fn warnings(config_file: &Path, books: &SqliteReader, record: &PaymentRecord, transaction: &str) -> Vec<String> {
+async fn warnings(config_file: &Path, books: &BooksReader, record: &PaymentRecord, transaction: &str) -> Vec<String> {
     let claim = &record.claim;
     let shared = match refunded_before(books, record, transaction).await {
         Ok(shared) => shared,
@@ -151,7 +162,7 @@ async fn warnings(config_file: &Path, books: &SqliteReader, record: &PaymentReco
 
 /// What the same transaction was noted for already, for the same payer and token.
 async fn refunded_before(
-    books: &SqliteReader,
+    books: &BooksReader,
     record: &PaymentRecord,
     transaction: &str,
 ) -> anyhow::Result<AtomicAmount> {

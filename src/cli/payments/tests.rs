@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::ledger::{ClaimOutcome, Holder, Ledger, NewAttempt, NewPayment, Settlement, SqliteLedger};
+use crate::ledger::{
+    BooksReader, ClaimOutcome, Holder, Ledger, NewAttempt, NewPayment, Settlement, SqliteLedger, SqliteReader,
+};
 use crate::types::{AccountId, AssetId, AtomicAmount, ManualClock, UnixMillis};
 
 const USDC: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
@@ -36,7 +38,7 @@ fn new_payment(nonce: u32) -> NewPayment {
 }
 
 /// Books with a signed payment and a paid one; gives the directory, the reader and the paid one's id.
-async fn books() -> (tempfile::TempDir, SqliteReader, String) {
+async fn books() -> (tempfile::TempDir, BooksReader, String) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("books.db");
     let clock = Arc::new(ManualClock::new(UnixMillis::from_secs(1_767_225_600)));
@@ -63,11 +65,11 @@ async fn books() -> (tempfile::TempDir, SqliteReader, String) {
     };
     ledger.record_paid(&record, settlement, false).await.unwrap();
     ledger.close().await;
-    let reader = SqliteReader::open(&path).await.unwrap();
+    let reader = BooksReader::Sqlite(SqliteReader::open(&path).await.unwrap());
     (directory, reader, record.0)
 }
 
-async fn output(reader: &SqliteReader, command: PaymentsCommand) -> String {
+async fn output(reader: &BooksReader, command: PaymentsCommand) -> String {
     let mut out = Vec::new();
     read(reader, command, &Units::default(), &mut out).await.unwrap();
     let text = String::from_utf8(out).unwrap();

@@ -1,6 +1,6 @@
 //! The chain behind gRPC, its heartbeat, and the handle that tests hold it by.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -242,7 +242,7 @@ impl CosmosChain {
     /// When the port is taken or the journal is damaged.
     pub async fn start_at(params: CosmosParams, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let (dialect, block_time) = (params.dialect, params.block_time);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, params.port));
+        let address = params.listen;
         let failed = |source| StartError::Listen { address, source };
         let chain = Arc::new(Mutex::new(Chain::open(params, clock)?));
         let listener = TcpListener::bind(address).await.map_err(failed)?;

@@ -1,5 +1,6 @@
 //! What a chain is like: its name, its money, and which release of the Cosmos SDK its nodes run.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -49,8 +50,8 @@ pub struct CosmosParams {
     pub events: EventForm,
     /// How often a block is made; `None` makes one only when asked.
     pub block_time: Option<Duration>,
-    /// Port on this machine's own address; 0 takes a free one.
-    pub port: u16,
+    /// Where its node listens; port 0 takes a free one.
+    pub listen: SocketAddr,
     /// The file that blocks are kept in.
     pub journal: Option<PathBuf>,
 }
@@ -65,7 +66,7 @@ impl Default for CosmosParams {
             dialect: Dialect::Sdk053,
             events: EventForm::Plain,
             block_time: Some(Duration::from_secs(1)),
-            port: 0,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             journal: None,
         }
     }

@@ -1,23 +1,36 @@
 //! The ledger on SQLite: one file, one writing process, any number of readers.
 //!
 //! Knows no chain and no HTTP. [`writer`] decides when things become durable, [`claim`], [`steps`] and [`upkeep`] what
-//! changes, [`reader`] reads beside them. Its SQL keeps to what PostgreSQL shares.
+//! changes, [`reader`] reads beside them. The steps in `books` are compiled for PostgreSQL too: their SQL keeps to what both share.
 
+#[path = "../books/claim.rs"]
 mod claim;
 mod fault;
+#[path = "../books/finality.rs"]
 mod finality;
+#[path = "../books/forwarded.rs"]
 mod forwarded;
+#[path = "../books/resolve.rs"]
+mod noting;
+#[path = "../books/reader.rs"]
 mod reader;
+mod recover;
+#[path = "../books/report.rs"]
+mod report;
 mod resolve;
+#[path = "../books/rows.rs"]
 mod rows;
+#[path = "../books/steps.rs"]
 mod steps;
 mod store;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+#[path = "../books/upkeep.rs"]
+mod values;
 mod writer;
 
-pub use reader::SqliteReader;
+pub use reader::Reader as SqliteReader;
 pub use resolve::resolve_in_sqlite;
 pub use writer::Observer;
 
@@ -30,15 +43,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::claim::{Claim, RecordAttempt};
 use self::finality::{RecordFinal, RecordReorged, RecordSettledAgain};
 use self::forwarded::{ClaimForwarded, RecordSigned, Release};
-use self::steps::{RecordDelivering, RecordFailed, RecordPaid, RecordServed, RecordUndelivered, RecoverDeliveries};
+use self::recover::RecoverDeliveries;
+use self::steps::{RecordDelivering, RecordFailed, RecordPaid, RecordServed, RecordUndelivered};
 use self::store::OwnedFile;
-use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, Probe, PruneSome, ValueOrInsert, Withhold};
+use self::upkeep::{LeaseSigner, PRUNE_ROWS_MAX, PruneSome, Withhold};
+use self::values::{Probe, ValueOrInsert};
 use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
 use super::{
-    AccountNonce, ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
-    PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
+    AccountNonce, ClaimOutcome, DeliveryBegun, Earning, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
+    PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
+
+/// What the shared steps are compiled for.
+type Driver = sqlx::Sqlite;
+type StoredRow = sqlx::sqlite::SqliteRow;
 
 /// Commands that may wait; more are refused, since their callers would wait too long anyway.
 const QUEUE_COMMANDS_MAX: usize = 4096;
@@ -310,6 +329,14 @@ impl Ledger for SqliteLedger {
         self.reader()?.list(filter).await
     }
 
+    async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
+        self.reader()?.page(filter).await
+    }
+
+    async fn earnings(&self, since: UnixMillis) -> Result<Vec<Earning>, LedgerError> {
+        self.reader()?.earnings(since).await
+    }
+
     async fn totals(&self) -> Result<Vec<Total>, LedgerError> {
         self.reader()?.totals().await
     }
@@ -331,5 +358,18 @@ impl Ledger for SqliteLedger {
 
     async fn probe(&self) -> Result<(), LedgerError> {
         self.write(Probe).await
+    }
+
+    /// Waits until the store may not be written any more: the process must then end, since what is on disk is known only after
+    /// a fresh start (threat E12).
+    async fn halted(&self) -> String {
+        Self::halted(self).await
+    }
+
+    async fn end(self: Arc<Self>) {
+        // Unless something that didn't end in time still holds it.
+        if let Some(ledger) = Arc::into_inner(self) {
+            ledger.close().await;
+        }
     }
 }

@@ -4,22 +4,22 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqliteSynchronous};
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection};
 
+use super::SqliteReader;
 use super::fault;
 use crate::ledger::LedgerError;
+use crate::ledger::schema::{migrate_error, open_error, version_error};
 
 /// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0003.
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/sqlite");
 
 /// Damage that is reported in one message.
 const DAMAGE_LINES_MAX: usize = 10;
-
-fn open_error(what: impl std::fmt::Display, error: impl std::fmt::Display) -> LedgerError {
-    LedgerError::Open(format!("{what}: {error}"))
-}
 
 /// What every connection has in common.
 pub(super) fn options(path: &Path) -> SqliteConnectOptions {
@@ -111,31 +111,40 @@ async fn check_sound(connection: &mut SqliteConnection) -> Result<(), LedgerErro
     Err(open_error("it is damaged; restore a copy and reconcile", lines.join("; ")))
 }
 
-fn migrate_error(error: &MigrateError) -> LedgerError {
-    match error {
-        MigrateError::VersionMissing(version) => newer(*version),
-        MigrateError::VersionMismatch(version) => {
-            open_error("its schema", format_args!("version {version} is not the one this Tollhouse knows"))
-        }
-        other => open_error("its schema", other),
-    }
-}
-
-fn newer(version: i64) -> LedgerError {
-    open_error("its schema", format_args!("version {version} is of a newer Tollhouse; run that one"))
-}
-
 /// Refuses to read books of another version.
 pub(super) async fn check_version(pool: &SqlitePool) -> Result<(), LedgerError> {
-    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
     let found: Option<i64> = sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
         .fetch_one(pool)
         .await
         .map_err(|error| open_error("it is no ledger, or can't be read", error))?;
-    match found {
-        Some(version) if version == known => Ok(()),
-        Some(version) if version > known => Err(newer(version)),
-        _ => Err(open_error("its schema", "it is of an older Tollhouse; start the gateway once to bring it up")),
+    version_error(found, &MIGRATIONS)
+}
+
+/// Reads at the same time; each connection is a thread of its own.
+const CONNECTIONS_MAX: u32 = 4;
+
+/// Its connections never wait for the writer and can't write.
+impl SqliteReader {
+    /// Opens the books at `path` without changing them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`] when there are none, or another version wrote them.
+    pub async fn open(path: &Path) -> Result<Self, LedgerError> {
+        let reader = Self::on(path);
+        check_version(reader.pool()).await?;
+        Ok(reader)
+    }
+
+    /// Reads books that are known to be in order; connects when it has to.
+    pub(super) fn on(path: &Path) -> Self {
+        let pool = SqlitePoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .test_before_acquire(false)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options(path).read_only(true));
+        Self::over(pool)
     }
 }
 

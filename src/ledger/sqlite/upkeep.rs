@@ -1,4 +1,4 @@
-//! What the books do besides payments: signers' nonces, named values, pruning, and the proof that writing works.
+//! Signers' nonces, and pruning.
 
 use super::claim::as_bigint;
 use super::writer::{Books, Operation, StepError};
@@ -29,7 +29,7 @@ impl Operation for LeaseSigner {
         .bind(self.network.as_str())
         .bind(self.signer.as_str())
         .bind(as_bigint(self.at_least, "account nonce")?)
-        .fetch_one(&mut books.connection)
+        .fetch_one(books.connection())
         .await?;
         u64::try_from(next).map_err(|_error| {
             LedgerError::Corrupt { record: format!("signer {}", self.signer), detail: format!("next nonce {next}") }
@@ -58,33 +58,9 @@ impl Operation for Withhold {
         .bind(self.network.as_str())
         .bind(i64::from(self.deliveries_max))
         .bind(books.now().0)
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await?;
         Ok(changed.rows_affected())
-    }
-}
-
-/// [`crate::ledger::Ledger::value_or_insert`].
-pub(super) struct ValueOrInsert {
-    pub(super) name: String,
-    pub(super) make: String,
-}
-
-impl Operation for ValueOrInsert {
-    type Output = String;
-    const NAME: &'static str = "value_or_insert";
-
-    async fn apply(self, books: &mut Books) -> Result<String, StepError> {
-        sqlx::query("INSERT INTO named_values (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
-            .bind(&self.name)
-            .bind(&self.make)
-            .execute(&mut books.connection)
-            .await?;
-        let value = sqlx::query_scalar("SELECT value FROM named_values WHERE name = $1")
-            .bind(&self.name)
-            .fetch_one(&mut books.connection)
-            .await?;
-        Ok(value)
     }
 }
 
@@ -115,30 +91,13 @@ impl Operation for PruneSome {
         sqlx::query(concat!("DELETE FROM attempts WHERE record IN ", prunable!()))
             .bind(self.before.0)
             .bind(i64::from(PRUNE_ROWS_MAX))
-            .execute(&mut books.connection)
+            .execute(books.connection())
             .await?;
         let deleted = sqlx::query(concat!("DELETE FROM payments WHERE record IN ", prunable!()))
             .bind(self.before.0)
             .bind(i64::from(PRUNE_ROWS_MAX))
-            .execute(&mut books.connection)
+            .execute(books.connection())
             .await?;
         Ok(deleted.rows_affected())
-    }
-}
-
-/// [`crate::ledger::Ledger::probe`]. Counts, since SQLite writes nothing when a row stays as it is.
-pub(super) struct Probe;
-
-impl Operation for Probe {
-    type Output = ();
-    const NAME: &'static str = "probe";
-
-    async fn apply(self, books: &mut Books) -> Result<(), StepError> {
-        sqlx::query(
-            "INSERT INTO probes (id, count) VALUES (1, 1) ON CONFLICT (id) DO UPDATE SET count = probes.count + 1",
-        )
-        .execute(&mut books.connection)
-        .await?;
-        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteQueryResult};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fault::{self, CommitFault};
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, RecordId};
 use crate::types::{Clock, UnixMillis};
 
 /// Most commands that share a commit.
@@ -56,6 +56,16 @@ pub(super) struct Books {
 impl Books {
     pub(super) fn new(connection: SqliteConnection, clock: Arc<dyn Clock>) -> Self {
         Self { connection, clock }
+    }
+
+    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
+        &mut self.connection
+    }
+
+    /// Keeps others from a row until the transaction ends: here nobody else writes.
+    #[expect(clippy::unused_async, reason = "other stores ask")]
+    pub(super) async fn lock(&mut self, _record: &RecordId) -> Result<(), sqlx::Error> {
+        Ok(())
     }
 
     pub(super) fn now(&self) -> UnixMillis {

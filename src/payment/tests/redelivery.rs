@@ -85,7 +85,7 @@ async fn what_an_origin_did_before_the_settlement_stays_counted_though_nobody_ta
         let row = shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap().remove(0);
         let paid = shop.ledger.record_paid(&row.record, settlement(), true).await.unwrap();
         let (gone, _) = tokio::sync::oneshot::channel();
-        shop.gate.settlements().hand_over(paid, Some(gone), has_reached_origin);
+        shop.gate.settlements().hand_over(paid, Some(gone), has_reached_origin, None);
         for _ in 0..500 {
             let now = shop.ledger.get(&row.record).await.unwrap().unwrap();
             if now.state == PaymentState::Paid {

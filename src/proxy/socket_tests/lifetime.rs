@@ -15,7 +15,7 @@ async fn operators_see_health_metrics_and_books_and_strangers_names_are_refused(
     assert_eq!(status(&ask("/readyz", "127.0.0.1:8403").await), 200);
     let metrics = ask("/metrics", "[::1]:8403").await;
     assert!(metrics.contains(r#"tollhouse_requests_total{outcome="challenge",route="GET,POST /paid"} 1"#), "{metrics}");
-    assert_eq!(body(&ask("/payments?limit=5", "localhost").await), r#"{"payments":[]}"#);
+    assert_eq!(body(&ask("/payments?limit=5", "localhost").await), r#"{"next":null,"payments":[]}"#);
     assert_eq!(status(&ask("/payments?limit=x", "localhost").await), 400);
     assert_eq!(status(&ask("/secrets", "localhost").await), 404);
     assert_eq!(status(&ask("/payments", "evil.example").await), 403);

@@ -98,6 +98,16 @@ impl Gateway {
         self.signal(libc::SIGHUP);
     }
 
+    /// SIGSTOP: as a machine that hangs.
+    pub fn pause(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
     fn signal(&self, signal: libc::c_int) {
         let pid = libc::pid_t::try_from(self.child.id()).unwrap();
         // SAFETY: takes plain integers; the child has not been waited for, so the id is still its own.

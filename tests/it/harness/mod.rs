@@ -8,6 +8,7 @@ mod http;
 mod node;
 mod origin;
 mod payer;
+mod postgres;
 mod shop;
 mod solana;
 
@@ -15,9 +16,10 @@ pub use chain::Chain;
 pub use chaos::Fault;
 pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
 pub use http::{Answer, Call, decode_header, header, read_body, read_head};
-pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER_ADDRESS, USDC};
+pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER, SIGNER_ADDRESS, THIRD_SIGNER, USDC};
 pub use origin::{Origin, Serve};
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
+pub use postgres::{PASSWORD, Postgres};
 pub use shop::{PRICE, Plan, Shop, paid};
 pub use solana::{SolanaNode, TOKEN_2022_MINT};
 

@@ -24,6 +24,7 @@ pub const PAY_TO: Address = address!("209693Bc6afc0C5328bA36FaF03C514EF312287C")
 pub const SIGNER: &str = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 pub const SIGNER_ADDRESS: Address = address!("f39Fd6e51aad88F6F4ce6aB8827279cffFb92266");
 pub const OTHER_SIGNER: &str = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
+pub const THIRD_SIGNER: &str = "5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a";
 
 sol! {
     interface Token {
@@ -193,9 +194,9 @@ impl Chain for Node {
             Some(_) => "[{ env = \"BASE_SEPOLIA_SIGNER\" }, { env = \"SECOND_SIGNER\" }]",
         };
         format!(
-            "[networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}\"\n\
+            "[networks.base-sepolia]\nrpc_url = \"http://127.0.0.1:{rpc_port}{}\"\n\
              signer = {signer}\npay_to = \"{PAY_TO}\"\n{}",
-            plan.network
+            plan.rpc_path, plan.network
         )
     }
 

@@ -60,13 +60,13 @@ struct State {
 pub struct Origin {
     pub port: u16,
     state: Arc<State>,
-    serving: Option<JoinHandle<()>>,
+    serving: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Origin {
     pub async fn start() -> Self {
         loop {
-            let mut origin = Self { port: super::free_port(), state: Arc::default(), serving: None };
+            let origin = Self { port: super::free_port(), state: Arc::default(), serving: Mutex::default() };
             if origin.try_up().await {
                 return origin;
             }
@@ -89,28 +89,30 @@ impl Origin {
     }
 
     /// Refuses connections.
-    pub async fn down(&mut self) {
-        if let Some(serving) = self.serving.take() {
+    pub async fn down(&self) {
+        let serving = self.serving.lock().unwrap().take();
+        if let Some(serving) = serving {
             serving.abort();
             let _aborted = serving.await;
         }
     }
 
     /// Accepts connections again.
-    pub async fn up(&mut self) {
+    pub async fn up(&self) {
         assert!(self.try_up().await, "the origin's port is taken");
     }
 
-    async fn try_up(&mut self) -> bool {
+    async fn try_up(&self) -> bool {
         let Ok(listener) = TcpListener::bind(("127.0.0.1", self.port)).await else { return false };
         let state = Arc::clone(&self.state);
-        self.serving = Some(tokio::spawn(async move {
+        let serving = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let state = Arc::clone(&state);
                 // A gateway that goes away in the middle is a part of the tests.
                 tokio::spawn(async move { serve(socket, &state).await.ok() });
             }
-        }));
+        });
+        *self.serving.lock().unwrap() = Some(serving);
         true
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::net::TcpStream;
-use tollhouse::ledger::{PaymentFilter, PaymentRecord, PaymentState, SqliteReader};
+use tollhouse::ledger::{BooksReader, PaymentFilter, PaymentRecord, PaymentState, PostgresReader, SqliteReader};
 
 use super::chain::Chain;
 use super::chaos::{Chaos, Fault};
@@ -34,6 +34,10 @@ pub struct Plan {
     pub network: String,
     /// More lines of `[server]`.
     pub server: String,
+    /// More lines of `[admin]`.
+    pub admin: String,
+    /// What the node's URL ends with, as where access tokens stand (EVM).
+    pub rpc_path: &'static str,
     /// More lines of `[upstreams.api]`.
     pub upstream: String,
     pub routes: String,
@@ -53,6 +57,8 @@ pub struct Plan {
     pub failpoints: String,
     /// A shell command that the gateway's process starts with.
     pub limit: Option<&'static str>,
+    /// The URL of the PostgreSQL that holds the books, if they aren't in a file.
+    pub ledger: Option<String>,
 }
 
 impl Default for Plan {
@@ -61,6 +67,8 @@ impl Default for Plan {
         Self {
             network: String::new(),
             server: String::new(),
+            admin: String::new(),
+            rpc_path: "",
             upstream: String::new(),
             routes: routes.to_owned(),
             is_facilitator: false,
@@ -71,6 +79,7 @@ impl Default for Plan {
             settles_after: false,
             failpoints: String::new(),
             limit: None,
+            ledger: None,
         }
     }
 }
@@ -80,7 +89,7 @@ pub struct Shop<N: Chain = Node> {
     gateway: Option<Gateway>,
     pub node: Arc<N>,
     pub rpc: Chaos,
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     pub payer: N::Payer,
     pub port: u16,
     pub admin_port: u16,
@@ -131,7 +140,17 @@ impl<N: Chain> Shop<N> {
     async fn on(node: Arc<N>, plan: Plan) -> Self {
         let payer = node.fund_payer(FUNDS).await;
         let rpc = Chaos::start(node.port()).await;
-        let origin = Origin::start().await;
+        Self::with(node, Arc::new(Origin::start().await), payer, rpc, plan)
+    }
+
+    /// Another gateway of the same shop, not started yet: same chain, same origin, its own way to the node.
+    pub async fn beside(&self, plan: Plan) -> Self {
+        let payer = self.node.fund_payer(FUNDS).await;
+        let rpc = Chaos::start(self.node.port()).await;
+        Self::with(Arc::clone(&self.node), Arc::clone(&self.origin), payer, rpc, plan)
+    }
+
+    fn with(node: Arc<N>, origin: Arc<Origin>, payer: N::Payer, rpc: Chaos, plan: Plan) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self { plan, gateway: None, node, rpc, origin, payer, port: 0, admin_port: 0, facilitator_port: 0, directory }
     }
@@ -163,6 +182,7 @@ impl<N: Chain> Shop<N> {
         self.gateway.as_ref().is_some_and(Gateway::is_alive)
     }
 
+    /// The gateway's configuration file.
     pub fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
@@ -186,16 +206,20 @@ impl<N: Chain> Shop<N> {
     }
 
     fn write_config(&self) {
-        let Plan { server, upstream, routes, log, .. } = &self.plan;
+        let Plan { server, admin, upstream, routes, log, .. } = &self.plan;
         let rpc_port = if self.plan.is_direct { self.node.port() } else { self.rpc.port };
         let facilitator = match self.plan.is_facilitator {
             true => format!("[facilitator]\nlisten = \"127.0.0.1:{}\"\n", self.facilitator_port),
             false => String::new(),
         };
+        let ledger = match self.plan.ledger {
+            Some(_) => "[ledger]\nurl = { env = \"LEDGER_URL\" }\n",
+            None => "",
+        };
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\n{server}\n\
-             [admin]\nlisten = \"127.0.0.1:{}\"\n\
-             {facilitator}\
+             [admin]\nlisten = \"127.0.0.1:{}\"\n{admin}\n\
+             {facilitator}{ledger}\
              [log]\nlevel = \"{log}\"\n\
              [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{upstream}\n\
              {}\n\
@@ -213,6 +237,9 @@ impl<N: Chain> Shop<N> {
         (self.port, self.admin_port, self.facilitator_port) = (free_port(), free_port(), free_port());
         self.write_config();
         let mut environment = self.node.environment(&self.plan);
+        if let Some(url) = &self.plan.ledger {
+            environment.push(("LEDGER_URL", url.clone()));
+        }
         if !self.plan.failpoints.is_empty() {
             environment.push(("FAILPOINTS", self.plan.failpoints.clone()));
         }
@@ -308,7 +335,10 @@ impl<N: Chain> Shop<N> {
 
     /// All rows of the books, newest first.
     pub async fn rows(&self) -> Vec<PaymentRecord> {
-        let reader = SqliteReader::open(&self.ledger_file()).await.unwrap();
+        let reader = match &self.plan.ledger {
+            Some(url) => BooksReader::Postgres(PostgresReader::open(url).await.unwrap()),
+            None => BooksReader::Sqlite(SqliteReader::open(&self.ledger_file()).await.unwrap()),
+        };
         let rows = reader.list(&PaymentFilter::default()).await.unwrap();
         reader.close().await;
         rows
@@ -428,6 +458,7 @@ impl<N: Chain> Shop<N> {
         for (_, secret) in self.node.environment(&self.plan) {
             assert!(secret.is_empty() || !log.contains(&secret.to_lowercase()), "I8: the key is in the log");
         }
+        assert!(!log.contains(super::PASSWORD), "I8: the database's password is in the log");
         for row in rows {
             let payload: serde_json::Value = serde_json::from_str(&row.claim.payload).unwrap();
             let secret = N::payment_secret(&payload).to_lowercase();

@@ -90,7 +90,7 @@ impl Operation for Sql {
     const NAME: &'static str = "sql";
 
     async fn apply(self, books: &mut Books) -> Result<(), StepError> {
-        sqlx::query(sqlx::AssertSqlSafe(self.0)).execute(&mut books.connection).await?;
+        sqlx::query(sqlx::AssertSqlSafe(self.0)).execute(books.connection()).await?;
         Ok(())
     }
 }

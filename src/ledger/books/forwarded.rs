@@ -29,7 +29,7 @@ impl Operation for ClaimForwarded {
         )
         .bind(&payment.id.0)
         .bind(hex::encode(&payment.payload_digest))
-        .fetch_one(&mut books.connection)
+        .fetch_one(books.connection())
         .await?;
         let record = new_record_id()?;
         let now = books.now();
@@ -71,7 +71,7 @@ impl Operation for RecordSigned {
         .bind(&record.0)
         .bind(payment.claim.signer.as_ref().map(|signer| signer.as_str()))
         .bind(now.0)
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await?;
         match updated.rows_affected() {
             1 => reload(books, &record).await,
@@ -98,7 +98,7 @@ impl Operation for Release {
         .bind(&self.record.0)
         .bind(as_bigint(u64::from(self.uncount), "count")?)
         .bind(books.now().0)
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await?;
         match updated.rows_affected() {
             1 => reload(books, &self.record).await,

@@ -24,7 +24,7 @@ impl Operation for RecordFinal {
         .bind(self.network.as_str())
         .bind(as_bigint(self.block.number, "block")?)
         .bind(&self.block.hash)
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await?;
         Ok(())
     }
@@ -53,7 +53,7 @@ impl Operation for RecordSettledAgain {
         .bind(i64::from(self.settlement.is_external))
         .bind(books.now().0)
         .bind(self.settlement.fee.map(|fee| fee.to_string()))
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await?;
         match updated.rows_affected() {
             1 => reload(books, &self.record).await,
@@ -80,7 +80,7 @@ impl Operation for RecordReorged {
         .bind(&self.record.0)
         .bind(&self.reason)
         .bind(books.now().0)
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await?;
         match updated.rows_affected() {
             1 => reload(books, &self.record).await,

@@ -72,7 +72,7 @@ impl Operation for RecordAttempt {
         sqlx::query("UPDATE payments SET updated_at = $2 WHERE record = $1")
             .bind(&self.record.0)
             .bind(now.0)
-            .execute(&mut books.connection)
+            .execute(books.connection())
             .await?;
         payment.attempts.push(attempt);
         payment.updated_at = now;
@@ -141,7 +141,7 @@ pub(super) async fn insert_payment(
     .bind(state.as_str())
     .bind(i64::from(attempts))
     .bind(&payment.identifier)
-    .execute(&mut books.connection)
+    .execute(books.connection())
     .await?;
     Ok(inserted.rows_affected() == 1)
 }
@@ -156,7 +156,7 @@ pub(super) async fn load_live(books: &mut Books, payment: &NewPayment) -> Result
     .bind(&payment.id.0)
     .bind(payment.payer.as_str())
     .bind(&payment.identifier)
-    .fetch_all(&mut books.connection)
+    .fetch_all(books.connection())
     .await?;
     let live = rows::payments(&found)?.pop();
     live.ok_or_else(|| LedgerError::NotWritten(format!("{} is taken, but by no row", payment.id)).into())
@@ -172,7 +172,7 @@ pub(super) async fn take_nonce(books: &mut Books, payment: &NewPayment) -> Resul
     )
     .bind(payment.network.as_str())
     .bind(signer.as_str())
-    .fetch_optional(&mut books.connection)
+    .fetch_optional(books.connection())
     .await?;
     match taken.map(u64::try_from) {
         Some(Ok(nonce)) => Ok(Some(nonce)),
@@ -194,7 +194,7 @@ pub(super) async fn insert_attempt(books: &mut Books, record: &RecordId, attempt
     .bind(&attempt.signed.fee_max)
     .bind(attempt.signed_at.0)
     .bind(hex::encode(&attempt.signed.raw))
-    .execute(&mut books.connection)
+    .execute(books.connection())
     .await?;
     Ok(())
 }

@@ -11,9 +11,15 @@ use crate::types::UnixMillis;
 pub(super) async fn load(books: &mut Books, record: &RecordId) -> Result<Option<PaymentRecord>, StepError> {
     let found = sqlx::query(select_payments!("WHERE p.record = $1 ORDER BY a.number"))
         .bind(&record.0)
-        .fetch_all(&mut books.connection)
+        .fetch_all(books.connection())
         .await?;
     Ok(rows::payments(&found)?.pop())
+}
+
+/// The row as it stays until this transaction ends.
+async fn load_locked(books: &mut Books, record: &RecordId) -> Result<PaymentRecord, StepError> {
+    books.lock(record).await?;
+    Ok(load(books, record).await?.ok_or_else(|| LedgerError::Missing(record.clone()))?)
 }
 
 /// The row, provided that it is in one of these states.
@@ -23,7 +29,7 @@ pub(super) async fn require(
     from: &[PaymentState],
     step: &'static str,
 ) -> Result<PaymentRecord, StepError> {
-    let payment = load(books, record).await?.ok_or_else(|| LedgerError::Missing(record.clone()))?;
+    let payment = load_locked(books, record).await?;
     if !from.contains(&payment.state) {
         return Err(LedgerError::IllegalStep { record: record.clone(), found: payment.state, step }.into());
     }
@@ -52,7 +58,7 @@ impl Operation for RecordPaid {
 
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
         // What was refunded and undone by its chain before it came back buys no answer besides: it stays with the operator.
-        let (state, delivery) = if self.deliver { (PaymentState::Delivering, 1) } else { (PaymentState::Paid, 0) };
+        let state = if self.deliver { PaymentState::Delivering } else { PaymentState::Paid };
         let updated = sqlx::query(
             "UPDATE payments SET state = CASE WHEN resolved_at IS NULL THEN $2 ELSE 'owed' END, \
              deliveries = CASE WHEN deliveries < $3 THEN $3 ELSE deliveries END, \
@@ -64,20 +70,24 @@ impl Operation for RecordPaid {
         )
         .bind(&self.record.0)
         .bind(state.as_str())
-        .bind(delivery)
+        .bind(i64::from(self.deliver))
         .bind(books.now().0)
         .bind(&self.settlement.transaction)
         .bind(as_bigint(self.settlement.block, "block")?)
         .bind(&self.settlement.block_hash)
         .bind(i64::from(self.settlement.is_external))
         .bind(self.settlement.fee.map(|fee| fee.to_string()))
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await;
         match updated {
             Ok(done) if done.rows_affected() == 1 => reload(books, &self.record).await,
             Ok(_) => Err(refused(books, &self.record, Self::NAME).await),
-            // A failed row whose payment id was claimed anew since: that row is the one to be paid.
-            Err(error) if fault::is_taken(&error) => Err(refused(books, &self.record, Self::NAME).await),
+            // Only a failed row lets its payment id be claimed anew: that newer row is the one to be paid. Not looked up, since
+            // PostgreSQL answers nothing more in a transaction in which a statement failed.
+            Err(error) if fault::is_taken(&error) => {
+                let found = PaymentState::Failed;
+                Err(LedgerError::IllegalStep { record: self.record, found, step: Self::NAME }.into())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -103,7 +113,7 @@ impl Operation for RecordFailed {
         .bind(&self.reason)
         .bind(&self.transaction)
         .bind(books.now().0)
-        .execute(&mut books.connection)
+        .execute(books.connection())
         .await?;
         match updated.rows_affected() {
             1 => reload(books, &self.record).await,
@@ -124,7 +134,7 @@ impl Operation for RecordDelivering {
     const NAME: &'static str = "record_delivering";
 
     async fn apply(self, books: &mut Books) -> Result<DeliveryBegun, StepError> {
-        let payment = load(books, &self.record).await?.ok_or_else(|| LedgerError::Missing(self.record.clone()))?;
+        let payment = load_locked(books, &self.record).await?;
         if payment.state != PaymentState::Paid {
             return Ok(DeliveryBegun::NotPaid(payment));
         }
@@ -180,44 +190,6 @@ impl Operation for RecordServed {
     }
 }
 
-/// [`crate::ledger::Ledger::recover_deliveries`].
-pub(super) struct RecoverDeliveries {
-    pub(super) deliveries_max: u32,
-    pub(super) settled_after: UnixMillis,
-    pub(super) at_start: bool,
-}
-
-impl Operation for RecoverDeliveries {
-    type Output = u64;
-    const NAME: &'static str = "recover_deliveries";
-
-    async fn apply(self, books: &mut Books) -> Result<u64, StepError> {
-        let now = books.now().0;
-        // In one statement, so that a row that goes on from `delivering` to `owed` counts once. The rule is that of
-        // `may_be_presented`; a delivery that a dead process began stays counted, since it may have reached the origin.
-        let changed = sqlx::query(
-            "UPDATE payments SET updated_at = $1, state = CASE \
-             WHEN deliveries >= $2 OR paid_at < $3 OR (redeliverable = 0 AND deliveries > 0) \
-             THEN 'owed' ELSE 'paid' END \
-             WHERE state IN ('paid', 'delivering') AND ((state = 'delivering' AND $4 = 1) OR (state = 'paid' AND \
-             (deliveries >= $2 OR paid_at < $3 OR (redeliverable = 0 AND deliveries > 0))))",
-        )
-        .bind(now)
-        .bind(i64::from(self.deliveries_max))
-        .bind(self.settled_after.0)
-        .bind(i64::from(self.at_start))
-        .execute(&mut books.connection)
-        .await?;
-        let released =
-            sqlx::query("UPDATE payments SET state = 'released', updated_at = $1 WHERE state = 'forwarded' AND $2 = 1")
-                .bind(now)
-                .bind(i64::from(self.at_start))
-                .execute(&mut books.connection)
-                .await?;
-        Ok(changed.rows_affected().saturating_add(released.rows_affected()))
-    }
-}
-
 /// Whether a payment whose request was given to the origin `deliveries` times may be given to it again.
 fn may_be_presented(payment: &PaymentRecord, deliveries: u32, deliveries_max: u32) -> bool {
     deliveries < deliveries_max && (payment.claim.redeliverable || deliveries == 0)
@@ -239,7 +211,7 @@ async fn move_to(
     .bind(to.as_str())
     .bind(i64::from(deliveries))
     .bind(books.now().0)
-    .execute(&mut books.connection)
+    .execute(books.connection())
     .await?;
     if updated.rows_affected() == 1 { Ok(()) } else { Err(LedgerError::Missing(record.clone()).into()) }
 }

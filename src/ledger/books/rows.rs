@@ -5,12 +5,12 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite};
+use sqlx::Row;
 
+use super::{Driver, StoredRow};
 use crate::ledger::{
-    Attempt, Digest, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState, RecordId,
-    Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
+    Attempt, Digest, Earning, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState,
+    RecordId, Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -30,12 +30,12 @@ pub(super) use select_payments;
 
 /// A row under inspection; errors carry its id.
 struct Stored<'row> {
-    row: &'row SqliteRow,
+    row: &'row StoredRow,
     record: String,
 }
 
 impl<'row> Stored<'row> {
-    fn new(row: &'row SqliteRow, id_column: &str) -> Result<Self, LedgerError> {
+    fn new(row: &'row StoredRow, id_column: &str) -> Result<Self, LedgerError> {
         let nameless = Self { row, record: "?".to_owned() };
         let record = nameless.get(id_column)?;
         Ok(Self { row, record })
@@ -48,7 +48,7 @@ impl<'row> Stored<'row> {
     /// A column that may be NULL.
     fn get_if_any<T>(&self, column: &str) -> Result<Option<T>, LedgerError>
     where
-        T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
+        T: sqlx::Decode<'row, Driver> + sqlx::Type<Driver>,
     {
         self.row.try_get(column).map_err(|error| self.corrupt(column, error))
     }
@@ -56,7 +56,7 @@ impl<'row> Stored<'row> {
     /// A column that may not; asked for as one that may, since sqlx reads SQLite's NULL as zero or empty otherwise.
     fn get<T>(&self, column: &str) -> Result<T, LedgerError>
     where
-        T: sqlx::Decode<'row, Sqlite> + sqlx::Type<Sqlite>,
+        T: sqlx::Decode<'row, Driver> + sqlx::Type<Driver>,
     {
         self.get_if_any(column)?.ok_or_else(|| self.corrupt(column, "is missing"))
     }
@@ -174,6 +174,14 @@ impl<'row> Stored<'row> {
         })
     }
 
+    /// An amount that occurs several times: how often, and all of it.
+    fn repeated_amount(&self) -> Result<(u64, AtomicAmount), LedgerError> {
+        let amount: AtomicAmount = self.parse("amount")?;
+        let count: u64 = self.integer("payment_count")?;
+        let all = amount.value().checked_mul(AtomicAmount::from(count).value());
+        Ok((count, all.ok_or_else(|| self.corrupt("amount", "the sum overflows"))?.into()))
+    }
+
     fn attempt(&self) -> Result<Option<Attempt>, LedgerError> {
         let Some(number) = self.integer_if_any("attempt_number")? else { return Ok(None) };
         let raw = hex::decode(self.get("attempt_raw")?).ok_or_else(|| self.corrupt("raw", "not lower-case hex"))?;
@@ -189,7 +197,7 @@ impl<'row> Stored<'row> {
 }
 
 /// The payments of a [`select_payments`] query: rows of one payment stand together, attempts in order.
-pub(super) fn payments(rows: &[SqliteRow]) -> Result<Vec<PaymentRecord>, LedgerError> {
+pub(super) fn payments(rows: &[StoredRow]) -> Result<Vec<PaymentRecord>, LedgerError> {
     let mut records: Vec<PaymentRecord> = Vec::new();
     for row in rows {
         let stored = Stored::new(row, "record")?;
@@ -207,21 +215,24 @@ pub(super) fn payments(rows: &[SqliteRow]) -> Result<Vec<PaymentRecord>, LedgerE
 }
 
 /// One line of the summary query: `state`, `network`, `asset`, `amount`, and how often that amount occurs.
-pub(super) fn subtotal(row: &SqliteRow) -> Result<Total, LedgerError> {
+pub(super) fn subtotal(row: &StoredRow) -> Result<Total, LedgerError> {
     let stored = Stored { row, record: "summary".to_owned() };
-    let amount: AtomicAmount = stored.parse("amount")?;
-    let count: u64 = stored.integer("payment_count")?;
-    let amount = amount
-        .value()
-        .checked_mul(AtomicAmount::from(count).value())
-        .ok_or_else(|| stored.corrupt("amount", "the sum overflows"))?;
+    let (count, amount) = stored.repeated_amount()?;
     let state: PaymentState = stored.parse("state")?;
     let network: Network = stored.parse("network")?;
-    Ok(Total { state, network, asset: stored.asset("asset")?, count, amount: amount.into() })
+    Ok(Total { state, network, asset: stored.asset("asset")?, count, amount })
+}
+
+/// One line of the earnings query: `paid_day`, `network`, `asset`, `route`, `amount`, and how often that amount occurs.
+pub(super) fn earning(row: &StoredRow) -> Result<Earning, LedgerError> {
+    let stored = Stored { row, record: "earnings".to_owned() };
+    let (count, amount) = stored.repeated_amount()?;
+    let (day, network) = (stored.get("paid_day")?, stored.parse("network")?);
+    Ok(Earning { day, network, asset: stored.asset("asset")?, route: stored.get("route")?, count, amount })
 }
 
 /// A row of what sums are made of.
-pub(super) fn sum_entry(row: &SqliteRow) -> Result<SumEntry, LedgerError> {
+pub(super) fn sum_entry(row: &StoredRow) -> Result<SumEntry, LedgerError> {
     let stored = Stored::new(row, "record")?;
     Ok(SumEntry {
         state: stored.parse("state")?,
@@ -237,7 +248,7 @@ pub(super) fn sum_entry(row: &SqliteRow) -> Result<SumEntry, LedgerError> {
 }
 
 /// A row of `settled_block` and `settled_block_hash`.
-pub(super) fn settled_block(row: &SqliteRow) -> Result<SettledBlock, LedgerError> {
+pub(super) fn settled_block(row: &StoredRow) -> Result<SettledBlock, LedgerError> {
     let stored = Stored { row, record: "blocks".to_owned() };
     Ok(SettledBlock { number: stored.integer("settled_block")?, hash: stored.get("settled_block_hash")? })
 }

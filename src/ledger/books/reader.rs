@@ -1,51 +1,32 @@
-//! Reads, on connections of their own that never wait for the writer and can't write.
+//! Reads.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
 use futures::TryStreamExt;
-use sqlx::sqlite::{SqlitePool, SqlitePoolOptions, SqliteRow};
-use sqlx::{QueryBuilder, Sqlite};
+use sqlx::{Pool, QueryBuilder};
 
 use super::claim::as_bigint;
 use super::rows::{self, select_payments};
-use super::store;
+use super::{Driver, StoredRow};
 use crate::ledger::{
     LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Sum, SumBy, Sums, Total,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
-/// Reads at the same time; each connection is a thread of its own.
-const CONNECTIONS_MAX: u32 = 4;
-
 /// The books, to be read only: also those of a gateway that is running.
 #[derive(Debug, Clone)]
-pub struct SqliteReader {
-    pool: SqlitePool,
+pub struct Reader {
+    pool: Pool<Driver>,
 }
 
-impl SqliteReader {
-    /// Opens the books at `path` without changing them.
-    ///
-    /// # Errors
-    /// [`LedgerError::Open`] when there are none, or another version wrote them.
-    pub async fn open(path: &Path) -> Result<Self, LedgerError> {
-        let reader = Self::on(path);
-        store::check_version(&reader.pool).await?;
-        Ok(reader)
+impl Reader {
+    /// Reads books that are known to be in order, on connections of this pool.
+    pub(super) fn over(pool: Pool<Driver>) -> Self {
+        Self { pool }
     }
 
-    /// Reads books that are known to be in order; connects when it has to.
-    pub(super) fn on(path: &Path) -> Self {
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .test_before_acquire(false)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(store::options(path).read_only(true));
-        Self { pool }
+    pub(super) fn pool(&self) -> &Pool<Driver> {
+        &self.pool
     }
 
     /// Ends every connection.
@@ -254,7 +235,7 @@ impl SqliteReader {
     }
 }
 
-fn list_query(filter: &PaymentFilter) -> QueryBuilder<Sqlite> {
+fn list_query(filter: &PaymentFilter) -> QueryBuilder<Driver> {
     let mut query = QueryBuilder::new(select_payments!("WHERE p.record IN (SELECT record FROM payments WHERE 1 = 1"));
     push_filter(&mut query, filter);
     if let Some(limit) = filter.limit {
@@ -265,7 +246,7 @@ fn list_query(filter: &PaymentFilter) -> QueryBuilder<Sqlite> {
 }
 
 /// Everything of a filter but its limit.
-fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &PaymentFilter) {
+fn push_filter(query: &mut QueryBuilder<Driver>, filter: &PaymentFilter) {
     if !filter.states.is_empty() {
         query.push(" AND state IN (");
         let mut states = query.separated(", ");
@@ -310,7 +291,7 @@ fn push_filter(query: &mut QueryBuilder<Sqlite>, filter: &PaymentFilter) {
 
 type TotalKey = (PaymentState, Network, AssetId);
 
-fn summed(found: &[SqliteRow]) -> Result<Vec<Total>, LedgerError> {
+fn summed(found: &[StoredRow]) -> Result<Vec<Total>, LedgerError> {
     let mut sums: BTreeMap<TotalKey, (u64, AtomicAmount)> = BTreeMap::new();
     for row in found {
         let part = rows::subtotal(row)?;
@@ -323,6 +304,6 @@ fn summed(found: &[SqliteRow]) -> Result<Vec<Total>, LedgerError> {
     Ok(sums.into_iter().map(total).collect())
 }
 
-fn not_read(error: sqlx::Error) -> LedgerError {
+pub(super) fn not_read(error: sqlx::Error) -> LedgerError {
     LedgerError::NotRead(error.to_string())
 }

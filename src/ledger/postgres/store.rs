@@ -1,0 +1,110 @@
+//! The database: how to reach it, whether it keeps what it is told, and its schema.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+
+use super::PostgresReader;
+use crate::ledger::LedgerError;
+use crate::ledger::schema::{migrate_error, open_error, version_error};
+
+/// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0001.
+static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/postgres");
+
+/// Connections of one gateway.
+const CONNECTIONS_MAX: u32 = 16;
+
+/// How long a caller waits for a connection, a new one included.
+const ACQUIRE_MAX: Duration = Duration::from_secs(5);
+
+/// How long opening may take in all, once another gateway's migration isn't waited for.
+const OPEN_MAX: Duration = Duration::from_secs(10);
+
+/// What a server ends by itself: a statement, a wait for a lock, and a transaction whose gateway was paused in the middle. All
+/// shorter than a lease, so that what a paused gateway holds is let go before its rows are taken over.
+const LIMITS: [(&str, &str); 3] =
+    [("statement_timeout", "5s"), ("lock_timeout", "4s"), ("idle_in_transaction_session_timeout", "5s")];
+
+fn options(url: &str) -> Result<PgConnectOptions, LedgerError> {
+    // The error names no part of the URL but, at most, a parameter.
+    let options = PgConnectOptions::from_str(url).map_err(|error| open_error("its URL", error))?;
+    Ok(options.application_name("tollhouse").disable_statement_logging())
+}
+
+fn pool_of(options: PgConnectOptions) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(ACQUIRE_MAX)
+        .idle_timeout(Duration::from_secs(600))
+        .connect_lazy_with(options)
+}
+
+/// Connections to sound books of this version.
+pub(super) async fn open_for_writing(url: &str) -> Result<PgPool, LedgerError> {
+    let options = options(url)?;
+    let connected = tokio::time::timeout(OPEN_MAX, options.connect()).await;
+    let mut connection = match connected {
+        Ok(connected) => connected.map_err(|error| open_error("the database", error))?,
+        Err(_elapsed) => return Err(open_error("the database", "it does not answer")),
+    };
+    check_settings(&mut connection).await?;
+    // Under a lock of the database, so that several gateways may start at once.
+    MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| migrate_error(&error))?;
+    let _tidy = connection.close().await;
+    Ok(pool_of(options.options(LIMITS)))
+}
+
+/// Refuses a database that may forget what it said was written, or that takes no writes.
+async fn check_settings(connection: &mut PgConnection) -> Result<(), LedgerError> {
+    let settings: (String, String, bool) =
+        sqlx::query_as("SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery()")
+            .fetch_one(connection)
+            .await
+            .map_err(|error| open_error("the database", error))?;
+    let (synchronous_commit, fsync, is_standby) = settings;
+    check_durability(&synchronous_commit).map_err(|error| open_error("the database", error)).and_then(
+        |()| match fsync.as_str() {
+            "on" => Ok(()),
+            _ => Err(open_error("the database", "fsync is off: it may forget what it said was written")),
+        },
+    )?;
+    if is_standby {
+        return Err(open_error("the database", "it is a standby, which takes no writes"));
+    }
+    Ok(())
+}
+
+/// Only with `on` or a `remote_…` is a COMMIT that was answered on disk, wherever it must be.
+pub(super) fn check_durability(synchronous_commit: &str) -> Result<(), LedgerError> {
+    match synchronous_commit {
+        "on" | "remote_write" | "remote_apply" => Ok(()),
+        other => Err(LedgerError::NotWritten(format!(
+            "synchronous_commit is {other}, so that the database may forget what it said was written; set it to on"
+        ))),
+    }
+}
+
+/// Its connections can't write.
+impl PostgresReader {
+    /// Reaches the books without changing them.
+    ///
+    /// # Errors
+    /// [`LedgerError::Open`] when there are none, or another version wrote them.
+    pub async fn open(url: &str) -> Result<Self, LedgerError> {
+        let read_only = [("default_transaction_read_only", "on")];
+        let pool = pool_of(options(url)?.options(read_only));
+        let reader = Self::over(pool);
+        version_error(version(reader.pool()).await?, &MIGRATIONS)?;
+        Ok(reader)
+    }
+}
+
+async fn version(pool: &PgPool) -> Result<Option<i64>, LedgerError> {
+    sqlx::query_scalar("SELECT MAX(version) FROM _sqlx_migrations WHERE success")
+        .fetch_one(pool)
+        .await
+        .map_err(|error| open_error("it is no ledger, or can't be read", error))
+}

@@ -1,0 +1,180 @@
+//! What the ledger promises, on PostgreSQL with several gateways' ledgers open at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tollhouse::ledger::{
+    ClaimOutcome, DeliveryBegun, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentState,
+    PostgresLedger, Settlement, SignInClaim,
+};
+use tollhouse::types::{AccountId, AssetId, AtomicAmount, Clock, Network, SystemClock, UnixMillis};
+
+use crate::harness::Postgres;
+
+async fn open(postgres: &Postgres) -> Arc<dyn Ledger> {
+    let observer = Arc::new(|_name: &'static str, _took| ());
+    Arc::new(PostgresLedger::open_observed(&postgres.url(), Arc::new(SystemClock), observer).await.unwrap())
+}
+
+fn network() -> Network {
+    Network::evm(84532)
+}
+
+fn account(name: &str) -> AccountId {
+    AccountId::new(name).unwrap()
+}
+
+fn payment(id: &str, signer: &str) -> NewPayment {
+    NewPayment {
+        id: PaymentId(id.to_owned()),
+        payload_digest: [1; 32],
+        fingerprint: [2; 32],
+        redeliverable: true,
+        holder: Holder::Quote([3; 32]),
+        route: "GET /api".to_owned(),
+        request: "GET /api?q=ü".to_owned(),
+        terms: "{}".to_owned(),
+        wait_for: "confirmed".to_owned(),
+        confirmations: 1,
+        pay_to_exclusive: false,
+        network: network(),
+        asset: AssetId::new("0xToken").unwrap(),
+        payer: account("0xPayer"),
+        pay_to: account("0xPayee"),
+        amount: AtomicAmount::from(10_000),
+        payload: "{}".to_owned(),
+        valid_until: UnixMillis::from_secs(4_000_000_000),
+        signer: Some(account(signer)),
+        claimed_at: SystemClock.now(),
+        identifier: None,
+    }
+}
+
+fn signing(signer: &str) -> SignInClaim {
+    let signer = Some(account(signer));
+    Box::new(move |account_nonce| {
+        let (transaction, fee_max) = (format!("0xhash{account_nonce:?}"), "1".to_owned());
+        Ok(NewAttempt { signer, account_nonce, transaction, raw: vec![0, 0xff], fee_max })
+    })
+}
+
+fn settlement() -> Settlement {
+    Settlement {
+        transaction: "0xpaid".to_owned(),
+        block: 42,
+        block_hash: "0xblock".to_owned(),
+        is_external: false,
+        fee: None,
+    }
+}
+
+#[tokio::test]
+async fn of_claims_at_three_ledgers_one_wins_and_no_account_nonce_is_lost() {
+    let postgres = Postgres::start().await;
+    let ledgers = [open(&postgres).await, open(&postgres).await, open(&postgres).await];
+    let signers = ["0xA", "0xB", "0xC"];
+    for (ledger, signer) in ledgers.iter().zip(signers) {
+        assert_eq!(ledger.lease_signer(&network(), &account(signer), 7).await.unwrap(), 7);
+    }
+    let claims = (0..30).map(|number| {
+        let (ledger, signer) = (&ledgers[number % 3], signers[number % 3]);
+        let id = format!("payment {}", number / 3);
+        async move { ledger.claim(payment(&id, signer), signing(signer)).await.unwrap() }
+    });
+    let claimed = join_all(claims).await.into_iter().filter(|claim| matches!(claim, ClaimOutcome::Claimed(_))).count();
+    assert_eq!(claimed, 10);
+    let mut taken = 0;
+    for (ledger, signer) in ledgers.iter().zip(signers) {
+        taken += ledger.lease_signer(&network(), &account(signer), 0).await.unwrap() - 7;
+    }
+    assert_eq!(taken, 10, "a lost race takes no nonce");
+}
+
+#[tokio::test]
+async fn what_a_living_gateway_has_in_hand_no_other_one_writes() {
+    let postgres = Postgres::start().await;
+    let (ours, theirs) = (open(&postgres).await, open(&postgres).await);
+    ours.lease_signer(&network(), &account("0xA"), 0).await.unwrap();
+    let held = theirs.lease_signer(&network(), &account("0xA"), 0).await;
+    assert!(matches!(held, Err(LedgerError::HeldElsewhere(_))), "{held:?}");
+    let stolen = theirs.claim(payment("stolen", "0xA"), signing("0xA")).await;
+    assert!(matches!(stolen, Err(LedgerError::HeldElsewhere(_))), "{stolen:?}");
+    assert!(theirs.find(&PaymentId("stolen".to_owned())).await.unwrap().is_none());
+    let ClaimOutcome::Claimed(row) = ours.claim(payment("one", "0xA"), signing("0xA")).await.unwrap() else {
+        panic!("taken")
+    };
+    let id = &row.record;
+    assert!(ours.own(id).await.unwrap() && !theirs.own(id).await.unwrap());
+    assert_eq!(
+        (theirs.unfinished(&network()).await.unwrap().len(), ours.unfinished(&network()).await.unwrap().len()),
+        (0, 1)
+    );
+    for refused in [
+        theirs.record_paid(id, settlement(), true).await,
+        theirs.record_failed(id, "reason", None).await,
+        theirs.record_attempt(id, row.attempts[0].signed.clone()).await,
+    ] {
+        assert!(matches!(refused, Err(LedgerError::HeldElsewhere(_))), "{refused:?}");
+    }
+    assert_eq!(ours.record_paid(id, settlement(), true).await.unwrap().deliveries, 1);
+    let served = theirs.record_served(id).await;
+    assert!(matches!(served, Err(LedgerError::HeldElsewhere(_))), "{served:?}");
+    let long_ago = UnixMillis(0);
+    assert_eq!(theirs.recover_deliveries(2, long_ago, true).await.unwrap(), 0, "its gateway lives");
+    // Given back, it is anybody's: one delivery at a time.
+    ours.record_undelivered(id, 2, false).await.unwrap();
+    let begun = join_all([&ours, &theirs].map(|ledger| ledger.record_delivering(id, 2, long_ago))).await;
+    let begun = begun.into_iter().filter(|begun| matches!(begun, Ok(DeliveryBegun::Begun(_)))).count();
+    assert_eq!(begun, 1);
+}
+
+#[tokio::test]
+async fn what_a_gateway_that_ended_had_in_hand_is_taken_over_and_it_writes_nothing_more() {
+    let postgres = Postgres::start().await;
+    let (ours, theirs) = (open(&postgres).await, open(&postgres).await);
+    assert!(ours.lease_duty("watch").await.unwrap() && !theirs.lease_duty("watch").await.unwrap());
+    ours.lease_signer(&network(), &account("0xA"), 3).await.unwrap();
+    for id in ["signed", "delivering"] {
+        let ClaimOutcome::Claimed(row) = ours.claim(payment(id, "0xA"), signing("0xA")).await.unwrap() else {
+            panic!("taken")
+        };
+        if id == "delivering" {
+            ours.record_paid(&row.record, settlement(), true).await.unwrap();
+        }
+    }
+    ours.end().await;
+    let taken = theirs.unfinished(&network()).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    assert_eq!(taken[0].attempts.len(), 1);
+    assert_eq!(theirs.recover_deliveries(2, UnixMillis(0), false).await.unwrap(), 1);
+    let row = theirs.find(&PaymentId("delivering".to_owned())).await.unwrap().unwrap();
+    assert_eq!((row.state, row.deliveries), (PaymentState::Paid, 1));
+    assert!(theirs.lease_duty("watch").await.unwrap());
+    assert_eq!(theirs.lease_signer(&network(), &account("0xA"), 0).await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn one_quote_key_is_made_however_many_gateways_start_at_once() {
+    let postgres = Postgres::start().await;
+    let ledgers = join_all((0..3).map(|_| open(&postgres))).await;
+    let keys = join_all(ledgers.iter().enumerate().map(|(number, ledger)| {
+        let make = format!("key {number}");
+        async move { ledger.value_or_insert("quote_key", make).await.unwrap() }
+    }))
+    .await;
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+}
+
+#[tokio::test]
+async fn a_claim_runs_to_its_end_though_nobody_waits_for_it() {
+    let postgres = Postgres::start().await;
+    let ledger = open(&postgres).await;
+    ledger.lease_signer(&network(), &account("0xA"), 0).await.unwrap();
+    let asked = ledger.claim(payment("one", "0xA"), signing("0xA"));
+    let _left = tokio::time::timeout(Duration::from_micros(50), asked).await;
+    crate::harness::eventually("the claim", Duration::from_secs(10), || async {
+        ledger.find(&PaymentId("one".to_owned())).await.unwrap()
+    })
+    .await;
+}
