@@ -1,7 +1,7 @@
 //! What is told of a request to those who look on: its trace and its line in the access log. Neither holds a query, a header's
 //! value but `Host`, or anything that could be presented as a payment.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
@@ -66,7 +66,7 @@ impl Proxy {
                 if second.is_some() { None } else { first.to_str().ok().and_then(Parent::read) }
             };
             let parent = if self.trusted.is_from_proxy(session) { said() } else { None };
-            context.trace = tracer.begin(parent, context.started);
+            context.trace = tracer.begin(parent, context.started, self.clock.now());
         }
         if self.observers.access.is_some() {
             context.path = Some(path_of(session.req_header().raw_path()));
@@ -96,8 +96,9 @@ impl Proxy {
         if let Some(access) = &self.observers.access {
             let head = session.req_header();
             let took = context.started.elapsed();
+            let now = Duration::from_millis(u64::try_from(self.clock.now().0).unwrap_or(0));
             access.log(&AccessLine {
-                time: SystemTime::now().checked_sub(took).unwrap_or(SystemTime::UNIX_EPOCH),
+                time: SystemTime::UNIX_EPOCH + now.saturating_sub(took),
                 client: self.trusted.client(session),
                 method: head.method.as_str(),
                 host: head.headers.get(header::HOST).and_then(|value| value.to_str().ok()),

@@ -142,6 +142,7 @@ impl AccessLog {
     }
 
     /// Waits until what was logged is written, or the time is up. Blocks its thread.
+    #[allow(clippy::disallowed_methods, reason = "the caller gives it a thread that may block")]
     pub fn flush(&self, within: Duration) {
         let deadline = Instant::now() + within;
         let (done, wait) = sync_channel(1);

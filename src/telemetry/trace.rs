@@ -7,12 +7,13 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
 use super::otlp::{self, Exporter, Message};
 use super::{Metrics, Stage};
+use crate::types::UnixMillis;
 
 /// Spans that may wait to be sent.
 const QUEUE_SPANS: usize = 4096;
@@ -154,8 +155,8 @@ impl Tracer {
         Ok(Arc::new(Self { queue, sampled_ppm: config.sampled_ppm.min(1_000_000), metrics }))
     }
 
-    /// A request's trace: its caller's, or a new one.
-    pub fn begin(self: &Arc<Self>, parent: Option<Parent>, began: Instant) -> Trace {
+    /// The trace of a request that began then: its caller's, or a new one.
+    pub fn begin(self: &Arc<Self>, parent: Option<Parent>, began: Instant, now: UnixMillis) -> Trace {
         let mut random = [0; 36];
         if getrandom::fill(&mut random).is_err() {
             return Trace::default();
@@ -166,8 +167,8 @@ impl Tracer {
         let (dice, _) = take::<4>(rest);
         // Of 2^32 equally likely numbers the lowest ones, as many as the share says.
         let is_chosen = u64::from(u32::from_be_bytes(dice)) * 1_000_000 < u64::from(self.sampled_ppm) << 32;
-        let began_at = SystemTime::now().checked_sub(began.elapsed()).unwrap_or(UNIX_EPOCH);
-        let began_at = began_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.0).unwrap_or(0).saturating_mul(1_000_000);
+        let ago = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         Trace(Some(Arc::new(Inner {
             tracer: Arc::clone(self),
             trace: parent.map_or(trace, |parent| parent.trace),
@@ -177,7 +178,7 @@ impl Tracer {
             is_forwarded: AtomicBool::new(false),
             is_sampled: parent.map_or(is_chosen, |parent| parent.is_sampled),
             began,
-            began_at: u64::try_from(began_at.as_nanos()).unwrap_or(u64::MAX),
+            began_at: now.saturating_sub(ago),
         })))
     }
 
@@ -330,14 +331,14 @@ mod tests {
     #[test]
     fn what_is_not_sampled_makes_no_span_and_its_origin_is_told_so() {
         let (tracer, mut spans, _metrics) = tracer(0, 10);
-        let trace = tracer.begin(None, Instant::now());
+        let trace = tracer.begin(None, Instant::now(), UnixMillis(0));
         trace.stage(Stage::Verify, Instant::now());
         trace.finish("GET /a", false, || panic!("made for nothing"));
         assert!(spans.try_recv().is_err());
         assert!(trace.traceparent(true).unwrap().ends_with("-00"));
         assert_eq!(trace.id(), None);
         // But for a caller that decided otherwise.
-        let trace = tracer.begin(Parent::read(GOOD), Instant::now());
+        let trace = tracer.begin(Parent::read(GOOD), Instant::now(), UnixMillis(0));
         trace.finish("GET /a", false, Vec::new);
         assert!(spans.try_recv().is_ok());
         assert_eq!(trace.id().unwrap(), "4bf92f3577b34da6a3ce929d0e0e4736");
@@ -346,14 +347,14 @@ mod tests {
     #[test]
     fn a_share_of_all_requests_is_sampled() {
         let (tracer, _spans, _metrics) = tracer(250_000, 1);
-        let sampled = (0..4000).filter(|_| tracer.begin(None, Instant::now()).id().is_some()).count();
+        let sampled = (0..4000).filter(|_| tracer.begin(None, Instant::now(), UnixMillis(0)).id().is_some()).count();
         assert!((800..1200).contains(&sampled), "{sampled} of 4000");
     }
 
     #[test]
     fn a_full_queue_costs_spans_that_are_counted() {
         let (tracer, _spans, metrics) = tracer(1_000_000, 2);
-        let trace = tracer.begin(None, Instant::now());
+        let trace = tracer.begin(None, Instant::now(), UnixMillis(0));
         for _ in 0..5 {
             trace.stage(Stage::Verify, Instant::now());
         }
