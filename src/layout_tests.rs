@@ -154,10 +154,12 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
     ("serde_saphyr", &[("cli::import", "serde_saphyr")]),
     ("matchit", &[("route", "matchit")]),
     ("prometheus", &[("telemetry", "prometheus")]),
+    ("opentelemetry_proto", &[("telemetry::otlp", "opentelemetry_proto")]),
+    ("prost", &[("telemetry::otlp", "prost")]),
     ("tracing_subscriber", &[("telemetry", "tracing_subscriber")]),
     ("clap", &[("cli", "clap")]),
     ("anyhow", &[("cli", "anyhow")]),
-    ("reqwest", &[("chain", "reqwest"), ("cli", "reqwest")]),
+    ("reqwest", &[("chain", "reqwest"), ("cli", "reqwest"), ("telemetry::otlp", "reqwest")]),
     (
         "rustls",
         &[
@@ -166,6 +168,7 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
             ("server::tls", "rustls"),
             ("proxy::upstream::tls", "rustls"),
             ("server", "rustls::Error"),
+            ("telemetry::otlp", "rustls"),
         ],
     ),
     // The gate, the books and the chains know no HTTP.
@@ -192,6 +195,7 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
         &[
             ("ledger", "tokio"),
             ("payment", "tokio"),
+            ("telemetry", "tokio"),
             ("chain", "tokio"),
             ("proxy", "tokio"),
             ("admin", "tokio"),

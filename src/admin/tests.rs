@@ -367,7 +367,11 @@ async fn every_path_of_the_openapi_document_answers_as_it_says() {
     gate.ledger.record_paid(&row, settlement(), false).await.unwrap();
     claim(gate.ledger.as_ref(), 2, 1_000).await;
     gate.ledger.record_failed(&row, "x", None).await.unwrap_err();
-    gate.admin_metrics().stage(crate::telemetry::Stage::Verify, Duration::from_millis(1));
+    gate.admin_metrics().stage(
+        crate::telemetry::Stage::Verify,
+        std::time::Instant::now(),
+        &crate::telemetry::Trace::default(),
+    );
     let mut wrong = Vec::new();
     let mut statuses = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {

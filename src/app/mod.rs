@@ -17,8 +17,8 @@ use tokio::runtime::Handle;
 use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain, WatchedSigner};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
-    self, BodyKind, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, PaidRoute, RouteAction, RouteConfig,
-    RouteOffer, Secret, ServerConfig,
+    self, AccessLogTarget, BodyKind, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, PaidRoute, RouteAction,
+    RouteConfig, RouteOffer, Secret, ServerConfig,
 };
 use crate::facilitator::FacilitatorParts;
 use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger};
@@ -28,7 +28,7 @@ use crate::protocol::{BodyType, EXACT, MEMO_KEY, Offer, PaymentRequirements, Quo
 use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
-use crate::telemetry::Metrics;
+use crate::telemetry::{AccessLog, AccessTarget, ExporterError, Metrics, Observers, Tracer, TracerConfig};
 use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network, SystemClock, UnixMillis};
 pub use reload::Reloader;
 
@@ -74,6 +74,12 @@ pub enum StartError {
     /// A key can't be used or made.
     #[error("the quote key can't be used: {0}")]
     QuoteKey(&'static str),
+    /// The access log can't be opened.
+    #[error("log.access: {0}")]
+    AccessLog(std::io::Error),
+    /// Traces can't be exported.
+    #[error("telemetry: {0}")]
+    Tracer(#[from] ExporterError),
 }
 
 /// A gateway's parts, ready to be served.
@@ -90,6 +96,8 @@ pub struct App {
     pub ledger: Arc<dyn Ledger>,
     /// Who takes up a changed configuration.
     pub reloader: Arc<Reloader>,
+    /// Traces and the access log, which are to be flushed at the end.
+    pub observers: Observers,
 }
 
 struct Observer(Arc<Metrics>);
@@ -189,6 +197,7 @@ impl Blueprint {
     /// # Errors
     /// When the books can't be opened or a chain is not what the configuration says. Nothing listens then.
     pub async fn start(self, runtime: Handle) -> Result<App, StartError> {
+        let observers = self.observers(&runtime)?;
         let ledger = self.open_ledger().await?;
         let quote_key = self.quote_key(ledger.as_ref()).await?;
         self.refuse_orphans(ledger.as_ref()).await?;
@@ -226,6 +235,7 @@ impl Blueprint {
             current: Arc::clone(&current),
             has_priced_routes: Arc::clone(&has_priced_routes),
             clearing: Arc::clone(&clearing),
+            access: observers.access.clone(),
             in_force: Arc::clone(&in_force),
         });
         gate.recover_deliveries().await?;
@@ -255,9 +265,30 @@ impl Blueprint {
             gate: Arc::clone(&gate),
             clock: self.clock,
             metrics: self.metrics,
+            observers: observers.clone(),
             current,
         };
-        Ok(App { parts, admin, facilitator, gate, ledger, reloader })
+        Ok(App { parts, admin, facilitator, gate, ledger, reloader, observers })
+    }
+
+    fn observers(&self, runtime: &Handle) -> Result<Observers, StartError> {
+        let target = self.config.log.access.as_ref().map(|target| match target {
+            AccessLogTarget::Stdout => AccessTarget::Stdout,
+            AccessLogTarget::File(path) => AccessTarget::File(path.clone()),
+        });
+        let access = target.map(|target| AccessLog::open(target, Arc::clone(&self.metrics))).transpose();
+        let access = access.map_err(StartError::AccessLog)?.map(Arc::new);
+        let tracer = self.config.telemetry.as_ref().map(|telemetry| {
+            let headers = telemetry.headers.iter();
+            let config = TracerConfig {
+                endpoint: telemetry.otlp_endpoint.clone(),
+                service_name: telemetry.service_name.clone(),
+                sampled_ppm: telemetry.sampled_ppm,
+                headers: headers.map(|(name, value)| (name.to_string(), value.expose().to_owned())).collect(),
+            };
+            Tracer::start(&config, Arc::clone(&self.metrics), runtime)
+        });
+        Ok(Observers { tracer: tracer.transpose()?, access })
     }
 
     /// Nobody would look after an unfinished payment whose network is gone from the configuration.

@@ -19,6 +19,7 @@ use crate::config::{Config, changed_networks, restart_only};
 use crate::ledger::Ledger;
 use crate::payment::{Clearing, Market};
 use crate::proxy::{Current, Snapshot};
+use crate::telemetry::AccessLog;
 use crate::types::{Clock, Network};
 
 /// How often the file is looked at.
@@ -39,6 +40,8 @@ pub struct Reloader {
     pub(super) has_priced_routes: Arc<AtomicBool>,
     /// The facilitator's: it settles to whom the configuration in force names.
     pub(super) clearing: Arc<Clearing>,
+    /// Opened again on SIGHUP, as log rotation has it.
+    pub(super) access: Option<Arc<AccessLog>>,
     /// What operators are shown.
     pub(super) in_force: Arc<InForce>,
 }
@@ -117,6 +120,9 @@ impl Reloader {
                 hangup = hangups.recv() => hangup.is_some(),
                 _ = ticks.tick() => false,
             };
+            if let (true, Some(access)) = (is_asked, &self.access) {
+                access.reopen();
+            }
             let now = self.look().await;
             // Editors write in several steps: a file that is still being written is left alone.
             if is_asked || (now != taken && now == last && now.is_some()) {

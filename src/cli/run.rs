@@ -12,13 +12,16 @@ use crate::app::{App, Blueprint};
 use crate::config::LogFormat;
 use crate::ledger::Ledger;
 use crate::server::{Server, hangups, termination};
-use crate::telemetry;
+use crate::telemetry::{self, Observers};
 
 /// Threads for claims, settlements and chains, apart from those that serve requests.
 const MONEY_THREADS: usize = 2;
 
 /// How long a runtime may take to end after everything was written.
 const RUNTIME_GRACE: Duration = Duration::from_millis(500);
+
+/// How long the last spans, and the last lines of the access log, may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long the ledger's last checkpoint may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -91,7 +94,7 @@ async fn serve(
     let hangups = hangups().context("can't listen for signals")?;
     let server = Server::bind(app.parts, app.admin, app.facilitator).await?;
     ready(&server)?;
-    let (gate, ledger) = (app.gate, app.ledger);
+    let (gate, ledger, observers) = (app.gate, app.ledger, app.observers);
     let watching = tokio::spawn(app.reloader.watch(hangups));
     let serving = server.run(stop, |within| async move { gate.drain(within).await });
     let code = tokio::select! {
@@ -105,7 +108,18 @@ async fn serve(
     watching.abort();
     // What it holds of the books is let go of before they are closed.
     let _aborted = watching.await;
+    flush(observers).await;
     code
+}
+
+/// What was observed last is still on its way. Neither a collector nor a disk that stands still holds up the end for long.
+async fn flush(observers: Observers) {
+    if let Some(tracer) = &observers.tracer {
+        tracer.flush(FLUSH_TIMEOUT).await;
+    }
+    if let Some(access) = observers.access {
+        let _died = tokio::task::spawn_blocking(move || access.flush(FLUSH_TIMEOUT)).await;
+    }
 }
 
 /// A runtime whose threads bear its name.

@@ -23,6 +23,8 @@ pub fn restart_only(old: &Config, new: &Config) -> Vec<&'static str> {
         ("ledger.retention", old.ledger.retention == new.ledger.retention),
         ("log.level", old.log.level == new.log.level),
         ("log.format", old.log.format == new.log.format),
+        ("log.access", old.log.access == new.log.access),
+        ("telemetry", old.telemetry == new.telemetry),
     ];
     keys.extend(rest.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key));
     keys

@@ -120,6 +120,43 @@ impl FromToml for Rate {
     }
 }
 
+/// A share from 0 to 1, in millionths: exact, where a float would not be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ratio(pub u32);
+
+impl Ratio {
+    fn read(text: &str) -> Option<Self> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.len() != 1 || fraction.len() > 6 || !is_number(whole) || !is_number(fraction) {
+            return None;
+        }
+        let millionths = format!("{whole}{fraction:0<6}").parse().ok()?;
+        (millionths <= 1_000_000).then_some(Self(millionths))
+    }
+}
+
+impl FromToml for Ratio {
+    fn from_toml(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+        let ratio = match node.get_ref() {
+            DeValue::Float(float) => Self::read(float.as_str()),
+            DeValue::Integer(integer) => Self::read(integer.as_str()),
+            _ => {
+                reader.wrong_type(node, "a number from 0 to 1");
+                return None;
+            }
+        };
+        if ratio.is_none() {
+            reader.wrong(node, "expected a number from 0 to 1 with at most six digits after the point", None);
+        }
+        ratio
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "number", "minimum": 0, "maximum": 1 })
+    }
+}
+
 /// A value that is one of a few words.
 pub(super) trait Word: Copy + 'static {
     /// The words.

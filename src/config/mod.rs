@@ -8,7 +8,6 @@ mod diagnostic;
 mod finality;
 mod forward_path;
 mod free_for;
-mod later;
 mod leaf;
 mod model;
 mod parse;
@@ -24,6 +23,7 @@ mod resolve_network;
 mod resolve_price;
 mod resolve_route;
 mod resolve_server;
+mod resolve_telemetry;
 mod resolve_upstream;
 mod route_key;
 mod schema;
@@ -34,10 +34,11 @@ mod section;
 pub use changes::{changed_networks, restart_only};
 pub use diagnostic::{Diagnostic, Diagnostics, Location};
 pub use model::{
-    AdminConfig, Balance, BodyKind, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, FeeRules,
-    ForwardAuthConfig, ForwardPath, FreeFor, FrontDialect, HealthCheck, LedgerConfig, LedgerUrl, LimitsConfig,
-    LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Rates, Redeliver, RouteAction, RouteConfig, RouteInput,
-    RouteOffer, ServerConfig, SettleMode, SignerSource, SolanaConfig, TlsCertificate, UpstreamConfig,
+    AccessLogTarget, AdminConfig, Balance, BodyKind, ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig,
+    FeeRules, ForwardAuthConfig, ForwardPath, FreeFor, FrontDialect, HealthCheck, LedgerConfig, LedgerUrl,
+    LimitsConfig, LogConfig, LogFormat, NetworkConfig, PaidRoute, Payers, Rates, Redeliver, RouteAction, RouteConfig,
+    RouteInput, RouteOffer, ServerConfig, SettleMode, SignerSource, SolanaConfig, TelemetryConfig, TlsCertificate,
+    UpstreamConfig,
 };
 pub use parse::{Parsed, load, parse, read};
 pub use schema::json_schema;

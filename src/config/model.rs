@@ -29,6 +29,8 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// Logging.
     pub log: LogConfig,
+    /// Traces, if there is a collector.
+    pub telemetry: Option<TelemetryConfig>,
     /// Origins, in file order; names are unique.
     pub upstreams: Vec<UpstreamConfig>,
     /// Networks, in file order; each network at most once.
@@ -207,6 +209,30 @@ pub struct LogConfig {
     pub level: String,
     /// How a line looks.
     pub format: LogFormat,
+    /// Where a line for each request goes, if anywhere.
+    pub access: Option<AccessLogTarget>,
+}
+
+/// `[log] access`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Standard output.
+    Stdout,
+    /// A file; resolved against the configuration file.
+    File(PathBuf),
+}
+
+/// `[telemetry]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetryConfig {
+    /// The collector's base URL, without a slash at its end.
+    pub otlp_endpoint: String,
+    /// `service.name`.
+    pub service_name: String,
+    /// Of a million requests, how many are traced.
+    pub sampled_ppm: u32,
+    /// For the collector.
+    pub headers: Vec<(http::HeaderName, Secret)>,
 }
 
 /// How a log line looks.

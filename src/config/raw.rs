@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use toml::de::DeValue;
 
-use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Word};
+use super::leaf::{JsonObject, Lenient, List, Named, OneOrMany, Ratio, Word};
 use super::model::{Balance, BodyKind, FrontDialect, LogFormat, Redeliver, SettleMode};
 use super::reader::{FromToml, Node, Reader};
 use super::secret_source::{SecretSource, Signer, TextOrSecret};
@@ -27,8 +27,10 @@ section! {
         forward_auth: ForwardAuth = {},
         /// Where payments are remembered.
         ledger: Ledger = {},
-        /// Logging, to stderr.
+        /// Logging.
         log: Log = {},
+        /// Traces, for a collector; off without otlp_endpoint.
+        telemetry: Telemetry = {},
         /// The origins that answer paid and free requests, by a name of your choice.
         upstreams: Named<Upstream> = {},
         /// The networks that payments are taken on: by a known name such as base-sepolia, by quoted CAIP-2 id, or by a name
@@ -177,12 +179,29 @@ section! {
 }
 
 section! {
-    /// Logging, to stderr.
+    /// Logging: to stderr, and requests besides to where access says.
     struct Log {
         /// How much is logged: error, warn, info, debug or trace, also for single parts, as in "info,tollhouse=debug".
         level: String = "info",
         /// How a line looks: text for people, json for programs.
         format: LogFormat = "text",
+        /// Where a JSON object for each request goes: "off", "stdout", or a file's path, relative to this file; opened again on
+        /// SIGHUP.
+        access: String = "off",
+    }
+}
+
+section! {
+    /// Traces, for a collector; off without otlp_endpoint.
+    struct Telemetry {
+        /// The collector's URL for OTLP over HTTP (protobuf); /v1/traces is added.
+        otlp_endpoint: String,
+        /// What the gateway is called there.
+        service_name: String = "tollhouse",
+        /// The share of requests that are traced, 0 to 1; what a trusted proxy's traceparent says goes before it.
+        sample_ratio: Ratio = 1,
+        /// Headers for the collector; secret values from env or file.
+        headers: Named<TextOrSecret> = {},
     }
 }
 

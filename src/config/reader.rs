@@ -7,7 +7,6 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Location};
-use super::later;
 
 /// A TOML value with its place.
 pub(super) type Node<'i> = Spanned<DeValue<'i>>;
@@ -124,22 +123,17 @@ impl<'t> Reader<'t> {
         table
     }
 
-    /// Refuses keys that `section` doesn't have.
-    pub fn refuse_unknown(&mut self, table: &DeTable<'_>, section: &str, known: &[&str]) {
+    /// Refuses keys that a section doesn't have.
+    pub fn refuse_unknown(&mut self, table: &DeTable<'_>, known: &[&str]) {
         for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref().as_ref();
             let location = self.place(key.span().start);
             let place =
                 if self.path.is_empty() { "at the top level".to_owned() } else { format!("in {}", self.dotted()) };
-            if later::is_for_later(section, name) {
-                let message = format!("{name:?} {place} is not supported by this version yet");
-                self.report.error_with_hint(location, message, "remove it");
-            } else {
-                let shown = shown(name);
-                let hint = did_you_mean(name, known.iter().copied())
-                    .unwrap_or_else(|| format!("the keys here are {}", listed(known.iter().copied())));
-                self.report.error_with_hint(location, format!("unknown key {shown} {place}"), hint);
-            }
+            let shown = shown(name);
+            let hint = did_you_mean(name, known.iter().copied())
+                .unwrap_or_else(|| format!("the keys here are {}", listed(known.iter().copied())));
+            self.report.error_with_hint(location, format!("unknown key {shown} {place}"), hint);
         }
     }
 

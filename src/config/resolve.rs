@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::diagnostic::Location;
-use super::model::{AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerUrl, LogConfig, RouteConfig};
-use super::raw::{Admin, Facilitator, Ledger, Log, Root};
-use super::reader::{At, Report, did_you_mean, shown};
+use super::model::{AdminConfig, Config, FacilitatorConfig, LedgerConfig, LedgerUrl, RouteConfig};
+use super::raw::{Admin, Facilitator, Ledger, Root};
+use super::reader::{At, Report, shown};
 use super::secret::Secret;
 use super::secret_source::{SecretSource, Secrets, TextOrSecret};
-use super::{resolve_forward_auth, resolve_network, resolve_route, resolve_server, resolve_upstream};
+use super::{
+    resolve_forward_auth, resolve_network, resolve_route, resolve_server, resolve_telemetry, resolve_upstream,
+};
 
 /// The configuration as far as it is valid; what isn't has been reported.
 pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut Report) -> Option<Config> {
@@ -30,7 +32,8 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
     let facilitator = facilitator(raw_facilitator, secrets, report);
     let forward_auth = resolve_forward_auth::forward_auth(raw_forward_auth, secrets, report);
     let ledger = ledger(raw.ledger?.value, secrets, report);
-    let log = log(raw.log?.value, report);
+    let log = resolve_telemetry::log(raw.log?.value, secrets.dir, report);
+    let telemetry = resolve_telemetry::telemetry(raw.telemetry?.value, secrets, report);
     let upstreams = resolve_upstream::upstreams(raw.upstreams?.value, &listeners, secrets, report);
     let networks = resolve_network::networks(raw.networks?.value, secrets, report);
     if let (Some((_, location)), true) = (&facilitator, networks.is_empty()) {
@@ -65,6 +68,7 @@ pub(super) fn config(raw: Root, file: &Path, secrets: &Secrets<'_>, report: &mut
         forward_auth,
         ledger: ledger?,
         log: log?,
+        telemetry,
         upstreams: upstreams.into_iter().filter_map(|upstream| upstream.config).collect(),
         networks: networks.into_iter().filter_map(|network| network.config).collect(),
         routes,
@@ -218,26 +222,4 @@ fn sqlite_path(url: &str, shown: &str, dir: &Path, (location, report): (Location
         return refuse(message, "for example \"sqlite:tollhouse.db\"; parameters after ? are not taken");
     }
     Some(LedgerUrl::Sqlite(dir.join(path)))
-}
-
-fn log(raw: Log, report: &mut Report) -> Option<LogConfig> {
-    let level = raw.level?;
-    check_level(&level.value, level.location, report);
-    Some(LogConfig { level: level.value, format: raw.format?.value })
-}
-
-const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-
-/// A filter takes any word for the name of a module and then logs nothing, so levels are checked here.
-fn check_level(level: &str, location: Location, report: &mut Report) {
-    for directive in level.split(',') {
-        let (target, word) = directive.split_once('=').unwrap_or(("", directive));
-        let target_is_legal = target.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':');
-        if !target_is_legal || !LEVELS.contains(&word) {
-            let expected = "expected a level such as \"info\", or levels by part such as \"info,tollhouse=debug\"";
-            let message = format!("log.level: {expected}, got {}", shown(directive));
-            let hint = did_you_mean(word, LEVELS).unwrap_or_else(|| format!("the levels are {}", LEVELS.join(", ")));
-            report.error_with_hint(location, message, hint);
-        }
-    }
 }

@@ -269,7 +269,7 @@ fn why_not_settable(header: &str) -> Option<&'static str> {
     }
 }
 
-fn names_a_secret(header: &str) -> bool {
+pub(super) fn names_a_secret(header: &str) -> bool {
     header == "cookie"
         || ["auth", "token", "secret", "password", "api-key", "apikey"].iter().any(|word| header.contains(word))
 }

@@ -32,7 +32,7 @@ macro_rules! section {
             ) -> Option<Self> {
                 let table = reader.table(node, "a table")?;
                 let location = reader.place_of(node);
-                reader.refuse_unknown(table, stringify!($name), Self::KEYS);
+                reader.refuse_unknown(table, Self::KEYS);
                 Some(Self { $(
                     $key: {
                         const FIELD: $crate::config::reader::FieldSpec =

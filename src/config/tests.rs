@@ -118,7 +118,7 @@ fn example_env(name: &str) -> Option<String> {
     let value = match name {
         "BASE_SEPOLIA_SIGNER" | "SOLANA_SIGNER" => "11".repeat(32),
         "PARTNER_KEY" => "a-key-of-16-bytes".to_owned(),
-        "ORIGIN_AUTHORIZATION" => "Bearer x".to_owned(),
+        "ORIGIN_AUTHORIZATION" | "OTLP_AUTHORIZATION" => "Bearer x".to_owned(),
         "LOCAL_RPC_URL" => "https://local.example/token".to_owned(),
         "LOCAL_PASSWORD" | "TOLLHOUSE_ADMIN_TOKEN" | "TOLLHOUSE_FACILITATOR_TOKEN" | "TOLLHOUSE_FRONT_TOKEN" => {
             "password".to_owned()
@@ -179,7 +179,8 @@ fn keys_of(schema: &serde_json::Value, path: &str, found: &mut Vec<(String, Opti
 fn values_of(value: &toml::Value, path: &str, found: &mut Vec<(String, toml::Value)>) {
     found.push((path.to_owned(), value.clone()));
     let own_names = [".upstreams", ".networks", ".routes"].contains(&path)
-        || (path.ends_with(".assets") || path.ends_with(".*.pay_to") || path.ends_with(".set_headers"));
+        || (path.ends_with(".assets") || path.ends_with(".*.pay_to") || path.ends_with(".set_headers"))
+        || path == ".telemetry.headers";
     match value {
         toml::Value::Table(_) if path.ends_with(".output_schema") => {}
         toml::Value::Table(table) => {
@@ -235,6 +236,7 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.server.limits.rates = Rates::default();
     full.admin.token = None;
     full.facilitator = None;
+    full.telemetry = None;
     full.upstreams[0].set_headers = Vec::new();
     full.upstreams[0].tls = false;
     full.upstreams[0].tls_server_name = None;
@@ -261,6 +263,7 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     same(&shop.facilitator, &full.facilitator);
     same(&shop.ledger, &full.ledger);
     same(&shop.log, &full.log);
+    same(&shop.telemetry, &full.telemetry);
     same(&shop.upstreams[0], &full.upstreams[0]);
     same(&shop.networks[0], &full.networks[0]);
 }

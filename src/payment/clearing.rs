@@ -13,6 +13,7 @@ use crate::ledger::{Digest, PaymentId, PaymentRecord};
 use crate::protocol::{
     Accepted, EXACT, FacilitatorRequest, MEMO_KEY, PaymentRequirements, Reason, SettlementResponse, terms_digest,
 };
+use crate::telemetry::Trace;
 use crate::types::{AccountId, DecimalAmount, Network, WaitFor};
 
 use super::decision::Decision;
@@ -307,6 +308,7 @@ fn asked(payment: &VerifiedPayment) -> PaidRequest<'static> {
         route: ROUTE,
         summary: "POST /settle".to_owned(),
         origin: &NoOrigin,
+        trace: Trace::default(),
     }
 }
 

@@ -1,12 +1,12 @@
 //! One delivery of a paid request: counted before it begins, and answered for whatever happens.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
 use crate::ledger::{DeliveryBegun, Ledger, LedgerError, PaymentRecord, RecordId, Tenure};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Stage, Trace};
 use crate::types::UnixMillis;
 
 use super::flight::Flight;
@@ -55,6 +55,7 @@ struct Open {
     tenure: Option<Tenure>,
     flight: Option<Flight>,
     reached_origin: bool,
+    trace: Trace,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +67,8 @@ enum Ending {
 impl Delivery {
     /// A delivery that was counted under this tenure.
     pub fn new(record: RecordId, surroundings: Arc<Deliveries>, tenure: Option<Tenure>) -> Self {
-        Self { open: Some(Open { record, surroundings, tenure, flight: None, reached_origin: false }) }
+        let trace = Trace::default();
+        Self { open: Some(Open { record, surroundings, tenure, flight: None, reached_origin: false, trace }) }
     }
 
     /// Whether the request may go to the origin: not once another gateway may have taken the payment over (threat H2).
@@ -78,6 +80,13 @@ impl Delivery {
     pub fn hold(&mut self, flight: Flight) {
         if let Some(open) = &mut self.open {
             open.flight = Some(flight);
+        }
+    }
+
+    /// Whose trace is told of the ending.
+    pub fn traced(&mut self, trace: Trace) {
+        if let Some(open) = &mut self.open {
+            open.trace = trace;
         }
     }
 
@@ -121,10 +130,14 @@ impl Drop for Delivery {
 /// took it.
 async fn write_ending(open: Open, ending: Ending) -> bool {
     crate::crash::point("pre_w3");
+    let started = Instant::now();
     let mut pause = Duration::from_millis(20);
     loop {
         match try_write(&open, ending).await {
             Ok(record) => {
+                if matches!(ending, Ending::Served) {
+                    open.surroundings.metrics.stage(Stage::Serve, started, &open.trace);
+                }
                 open.surroundings.metrics.payment(record.claim.network.as_str(), record.state.as_str());
                 tracing::debug!(payment = %record.record, state = %record.state, "Delivery ended.");
                 return true;

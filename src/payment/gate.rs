@@ -13,7 +13,7 @@ use crate::ledger::{
     RecordId,
 };
 use crate::protocol::{QuoteKey, Reason, Version};
-use crate::telemetry::{Metrics, Stage};
+use crate::telemetry::{Metrics, Stage, Trace};
 use crate::types::{Clock, Network, UnixMillis};
 
 use super::decision::Decision;
@@ -57,6 +57,8 @@ pub struct PaidRequest<'a> {
     pub summary: String,
     /// Whether the origin would answer.
     pub origin: &'a dyn OriginProbe,
+    /// Where its stages are told.
+    pub trace: Trace,
 }
 
 /// Whether the origin of a request would answer.
@@ -198,8 +200,8 @@ impl Gate {
                 Step::Done(decision) => return decision,
                 Step::LookAgain => continue,
                 Step::Forward(record, plan) => {
-                    let held =
-                        HeldPayment::new(Arc::clone(self), payment, *record, plan, flight, request.client, tenure);
+                    let asker = (request.client, request.trace);
+                    let held = HeldPayment::new(Arc::clone(self), payment, *record, plan, flight, asker, tenure);
                     return Decision::Forward(Box::new(held));
                 }
                 Step::Wait(record, handover) => (record, handover),
@@ -349,12 +351,12 @@ impl Gate {
         if request.settles_after {
             // A slow origin must not keep others from being settled: the place is taken again when the origin has answered.
             drop(place);
-            return self.claim_forwarded(claim, plan).await;
+            return self.claim_forwarded(claim, plan, &request.trace).await;
         }
         let plan: Arc<dyn SettlementPlan> = Arc::new(Seated { plan, _place: place });
         // From the claim on nothing may depend on the request: a client that hangs up cancels no settlement.
-        let (gate, client) = (Arc::clone(self), request.client);
-        match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan, client).await }).await {
+        let (gate, client, trace) = (Arc::clone(self), request.client, request.trace.clone());
+        match self.deliveries.runtime.spawn(async move { gate.claim(claim, plan, client, trace).await }).await {
             Ok(step) => step,
             Err(error) => {
                 tracing::error!(%error, "A claim's task died.");
@@ -405,7 +407,9 @@ impl Gate {
         crate::crash::point("post_verify");
         let Some(place) = payment.market.queue.enter().await else { return Err(Decision::SettlementsBusy) };
         let started = Instant::now();
-        let plan = match payment.market.in_time(payment.incoming.simulate(&payment.terms)).await {
+        let simulated = payment.market.in_time(payment.incoming.simulate(&payment.terms)).await;
+        self.metrics.stage(Stage::Simulate, started, &request.trace);
+        let plan = match simulated {
             Ok(plan) => plan,
             Err(VerifyError::Invalid { reason }) => return Err(refused(reason)),
             Err(VerifyError::Unavailable { detail }) => {
@@ -413,23 +417,28 @@ impl Gate {
                 return Err(Decision::Unavailable);
             }
         };
-        self.metrics.stage(Stage::Simulate, started.elapsed());
         Ok(Planned { plan, place })
     }
 
     /// W1. Nothing leaves the process before this returns with a claim.
-    async fn claim(self: Arc<Self>, claim: NewPayment, plan: Arc<dyn SettlementPlan>, client: IpAddr) -> Step {
+    async fn claim(
+        self: Arc<Self>,
+        claim: NewPayment,
+        plan: Arc<dyn SettlementPlan>,
+        client: IpAddr,
+        trace: Trace,
+    ) -> Step {
         let started = Instant::now();
         let network = claim.network.clone();
         let signing = Arc::clone(&plan);
         let sign = Box::new(move |account_nonce| signing.sign(account_nonce).map_err(|error| error.to_string()));
         let outcome = self.ledger().claim(claim, sign).await;
-        self.metrics.stage(Stage::Claim, started.elapsed());
+        self.metrics.stage(Stage::Claim, started, &trace);
         match outcome {
             Ok(ClaimOutcome::Claimed(record)) => {
                 self.metrics.payment(network.as_str(), "signed");
                 crate::crash::point("post_w1_pre_send");
-                let handover = self.settlements.begin(record.clone(), plan, client);
+                let handover = self.settlements.begin(record.clone(), plan, client, trace);
                 Step::Wait(Box::new(record), handover)
             }
             Ok(ClaimOutcome::Exists(_)) => Step::LookAgain,
@@ -446,7 +455,12 @@ impl Gate {
     }
 
     /// The claim of a payment that is settled after its request. Durable before anything reaches the origin.
-    async fn claim_forwarded(self: &Arc<Self>, claim: NewPayment, plan: Box<dyn SettlementPlan>) -> Step {
+    async fn claim_forwarded(
+        self: &Arc<Self>,
+        claim: NewPayment,
+        plan: Box<dyn SettlementPlan>,
+        trace: &Trace,
+    ) -> Step {
         let started = Instant::now();
         let network = claim.network.clone();
         let (gate, attempts_max) = (Arc::clone(self), self.rules.deliveries_max);
@@ -459,7 +473,7 @@ impl Gate {
             }
         });
         let outcome = receiver.await;
-        self.metrics.stage(Stage::Claim, started.elapsed());
+        self.metrics.stage(Stage::Claim, started, trace);
         match outcome {
             Ok(Ok(ForwardOutcome::Claimed(record))) => {
                 self.metrics.payment(network.as_str(), record.state.as_str());

@@ -21,6 +21,7 @@ use super::settlements::Handover;
 use super::verdict::{deliver, failed, pending, refused_unsettled};
 use super::verify::VerifiedPayment;
 use crate::ledger::{LedgerError, PaymentRecord, RecordId, Tenure};
+use crate::telemetry::{Stage, Trace};
 
 /// A claimed payment whose request may go to the origin and whose answer may not go to the client yet. Dropped, the payment is
 /// let go: nothing was charged.
@@ -36,6 +37,7 @@ struct Open {
     plan: Box<dyn SettlementPlan>,
     flight: Option<Flight>,
     client: IpAddr,
+    trace: Trace,
     reached_origin: bool,
     /// What was in force before the claim.
     tenure: Option<Tenure>,
@@ -55,10 +57,10 @@ impl HeldPayment {
         record: PaymentRecord,
         plan: Box<dyn SettlementPlan>,
         flight: Option<Flight>,
-        client: IpAddr,
+        (client, trace): (IpAddr, Trace),
         tenure: Option<Tenure>,
     ) -> Self {
-        Self { open: Some(Open { gate, payment, record, plan, flight, client, reached_origin: false, tenure }) }
+        Self { open: Some(Open { gate, payment, record, plan, flight, client, trace, reached_origin: false, tenure }) }
     }
 
     /// Whether the request may go to the origin: not once another gateway may have taken the payment over.
@@ -122,11 +124,10 @@ impl HeldPayment {
         let Some(place) = payment.market.queue.enter().await else {
             return Err(Box::new(Decision::SettlementsBusy));
         };
-        let plan: Arc<dyn SettlementPlan> = match payment
-            .market
-            .in_time(payment.incoming.simulate(&payment.terms))
-            .await
-        {
+        let started = Instant::now();
+        let simulated = payment.market.in_time(payment.incoming.simulate(&payment.terms)).await;
+        open.gate.metrics().stage(Stage::Simulate, started, &open.trace);
+        let plan: Arc<dyn SettlementPlan> = match simulated {
             Ok(plan) => Arc::new(Seated { plan, _place: place }),
             Err(VerifyError::Invalid { reason }) => return Err(refuse(reason)),
             Err(VerifyError::Unavailable { detail }) => {
@@ -137,7 +138,10 @@ impl HeldPayment {
         crate::crash::point("post_answer_pre_w1");
         let signing = Arc::clone(&plan);
         let sign = Box::new(move |nonce| signing.sign(nonce).map_err(|error| error.to_string()));
-        let signed = match open.gate.ledger().record_signed(&record.record, plan.signer().cloned(), sign).await {
+        let started = Instant::now();
+        let signed = open.gate.ledger().record_signed(&record.record, plan.signer().cloned(), sign).await;
+        open.gate.metrics().stage(Stage::Claim, started, &open.trace);
+        let signed = match signed {
             Ok(signed) => signed,
             Err(error) => {
                 tracing::error!(%error, payment = %record.record, "A settlement was not written down; nothing was sent.");
@@ -147,7 +151,7 @@ impl HeldPayment {
         let Some(open) = self.open.take() else { return Err(Box::new(Decision::Unavailable)) };
         open.gate.metrics().payment(signed.claim.network.as_str(), signed.state.as_str());
         crate::crash::point("post_w1_pre_send");
-        let handover = open.gate.settlements().begin(signed.clone(), plan, open.client);
+        let handover = open.gate.settlements().begin(signed.clone(), plan, open.client, open.trace);
         drop(open.plan);
         Ok(Signed { record: signed, handover, flight: open.flight })
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::ledger::PaymentRecord;
 use crate::protocol::{SettlementResponse, Version};
+use crate::telemetry::Trace;
 
 use super::delivery::Delivery;
 
@@ -68,6 +69,11 @@ impl Receipt {
     /// The request is about to reach the origin: from here on this delivery counts.
     pub fn forwarding(&mut self) {
         self.delivery.forwarding();
+    }
+
+    /// Whose trace is told when the ending is written.
+    pub fn traced(&mut self, trace: Trace) {
+        self.delivery.traced(trace);
     }
 
     /// A complete answer below 500 reached the client (W3). Dropping a receipt instead says that it did not.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::ledger::{LedgerError, NewAttempt, PaymentRecord, PaymentState, RecordId, Settlement, Tenure};
 use crate::protocol::Reason;
-use crate::telemetry::Stage;
+use crate::telemetry::{Stage, Trace};
 use crate::types::Network;
 
 use super::delivery::{Deliveries, Delivery};
@@ -71,6 +71,8 @@ struct Running {
     onlookers: Mutex<Vec<oneshot::Sender<Handover>>>,
     /// Its row says paid, and its block is gone.
     is_again: bool,
+    /// Of the request that claimed it.
+    trace: Trace,
 }
 
 impl Running {
@@ -121,7 +123,7 @@ impl Settlements {
 
     /// Starts the settlement of a signed payment if it is not under way.
     pub fn start(self: &Arc<Self>, record: PaymentRecord) {
-        self.enlist(record, Origin::Read);
+        self.enlist(record, Origin::Read, Trace::default());
     }
 
     /// Starts the settlement of a signed payment if it is not under way, and waits for its end. The receiver fails when it
@@ -129,7 +131,7 @@ impl Settlements {
     pub fn join(self: &Arc<Self>, record: PaymentRecord) -> oneshot::Receiver<Handover> {
         // Its delivery is counted already, and for an answer that is gone: whoever waits is told to look, and is then counted.
         let is_counted = record.deliveries > 0;
-        let running = self.enlist(record, Origin::Read);
+        let running = self.enlist(record, Origin::Read, Trace::default());
         if is_counted { running.look_on() } else { running.wait() }
     }
 
@@ -139,8 +141,9 @@ impl Settlements {
         record: PaymentRecord,
         plan: Arc<dyn SettlementPlan>,
         client: IpAddr,
+        trace: Trace,
     ) -> oneshot::Receiver<Handover> {
-        self.enlist(record, Origin::Claimed(plan, client)).wait()
+        self.enlist(record, Origin::Claimed(plan, client), trace).wait()
     }
 
     /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
@@ -195,10 +198,10 @@ impl Settlements {
         }
     }
 
-    fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin) -> Arc<Running> {
+    fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin, trace: Trace) -> Arc<Running> {
         let running = match self.running.entry(record.record.clone()) {
             Entry::Occupied(entry) => return Arc::clone(entry.get()),
-            Entry::Vacant(entry) => Arc::clone(&entry.insert(Arc::new(Running::default()))),
+            Entry::Vacant(entry) => Arc::clone(&entry.insert(Arc::new(Running { trace, ..Running::default() }))),
         };
         self.deliveries.metrics.settlements_running(self.running.len());
         let settlements = Arc::clone(self);
@@ -222,7 +225,7 @@ impl Settlements {
         let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
         // Not before: between simulation and settlement the payer's balance would count for other payments too (threat C2).
         let client = claimed.map(|(_plan, client)| client);
-        self.deliveries.metrics.stage(Stage::Settle, started.elapsed());
+        self.deliveries.metrics.stage(Stage::Settle, started, &running.trace);
         crate::crash::point("post_confirm_pre_w2");
         match outcome {
             SettleOutcome::Paid(settlement) => self.write_paid(&record, settlement, &running).await,
@@ -253,7 +256,7 @@ impl Settlements {
             }
             match ledger.record_paid(&record.record, settlement.clone(), deliver).await {
                 Ok(paid) => {
-                    self.deliveries.metrics.stage(Stage::Record, started.elapsed());
+                    self.deliveries.metrics.stage(Stage::Record, started, &running.trace);
                     self.note("paid", &paid);
                     self.hand_over(paid, claimant, record.deliveries > 0, tenure);
                     return;

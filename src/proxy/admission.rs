@@ -207,10 +207,11 @@ impl Proxy {
         };
         let at_work = self.begin_payment(session)?;
         let verifying = self.begin_verification().await?;
+        self.metrics.stage(Stage::Match, context.started, &context.trace);
         let started = Instant::now();
         let verified = self.gate.verify(&presented.priced, &payment_headers).await;
         drop(verifying);
-        self.metrics.stage(Stage::Verify, started.elapsed());
+        self.metrics.stage(Stage::Verify, started, &context.trace);
         let payment = verified.map_err(|decision| self.decided(session, presented, decision))?;
         let digested = body::digest(session.as_mut()).await.map_err(unread)?;
         context.held_body = digested.held;
@@ -241,7 +242,8 @@ impl Proxy {
         let settles_after = presented.paid.settle == SettleMode::After;
         let reserving = Reserving::at(&upstream);
         let origin = &reserving;
-        let request = PaidRequest { fingerprint, redeliverable, settles_after, client, route, summary, origin };
+        let trace = context.trace.clone();
+        let request = PaidRequest { fingerprint, redeliverable, settles_after, client, route, summary, origin, trace };
         let decision = self.gate.admit(payment, request).await;
         context.place = reserving.into_place();
         drop(at_work);

@@ -13,6 +13,7 @@ use super::snapshot::Snapshot;
 use super::upstream::{End, Running, Upstream};
 use crate::payment::{HeldPayment, Place, Receipt};
 use crate::route::Route;
+use crate::telemetry::Trace;
 
 /// What became of a request; the `outcome` label of the request metric and of the access log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +138,10 @@ pub struct Context {
     pub(super) forwarded: Option<Instant>,
     /// Connections tried so far.
     pub(super) connects: usize,
+    /// Where its stages are told.
+    pub(super) trace: Trace,
+    /// The path as it was asked for, for the access log.
+    pub(super) path: Option<Box<str>>,
 }
 
 impl Context {
@@ -163,6 +168,8 @@ impl Context {
             held_body: None,
             forwarded: None,
             connects: 0,
+            trace: Trace::default(),
+            path: None,
         }
     }
 }

@@ -18,6 +18,7 @@ mod forward_auth;
 mod headers;
 mod intake;
 mod limits;
+mod observe;
 mod page;
 mod phases;
 mod respond;
@@ -33,7 +34,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::payment::{Gate, PricedRoute};
 use crate::route::RouteTable;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Observers};
 use crate::types::Clock;
 
 use client::Trusted;
@@ -58,6 +59,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Counts requests.
     pub metrics: Arc<Metrics>,
+    /// Traces and the access log.
+    pub observers: Observers,
     /// Where what may change while the gateway runs is kept.
     pub current: Arc<Current>,
 }
@@ -82,6 +85,7 @@ pub struct Proxy {
     gate: Arc<Gate>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    observers: Observers,
     /// The proxies in front of this one.
     trusted: Trusted,
     /// What clients may take up on all routes together.
@@ -97,8 +101,8 @@ impl Proxy {
         let limits = Arc::new(Limits::new(&parts.config.server.limits));
         let trusted = Trusted(parts.config.server.trusted_proxies.clone());
         parts.current.set(Snapshot::new(&parts.config, parts.routes, parts.priced, None, parts.clock.now())?);
-        let Parts { gate, clock, metrics, current, .. } = parts;
-        Ok(Self { current, gate, clock, metrics, trusted, limits })
+        let Parts { gate, clock, metrics, observers, current, .. } = parts;
+        Ok(Self { current, gate, clock, metrics, observers, trusted, limits })
     }
 
     /// The same business, with the same limits, where others are believed about who the client is.
@@ -108,6 +112,7 @@ impl Proxy {
             gate: Arc::clone(&self.gate),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
+            observers: self.observers.clone(),
             trusted,
             limits: Arc::clone(&self.limits),
         }

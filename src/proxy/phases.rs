@@ -17,7 +17,7 @@ use super::context::{Context, Outcome};
 use super::headers::{self, Hop};
 use super::respond::{self, Answer};
 use super::upstream::{End, Wanted};
-use super::{Proxy, body, cors};
+use super::{Proxy, body, cors, observe};
 use crate::config::RouteAction;
 use crate::payment::{HeldPayment, Receipt};
 use crate::telemetry::Stage;
@@ -57,6 +57,7 @@ impl ProxyHttp for Proxy {
     /// Runs once a request, so this is where money moves.
     async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
+        self.begin_observing(session, context);
         match self.admit(session, context).await {
             Ok(()) => {
                 if context.websocket.is_none() {
@@ -138,6 +139,7 @@ impl ProxyHttp for Proxy {
         let sale = context.receipt.as_deref().map(Receipt::sale);
         let sale = sale.or_else(|| context.held.as_deref().and_then(HeldPayment::sale));
         headers::prepare_request(head, upstream.config(), &hop, sale)?;
+        observe::pass_on(head, context)?;
         let is_ours = context.receipt.as_deref().is_none_or(Receipt::may_forward)
             && context.held.as_deref().is_none_or(HeldPayment::may_forward);
         if !is_ours {
@@ -321,12 +323,14 @@ impl ProxyHttp for Proxy {
     /// Runs last, whatever happened: the delivery is answered for, then counted and logged.
     async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
-        if let Some(receipt) = context.receipt.take() {
+        let payment = self.payment_fields(context);
+        if let Some(mut receipt) = context.receipt.take() {
             // No error means that the last byte was written and flushed; a cut-off origin or client is one.
             let is_served = error.is_none() && (200..500).contains(&status) || was_websocket(session, context);
             if let Some(forwarded) = context.forwarded {
-                self.metrics.stage(Stage::Deliver, forwarded.elapsed());
+                self.metrics.stage(Stage::Deliver, forwarded, &context.trace);
             }
+            receipt.traced(context.trace.clone());
             if is_served {
                 context.outcome = Outcome::Paid;
                 receipt.served();
@@ -352,6 +356,7 @@ impl ProxyHttp for Proxy {
             micros = u64::try_from(context.started.elapsed().as_micros()).unwrap_or(u64::MAX),
             "Request."
         );
+        self.observe(session, context, status, payment);
     }
 
     /// For pingora's own log lines: never a path, a query or a header.
@@ -385,6 +390,9 @@ impl Proxy {
         held: Box<HeldPayment>,
         context: &mut Context,
     ) -> Result<()> {
+        if let Some(forwarded) = context.forwarded {
+            context.trace.forwarded(forwarded);
+        }
         if status.is_client_error() || status.is_server_error() {
             drop(held);
             return Ok(());
@@ -431,6 +439,6 @@ fn payment_is_held(context: &Context) -> bool {
 }
 
 /// A bounded label: the route's key, or a dash for what no route took.
-fn route_name(context: &Context) -> &str {
+pub(super) fn route_name(context: &Context) -> &str {
     context.route.as_ref().map_or("-", |route| route.name())
 }

@@ -130,7 +130,8 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
         facilitator: None,
         forward_auth: None,
         ledger: LedgerConfig { url: LedgerUrl::Sqlite("unused".into()), retention: Duration::from_secs(60) },
-        log: LogConfig { level: "info".into(), format: LogFormat::Text },
+        log: LogConfig { level: "info".into(), format: LogFormat::Text, access: None },
+        telemetry: None,
         upstreams: vec![upstream],
         networks: Vec::new(),
         routes,
@@ -200,6 +201,7 @@ impl TestGate {
             gate: self.gate.clone(),
             clock: Arc::new(SystemClock),
             metrics: self.metrics.clone(),
+            observers: crate::telemetry::Observers::default(),
             current: Arc::default(),
         }
     }

@@ -1,19 +1,23 @@
 //! The metrics, all of them, with bounded labels: routes, networks, states and methods, never an address or a path
 //! (threat G2).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::core::Collector as _;
 use prometheus::proto::Metric;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
     exponential_buckets,
 };
+
+use super::Trace;
 
 /// A stage of the money path whose latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Decode, match, check, prove the signature.
+    /// From the request's head until its payment is looked at: route, limits, origin.
+    Match,
+    /// Decode, check, prove the signature.
     Verify,
     /// Ask the chain whether the settlement would succeed.
     Simulate,
@@ -25,20 +29,33 @@ pub enum Stage {
     Record,
     /// From the first byte to the origin to the last byte to the client.
     Deliver,
+    /// W3: record as served.
+    Serve,
 }
 
 impl Stage {
     /// Every stage, in the order in which a payment comes to them.
-    const ALL: [Self; 6] = [Self::Verify, Self::Simulate, Self::Claim, Self::Settle, Self::Record, Self::Deliver];
+    const ALL: [Self; 8] = [
+        Self::Match,
+        Self::Verify,
+        Self::Simulate,
+        Self::Claim,
+        Self::Settle,
+        Self::Record,
+        Self::Deliver,
+        Self::Serve,
+    ];
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
+            Self::Match => "match",
             Self::Verify => "verify",
             Self::Simulate => "simulate",
             Self::Claim => "claim",
             Self::Settle => "settle",
             Self::Record => "record",
             Self::Deliver => "deliver",
+            Self::Serve => "serve",
         }
     }
 }
@@ -90,6 +107,9 @@ pub struct Metrics {
     clock_skew: GaugeVec,
     settlements_running: IntGauge,
     invariant_violations: IntCounterVec,
+    access_lines_dropped: IntCounter,
+    spans_exported: IntCounter,
+    spans_dropped: IntCounterVec,
 }
 
 impl Metrics {
@@ -118,6 +138,11 @@ impl Metrics {
         let settlements_running =
             IntGauge::new("tollhouse_settlements_running", "Settlements whose outcome is not proven yet")?;
         registry.register(Box::new(settlements_running.clone()))?;
+        let plain = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone()))?;
+            Ok::<_, prometheus::Error>(metric)
+        };
         Ok(Self {
             requests: counter("tollhouse_requests_total", "Requests by route and outcome", &["route", "outcome"])?,
             payments: counter("tollhouse_payments_total", "Payments that entered a state", &["network", "state"])?,
@@ -157,6 +182,16 @@ impl Metrics {
                 "Broken ledger invariants: each needs an operator",
                 &["invariant"],
             )?,
+            access_lines_dropped: plain(
+                "tollhouse_access_lines_dropped_total",
+                "Lines of the access log that were not written",
+            )?,
+            spans_exported: plain("tollhouse_spans_exported_total", "Spans that the collector took")?,
+            spans_dropped: counter(
+                "tollhouse_spans_dropped_total",
+                "Spans that were not exported, by reason",
+                &["reason"],
+            )?,
             settlements_running,
             registry,
         })
@@ -182,9 +217,10 @@ impl Metrics {
         self.limited.with_label_values(&[limit]).inc();
     }
 
-    /// A stage of the money path took this long.
-    pub fn stage(&self, stage: Stage, took: Duration) {
-        self.stage_seconds.with_label_values(&[stage.as_str()]).observe(took.as_secs_f64());
+    /// A stage of the money path that began then has ended now, for this request.
+    pub fn stage(&self, stage: Stage, started: Instant, trace: &Trace) {
+        self.stage_seconds.with_label_values(&[stage.as_str()]).observe(started.elapsed().as_secs_f64());
+        trace.stage(stage, started);
     }
 
     /// A node was called. `outcome` is `ok`, `error` (the node said no) or `unanswered`.
@@ -233,6 +269,23 @@ impl Metrics {
         self.invariant_violations.with_label_values(&[invariant]).inc();
     }
 
+    /// Lines of the access log were lost.
+    pub fn access_lines_dropped(&self, count: u64) {
+        self.access_lines_dropped.inc_by(count);
+    }
+
+    /// The collector took spans.
+    pub fn spans_exported(&self, count: u64) {
+        self.spans_exported.inc_by(count);
+    }
+
+    /// Spans were lost: `queue_full`, `export_failed` or `rejected` by the collector.
+    pub fn spans_dropped(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            self.spans_dropped.with_label_values(&[reason]).inc_by(count);
+        }
+    }
+
     /// How long each stage took so far; stages that no payment came to are left out.
     #[must_use]
     pub fn stage_latencies(&self) -> Vec<StageLatency> {
@@ -268,20 +321,83 @@ mod tests {
         assert!(text.contains("tollhouse_rpc_seconds_bucket"), "{text}");
     }
 
+    /// Everything at once, so that every metric has something to show.
+    fn exercise(metrics: &Metrics) {
+        let took = Duration::from_millis(1);
+        metrics.request("GET /a", "free");
+        metrics.payment("eip155:1", "paid");
+        metrics.refusal("x");
+        metrics.limited("x");
+        metrics.stage(Stage::Match, Instant::now(), &Trace::default());
+        metrics.rpc("eip155:1", "eth_call", "ok", took);
+        metrics.ledger("claim", took);
+        metrics.signer_balance("eip155:1", "0", 1.0);
+        metrics.signer_payments_left("eip155:1", "0", 1.0);
+        metrics.offers_below_fee("eip155:1", 0.0);
+        metrics.network_up("eip155:1", true);
+        metrics.clock_skew("eip155:1", 0.0);
+        metrics.settlements_running(1);
+        metrics.invariant_violated("x");
+        metrics.access_lines_dropped(1);
+        metrics.spans_exported(1);
+        metrics.spans_dropped("queue_full", 1);
+    }
+
+    /// Name, type and labels, sorted.
+    type Row = (String, String, Vec<String>);
+
+    fn shown() -> Vec<Row> {
+        let metrics = Metrics::new().unwrap();
+        exercise(&metrics);
+        let families = metrics.registry.gather();
+        let row = |family: &prometheus::proto::MetricFamily| {
+            let labels = family.get_metric()[0].get_label().iter().map(|label| label.name().to_owned()).collect();
+            (family.name().to_owned(), format!("{:?}", family.get_field_type()).to_lowercase(), labels)
+        };
+        families.iter().map(row).collect()
+    }
+
+    /// The table in the operators' documentation.
+    fn documented() -> Vec<Row> {
+        let words = |cell: &str| {
+            let mut words: Vec<_> = cell
+                .split(',')
+                .map(|word| word.trim().trim_matches('`').to_owned())
+                .filter(|w| !w.is_empty())
+                .collect();
+            words.sort();
+            words
+        };
+        let text = include_str!("../../docs/operations.md");
+        let mut rows: Vec<Row> = text
+            .lines()
+            .filter(|line| line.starts_with("| `tollhouse_"))
+            .map(|line| {
+                let cells: Vec<&str> = line.trim().trim_matches('|').split('|').map(str::trim).collect();
+                let [name, kind, labels, meaning] = cells[..] else { panic!("not four cells: {line}") };
+                assert!(!meaning.is_empty(), "{line}");
+                (name.trim_matches('`').to_owned(), kind.to_owned(), words(labels))
+            })
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    #[test]
+    fn the_documentation_has_every_metric_with_its_type_and_labels_and_no_other() {
+        assert_eq!(documented(), shown());
+        // What is exercised is all there is.
+        let source = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap();
+        let mut named: Vec<&str> =
+            source.split('"').filter(|word| word.starts_with("tollhouse_") && !word.contains(' ')).collect();
+        named.sort_unstable();
+        assert_eq!(named, shown().iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>());
+    }
+
     #[test]
     fn alerts_and_board_watch_metrics_that_exist() {
         let metrics = Metrics::new().unwrap();
-        // A vector shows nothing until it has a member.
-        metrics.request("GET /a", "free");
-        metrics.payment("eip155:1", "paid");
-        metrics.refusal("expired");
-        metrics.stage(Stage::Claim, Duration::ZERO);
-        metrics.rpc("eip155:1", "eth_call", "ok", Duration::ZERO);
-        metrics.ledger("commit", Duration::ZERO);
-        metrics.signer_balance("eip155:1", "0", 1.0);
-        metrics.network_up("eip155:1", true);
-        metrics.clock_skew("eip155:1", 0.0);
-        metrics.invariant_violated("balance");
+        exercise(&metrics);
         let shown = String::from_utf8(metrics.render().unwrap()).unwrap();
         let shown: Vec<&str> = shown.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitoring");

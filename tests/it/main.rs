@@ -45,6 +45,7 @@ mod reorgs;
 mod requests;
 mod secrets;
 mod solana;
+mod telemetry;
 mod tokens;
 mod upstreams;
 mod vitwit;

@@ -147,6 +147,7 @@ impl Shop {
             route: ROUTE,
             summary: "GET /a".to_owned(),
             origin: &self.origin,
+            trace: crate::telemetry::Trace::default(),
         };
         self.gate.admit(payment, request).await
     }
