@@ -135,10 +135,8 @@ async fn a_paid_request_is_one_trace_with_its_stages_in_order() {
         if text(&server.attributes, "tollhouse.outcome").unwrap() == "paid" && stages.len() == 8 {
             break (server, stages);
         }
-        let mut received = collector.received.lock().unwrap();
         let is_challenge = |span: &Span| text(&span.attributes, "tollhouse.outcome").as_deref() == Some("challenge");
-        received.spans.retain(|span| !is_challenge(span));
-        drop(received);
+        collector.received.lock().unwrap().spans.retain(|span| !is_challenge(span));
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let names: Vec<&str> = stages.iter().map(|span| span.name.as_str()).collect();
