@@ -1,5 +1,5 @@
 //! The 402 for people: what it costs, where, who gets it, and how to pay. Nothing from elsewhere; without a script it is
-//! plain terms, with it a wallet in the browser can pay (EIP-6963, EIP-1193, the Solana wallet standard).
+//! plain terms, with it a wallet in the browser can pay (EIP-6963, EIP-1193).
 
 use std::sync::LazyLock;
 

@@ -19,7 +19,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(30);
 
 fn plan(postgres: &Postgres, signer: &'static str) -> Plan {
     let network = "settle_timeout = \"3s\"".to_owned();
-    let server = "[server.limits]\nconnections_per_address = 2000\n".to_owned();
+    let server = "[server.limits]\nconnections_per_address = 2000\npayments_per_address = 2000\n".to_owned();
     Plan { ledger: Some(postgres.url()), signer, network, server, ..Plan::default() }
 }
 

@@ -232,7 +232,8 @@ async fn a_solana_payment_that_can_not_land_any_more_is_proven_failed_and_only_t
     Terms::read(&answer);
     assert_eq!((shop.node.moved().await.len(), shop.priced_hits()), (0, 0));
     shop.rpc.clear();
-    shop.buy().await;
+    let anew = shop.payment().await;
+    assert_eq!(shop.present_until_decided(&anew.v2()).await.status, 200);
     assert_eq!((shop.node.moved().await.len(), shop.priced_hits()), (1, 1));
     shop.audit().await;
 }

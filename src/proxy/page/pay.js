@@ -45,7 +45,6 @@
 
   // ---- EVM: EIP-1193 wallets, found by EIP-6963 or as window.ethereum ----
   const evm = {
-    kind: "eip155",
     takes: (offer) => /^eip155:[0-9]+$/.test(offer.network) && offer.extra?.name && offer.extra?.version,
     async sign(wallet, offer) {
       const request = (method, params) => wallet.provider.request({ method, params });
@@ -92,101 +91,6 @@
     },
   };
 
-  // ---- Solana: wallets of the wallet standard ----
-  const ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
-  const fromBase58 = (text) => {
-    let number = 0n;
-    for (const char of text) {
-      const digit = ALPHABET.indexOf(char);
-      if (digit < 0) throw new Told("An address of the terms can't be read.");
-      number = number * 58n + BigInt(digit);
-    }
-    const bytes = [];
-    for (; number > 0n; number >>= 8n) bytes.unshift(Number(number & 255n));
-    for (const char of text) {
-      if (char !== "1") break;
-      bytes.unshift(0);
-    }
-    return Uint8Array.from(bytes);
-  };
-  const littleEndian = (number, length) => {
-    const bytes = new Uint8Array(length);
-    for (let index = 0, rest = BigInt(number); index < length; index += 1, rest >>= 8n) bytes[index] = Number(rest & 255n);
-    return bytes;
-  };
-  const joined = (...parts) => {
-    const bytes = parts.flatMap((part) => Array.from(typeof part === "number" ? [part] : part));
-    return Uint8Array.from(bytes);
-  };
-  // Whether 32 bytes are a point of ed25519 (RFC 8032 §5.1.3): a program's address never is.
-  const isOnCurve = (bytes) => {
-    const p = 2n ** 255n - 19n;
-    const power = (base, exponent) => {
-      let result = 1n;
-      for (let b = base % p, e = exponent; e > 0n; e >>= 1n, b = (b * b) % p) if (e & 1n) result = (result * b) % p;
-      return result;
-    };
-    const d = ((p - 121665n) * power(121666n, p - 2n)) % p;
-    let y = 0n;
-    for (let index = 31; index >= 0; index -= 1) y = (y << 8n) | BigInt(index === 31 ? bytes[index] & 127 : bytes[index]);
-    const square = (y * y) % p;
-    const x2 = ((square + p - 1n) * power((d * square + 1n) % p, p - 2n)) % p;
-    return x2 === 0n || power(x2, (p - 1n) / 2n) === 1n;
-  };
-  const TOKEN_ACCOUNTS = fromBase58("ATokenGPvbdGVxr1b2hvZbsiqW5xWH25efTNsLJA8knL");
-  const COMPUTE_BUDGET = fromBase58("ComputeBudget111111111111111111111111111111");
-  const MEMO = fromBase58("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXgDLGmfcHr");
-  const COMPUTE_UNITS = 20_000;
-  const tokenAccount = async (owner, program, mint) => {
-    const text = new TextEncoder().encode("ProgramDerivedAddress");
-    for (let bump = 255; bump >= 0; bump -= 1) {
-      const seeds = joined(owner, program, mint, bump, TOKEN_ACCOUNTS, text);
-      const address = new Uint8Array(await crypto.subtle.digest("SHA-256", seeds));
-      if (!isOnCurve(address)) return address;
-    }
-    throw new Told("The account has no token account.");
-  };
-  const SOLANA_CHAINS = {
-    "solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp": "solana:mainnet",
-    "solana:EtWTRABZaYq6iMfeYKouRu166VU2xqa1": "solana:devnet",
-    "solana:4uhcVJyU9pJkvQyS88uRDiswHScCkQ9e": "solana:testnet",
-  };
-  const solana = {
-    kind: "solana",
-    takes: (offer, label) => offer.network in SOLANA_CHAINS && offer.extra?.feePayer && label.blockhash,
-    async sign(wallet, offer, label) {
-      const chain = SOLANA_CHAINS[offer.network];
-      const { accounts } = await wallet.standard.features["standard:connect"].connect();
-      const account = accounts.find((one) => one.chains.includes(chain)) ?? accounts[0];
-      if (!account) throw new Told("The wallet showed no account.");
-      const program = fromBase58(label.tokenProgram);
-      const mint = fromBase58(offer.asset);
-      const owner = account.publicKey;
-      const source = await tokenAccount(owner, program, mint);
-      const destination = await tokenAccount(fromBase58(offer.payTo), program, mint);
-      const memo = new TextEncoder().encode(offer.extra.memo ?? hex(random(16)));
-      // Writable signers, other signers, writable accounts, the rest.
-      const keys = [fromBase58(offer.extra.feePayer), owner, source, destination, mint, program, COMPUTE_BUDGET, MEMO];
-      const instruction = (programIndex, accountIndexes, data) =>
-        joined(programIndex, accountIndexes.length, accountIndexes, compactLength(data.length), data);
-      const message = joined(
-        0x80, 2, 1, 4, keys.length, ...keys, fromBase58(label.blockhash), 4,
-        instruction(6, [], joined(2, littleEndian(COMPUTE_UNITS, 4))),
-        instruction(6, [], joined(3, littleEndian(1, 8))),
-        instruction(5, [2, 4, 3, 1], joined(12, littleEndian(offer.amount, 8), label.decimals)),
-        instruction(7, [], memo),
-        0,
-      );
-      const transaction = joined(2, new Uint8Array(128), message);
-      status("Please sign in your wallet. It shows who gets how much.");
-      const [signed] = await wallet.standard.features["solana:signTransaction"]
-        .signTransaction({ account, chain, transaction });
-      return { transaction: toBase64(signed.signedTransaction) };
-    },
-  };
-  // Lengths as Solana writes them: seven bits a byte.
-  const compactLength = (length) => (length < 128 ? [length] : [(length & 127) | 128, length >> 7]);
-
   const isRefusal = (error) => error?.code === 4001 || /reject|denied|declin|cancel/i.test(error?.message ?? "");
 
   // ---- the page ----
@@ -221,17 +125,15 @@
 
   const payable = page.terms.accepts.flatMap((offer) => {
     const label = labelOf(page.labels, offer);
-    const adapter = [evm, solana].find((one) => offer.scheme === "exact" && label && one.takes(offer, label));
-    return adapter ? [{ offer, label, adapter }] : [];
+    return offer.scheme === "exact" && label && evm.takes(offer) ? [{ offer, label }] : [];
   });
   const wallets = [];
   let chosen = payable[0];
   let isBusy = false;
 
   const showWallets = () => {
-    const fitting = wallets.filter((wallet) => wallet.kind === chosen.adapter.kind);
-    byId("no-wallet").hidden = fitting.length > 0;
-    byId("wallets").replaceChildren(...fitting.map((wallet) => {
+    byId("no-wallet").hidden = wallets.length > 0;
+    byId("wallets").replaceChildren(...wallets.map((wallet) => {
       const made = button("Pay with " + wallet.name, () => pay(wallet));
       made.disabled = isBusy;
       if (/^data:image\//.test(wallet.icon ?? "")) {
@@ -244,7 +146,7 @@
     }));
   };
   const addWallet = (wallet) => {
-    if (wallets.some((known) => known.kind === wallet.kind && known.id === wallet.id)) return;
+    if (wallets.some((known) => known.id === wallet.id)) return;
     wallets.push(wallet);
     showWallets();
   };
@@ -266,26 +168,13 @@
   const findWallets = () => {
     addEventListener("eip6963:announceProvider", ({ detail }) => {
       if (detail?.provider && detail.info) {
-        addWallet({ kind: evm.kind, id: detail.info.uuid, name: detail.info.name, icon: detail.info.icon, provider: detail.provider });
+        addWallet({ id: detail.info.uuid, name: detail.info.name, icon: detail.info.icon, provider: detail.provider });
       }
     });
     dispatchEvent(new Event("eip6963:requestProvider"));
-    const register = (...found) => {
-      for (const standard of found) {
-        if (standard.features?.["standard:connect"] && standard.features?.["solana:signTransaction"]) {
-          addWallet({ kind: solana.kind, id: standard.name, name: standard.name, icon: standard.icon, standard });
-        }
-      }
-      return () => {};
-    };
-    const api = Object.freeze({ register });
-    addEventListener("wallet-standard:register-wallet", ({ detail }) => {
-      if (typeof detail === "function") detail(api);
-    });
-    dispatchEvent(new CustomEvent("wallet-standard:app-ready", { detail: api }));
     setTimeout(() => {
-      if (window.ethereum && !wallets.some((wallet) => wallet.kind === evm.kind)) {
-        addWallet({ kind: evm.kind, id: "window.ethereum", name: "the browser's wallet", provider: window.ethereum });
+      if (window.ethereum && wallets.length === 0) {
+        addWallet({ id: "window.ethereum", name: "the browser's wallet", provider: window.ethereum });
       }
     }, 300);
   };
@@ -329,7 +218,7 @@
       status("Asking for the terms…");
       const { terms, offer, label } = await freshTerms();
       status("Please look at your wallet.");
-      const payload = await chosen.adapter.sign(wallet, offer, label);
+      const payload = await evm.sign(wallet, offer);
       const payment = { x402Version: 2, resource: terms.resource, accepted: offer, payload };
       const extensions = extensionsOf(terms);
       if (Object.keys(extensions).length > 0) payment.extensions = extensions;
