@@ -71,6 +71,13 @@ impl Allowance {
         Some(Hold { allowance: Arc::clone(self), most })
     }
 
+    /// What was spent is about to be told from its beginning.
+    pub(super) fn forget(&self) {
+        if let Ok(mut state) = self.state.lock() {
+            state.hours.clear();
+        }
+    }
+
     /// A fee was paid, or may have been.
     pub(super) fn spent(&self, fee: AtomicAmount, at: UnixMillis) {
         if !self.is_limited() {

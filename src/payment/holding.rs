@@ -81,6 +81,10 @@ impl Gate {
         if taken.is_none() && holding.is_open {
             return Ok(());
         }
+        // Where gas payers aren't leased, what they spent is told as on a ledger of one's own.
+        if holding.known.as_ref().is_some_and(Vec::is_empty) && market.scheme.counts_spending() {
+            self.tell_spending(market, None).await?;
+        }
         let unfinished = self.ledger().unfinished(network).await?;
         let resumed = unfinished.len();
         for record in unfinished {

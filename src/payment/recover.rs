@@ -137,6 +137,8 @@ impl Gate {
             }
             limit = limit.saturating_mul(8);
         };
+        // However often it is told, it counts once.
+        market.scheme.forget_spending(only);
         for record in recent {
             let mut costs: HashMap<(AccountId, Option<AccountNonce>), (AtomicAmount, UnixMillis)> = HashMap::new();
             for attempt in record.attempts.iter().filter(|attempt| attempt.signed_at >= since) {

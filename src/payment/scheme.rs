@@ -188,6 +188,9 @@ pub trait Scheme: Send + Sync {
         false
     }
 
+    /// The day's spending of a gas payer, or of all, is about to be told by [`Self::spent`] from its beginning.
+    fn forget_spending(&self, _only: Option<&AccountId>) {}
+
     /// An earlier run signed something for a gas payer that may have cost up to so much of the native unit.
     fn spent(&self, _signer: &AccountId, _at_most: AtomicAmount, _at: UnixMillis) {}
 

@@ -172,7 +172,11 @@ impl Settlements {
             "The chain took a settlement's block back; it is settled again.");
         self.deliveries.metrics.payment(record.claim.network.as_str(), "taken_back");
         crate::crash::point("mid_reorg");
+        let epoch = self.epoch();
         let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
+        if self.is_of_another_epoch(epoch, &record, &outcome) {
+            return;
+        }
         let ledger = &self.deliveries.ledger;
         // What is not written is found again by the next look at the chain's blocks.
         match outcome {
@@ -196,6 +200,21 @@ impl Settlements {
                 }
             }
         }
+    }
+
+    fn epoch(&self) -> Option<i64> {
+        self.deliveries.ledger.tenure().map(|tenure| tenure.epoch)
+    }
+
+    /// Whether a failure was judged under a registration that has ended since: another gateway may have signed further attempts
+    /// in between, which the judge knew nothing of. The sweep judges anew, with all of them. That money moved is true whoever
+    /// saw it.
+    fn is_of_another_epoch(&self, epoch: Option<i64>, record: &PaymentRecord, outcome: &SettleOutcome) -> bool {
+        let is_other = matches!(outcome, SettleOutcome::Failed { .. }) && self.epoch() != epoch;
+        if is_other {
+            tracing::warn!(payment = %record.record, "A failure is judged anew, since the ledger's lease was lost meanwhile.");
+        }
+        is_other
     }
 
     fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin, trace: Trace) -> Arc<Running> {
@@ -222,7 +241,11 @@ impl Settlements {
             return;
         };
         let started = Instant::now();
+        let epoch = self.epoch();
         let outcome = market.scheme.settle(&record, &LedgerAttempts(&self.deliveries)).await;
+        if self.is_of_another_epoch(epoch, &record, &outcome) {
+            return;
+        }
         // Not before: between simulation and settlement the payer's balance would count for other payments too (threat C2).
         let client = claimed.map(|(_plan, client)| client);
         self.deliveries.metrics.stage(Stage::Settle, started, &running.trace);

@@ -120,6 +120,10 @@ fn grant(context: &Context) -> Answer {
     if context.held.is_some() || (!is_free && context.receipt.is_none() && context.pass.is_none()) {
         return Answer::internal();
     }
+    if context.receipt.as_deref().is_some_and(|receipt| !receipt.may_forward()) {
+        // Paused for so long that another gateway may be serving it: the payment stays good for its request.
+        return Answer::unavailable();
+    }
     let mut headers = vec![(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let mut add = |name: HeaderName, value: &str| {
         // Of encoders and the books; what isn't a header value stays empty.
@@ -224,9 +228,10 @@ impl ProxyHttp for ForwardAuth {
         // The answer is to the question, which may be a GET about a HEAD.
         let asked = session.req_header().method.clone();
         session.req_header_mut().set_method(questions);
-        let answer = match checked {
-            Ok(()) => grant(context),
-            Err(Stop::Answer(answer)) => *answer,
+        // Only `grant` lets a request pass: an answer of ours that is a 200, such as the price list, is none of the origin's.
+        let (answer, may_pass) = match checked {
+            Ok(()) => (grant(context), true),
+            Err(Stop::Answer(answer)) => (*answer, false),
             Err(Stop::ClientGone) => {
                 context.outcome = Outcome::ClientGone;
                 session.set_keepalive(None);
@@ -234,7 +239,7 @@ impl ProxyHttp for ForwardAuth {
             }
         };
         context.outcome = answer.outcome;
-        let is_granted = answer.status == StatusCode::OK;
+        let is_granted = may_pass && answer.status == StatusCode::OK;
         let answer = if is_granted { answer } else { self.refusal(answer) };
         match &mut context.receipt {
             // From here on the origin may have the request.

@@ -18,6 +18,12 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Most bytes of a path in the log.
 const PATH_BYTES_MAX: usize = 2048;
 
+/// Longest host that is noted: a name of 253 bytes or an address, its port, and brackets (RFC 1035 §3.1).
+const HOST_BYTES_MAX: usize = 261;
+
+/// Longest method that is noted whole.
+const METHOD_BYTES_MAX: usize = 32;
+
 /// Methods that a span names; others are client's words (OpenTelemetry's HTTP conventions).
 const METHODS: [Method; 9] = [
     Method::GET,
@@ -100,8 +106,13 @@ impl Proxy {
             access.log(&AccessLine {
                 time: SystemTime::UNIX_EPOCH + now.saturating_sub(took),
                 client: self.trusted.client(session),
-                method: head.method.as_str(),
-                host: head.headers.get(header::HOST).and_then(|value| value.to_str().ok()),
+                method: head.method.as_str().get(..METHOD_BYTES_MAX).unwrap_or(head.method.as_str()),
+                // One that is no host was refused, and may be as long as a head.
+                host: head
+                    .headers
+                    .get(header::HOST)
+                    .and_then(|value| value.to_str().ok())
+                    .filter(|host| host.len() <= HOST_BYTES_MAX),
                 path: context.path.as_deref().unwrap_or("-"),
                 status,
                 bytes: session.body_bytes_sent(),

@@ -277,7 +277,8 @@ impl ProxyHttp for Proxy {
     ) -> Result<Option<Duration>> {
         let limit = context.upstream.as_ref().and_then(|upstream| upstream.config().total_timeout);
         let is_over = limit.zip(context.forwarded).is_some_and(|(limit, forwarded)| forwarded.elapsed() > limit);
-        if is_over && !is_last {
+        // A WebSocket has its `max_duration` instead.
+        if is_over && !is_last && context.websocket.is_none() {
             return Err(Error::explain(ErrorType::ReadTimedout, "total_timeout").into_up());
         }
         Ok(None)

@@ -295,6 +295,12 @@ impl Scheme for EvmScheme {
         self.0.lanes.iter().any(|lane| lane.allowance.is_limited())
     }
 
+    fn forget_spending(&self, only: Option<&AccountId>) {
+        for lane in self.0.lanes.iter().filter(|lane| only.is_none_or(|only| lane.account == *only)) {
+            lane.allowance.forget();
+        }
+    }
+
     fn spent(&self, signer: &AccountId, at_most: AtomicAmount, at: UnixMillis) {
         if let Some(lane) = self.0.lanes.iter().find(|lane| lane.account == *signer) {
             lane.allowance.spent(at_most, at);

@@ -326,6 +326,13 @@ impl Scheme for SolanaScheme {
         self.0.fee_payers.iter().any(|fee_payer| fee_payer.allowance.is_limited())
     }
 
+    fn forget_spending(&self, only: Option<&AccountId>) {
+        for fee_payer in self.0.fee_payers.iter().filter(|fee_payer| only.is_none_or(|only| fee_payer.account == *only))
+        {
+            fee_payer.allowance.forget();
+        }
+    }
+
     fn spent(&self, signer: &AccountId, at_most: AtomicAmount, at: UnixMillis) {
         if let Some(fee_payer) = self.0.fee_payers.iter().find(|fee_payer| fee_payer.account == *signer) {
             fee_payer.allowance.spent(at_most, at);

@@ -31,6 +31,11 @@ pub(super) fn is_fenced(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some(FENCED)
 }
 
+/// Whether a transaction was asked for that the server has not begun yet (`invalid_parameter_value`).
+pub(super) fn is_of_the_future(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "22023")
+}
+
 /// Whether the server answered, however badly: a connection that it answers on is of further use.
 pub(super) fn is_answer(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(_) | sqlx::Error::RowNotFound)

@@ -160,20 +160,17 @@ impl Writer {
                 Ok(Some(_in_progress)) => {}
                 // Too old to be known, or of another server.
                 Ok(None) => return Err(LedgerError::Unknown(detail.to_owned())),
-                Err(error) if fault::is_answer(error) && !is_starting(error) => {
+                // An id that this server has not given out yet: it is another one, or an older copy.
+                Err(error) if fault::is_of_the_future(error) => {
                     return Err(LedgerError::Unknown(format!("{detail}; {error}")));
                 }
-                Err(_unreachable) => {}
+                // Unreachable, starting, or out of connections: it says nothing of transactions.
+                Err(_silent) => {}
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);
         }
     }
-}
-
-/// A server that shuts down, starts or recovers answers, but says nothing of transactions (class 57).
-fn is_starting(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code.starts_with("57"))
 }
 
 /// Opens a transaction on behalf of a registration that is in force, and keeps it so until the end. Gives the transaction's id.

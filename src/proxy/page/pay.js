@@ -209,20 +209,29 @@
     return { "payment-identifier": { ...named, info: { ...named.info, id: "pay_" + hex(random(16)) } } };
   };
 
+  // A payment that was signed before comes first, in whichever tab it was signed.
+  const keptBack = () => {
+    const open = stored();
+    if (open) giveUp(open, "You signed a payment for this page before; it was not answered yet.");
+    return open !== null;
+  };
+
   const pay = async (wallet) => {
-    if (isBusy) return;
+    if (isBusy || keptBack()) return;
     problem("");
     actions();
     busy(true);
+    let payment = null;
     try {
       status("Asking for the terms…");
       const { terms, offer, label } = await freshTerms();
       status("Please look at your wallet.");
       const payload = await evm.sign(wallet, offer);
-      const payment = { x402Version: 2, resource: terms.resource, accepted: offer, payload };
+      const signed = { x402Version: 2, resource: terms.resource, accepted: offer, payload };
       const extensions = extensionsOf(terms);
-      if (Object.keys(extensions).length > 0) payment.extensions = extensions;
-      await present({ header: encode(payment), text: label.text, signedAt: Date.now() });
+      if (Object.keys(extensions).length > 0) signed.extensions = extensions;
+      // One that another tab signed meanwhile is on its way; this one never leaves the page.
+      if (!keptBack()) payment = { header: encode(signed), text: label.text, signedAt: Date.now() };
     } catch (error) {
       status("");
       if (error instanceof Told) problem(error.message);
@@ -231,6 +240,7 @@
     } finally {
       busy(false);
     }
+    if (payment) await present(payment);
   };
 
   const receiptOf = (answer) => {
@@ -248,10 +258,19 @@
     busy(true);
     actions();
     problem("");
+    try {
+      await presentUntilDecided(payment);
+    } catch {
+      giveUp(payment, "The answer can't be read. Your payment is kept in this browser.");
+    } finally {
+      busy(false);
+    }
+  };
+
+  const presentUntilDecided = async (payment) => {
     const until = Date.now() + PATIENCE_MS;
-    let said = "The payment is on its way…";
+    status("The payment is on its way…");
     for (;;) {
-      status(said);
       let answer;
       try {
         answer = await fetch(location.pathname + location.search,
@@ -259,61 +278,61 @@
       } catch {
         answer = null;
       }
-      const ending = answer && await judge(answer, payment);
-      if (ending === "over") break;
+      const next = answer ? await judge(answer, payment) : "The gateway doesn't answer. The same payment is presented again…";
+      if (next === "over") return;
       if (Date.now() > until) {
         giveUp(payment, "There is still no answer. Your payment is kept in this browser and stays good: present it again later.");
-        break;
+        return;
       }
-      said = answer ? ending : "The gateway doesn't answer. The same payment is presented again…";
+      status(next);
       await sleep(1000 * Math.min(30, Math.max(1, Number(answer?.headers.get("retry-after")) || 2)));
     }
-    busy(false);
   };
 
-  // "over", or what to say while the same payment is presented again.
+  // "over", or what to say while the same payment is presented again. A payment is forgotten only once its whole answer is
+  // here, or once the gateway has refused it without having sent it to its chain.
   const judge = async (answer, payment) => {
-    const receipt = receiptOf(answer);
-    const isJson = (answer.headers.get("content-type") ?? "").includes("json");
-    if (answer.type === "opaqueredirect") {
-      store(null);
-      await showAnswer(payment, null, receipt);
+    const over = (text) => {
+      giveUp(payment, text, receipt);
       return "over";
+    };
+    const receipt = receiptOf(answer);
+    if (answer.type === "opaqueredirect") {
+      return over("The answer is a redirect, which a browser doesn't show to pages. Your payment is kept.");
     }
     if (receipt?.success && answer.status < 500 && answer.status !== 409) {
-      store(null);
-      await showAnswer(payment, answer, receipt);
-      return "over";
+      if (await showAnswer(payment, answer, receipt)) {
+        store(null);
+        return "over";
+      }
+      byId("result").hidden = true;
+      byId("pay").hidden = false;
+      return over("You paid, and the answer was cut off. Your payment may be presented again.");
     }
-    const said = isJson ? await answer.clone().json().catch(() => ({})) : {};
+    const isJson = (answer.headers.get("content-type") ?? "").includes("json");
+    const said = (isJson && await answer.clone().json().catch(() => null)) || {};
     const reason = receipt?.errorReason ?? said.error ?? "";
     if (answer.status === 402) {
-      // No terms are ever shown to a payment that may still move money.
+      const why = reason || refusedFor(answer);
+      // A settlement that failed can still be credited as long as its signature is good (contract §3, last row).
+      if (receipt) return over(inWords(why) + " You were not charged. Should its money move after all, the same payment buys the answer.");
       store(null);
       status("");
-      const why = reason || refusedFor(answer);
       problem(inWords(why) + (SPENT.test(why) ? " It may have been charged then, and is not charged again." : " You were not charged for it."));
+      byId("form").hidden = payable.length === 0;
       return "over";
     }
-    if (answer.status < 400) {
-      // Free by now: the payment was not looked at.
-      store(null);
-      await showAnswer(null, answer, null);
-      return "over";
+    if (answer.status === 409 && reason === "payment_owed") {
+      return over("You paid, but the answer can't be delivered any more: the payment is owed to you. Ask the operator for a refund.");
     }
-    if (answer.status === 409 && reason !== "payment_in_progress") {
-      if (reason === "payment_owed") giveUp(payment, "You paid, but the answer can't be delivered any more: the payment is owed to you. Ask the operator for a refund.", receipt);
-      else giveUp(payment, "This payment was made for another request.", receipt);
-      return "over";
-    }
+    if (answer.status === 409 && reason !== "payment_in_progress") return over("This payment was made for another request.");
     if (receipt?.success) {
-      giveUp(payment, "You paid, but the server behind the gateway failed. " +
-        (said.retry ? "The gateway says: " + said.retry + "." : "Your payment may be presented again."), receipt);
-      return "over";
+      return over("You paid, but the server behind the gateway failed. " +
+        (said.retry ? "The gateway says: " + said.retry + "." : "Your payment may be presented again."));
     }
     if (answer.status < 500 && answer.status !== 409 && answer.status !== 429) {
-      giveUp(payment, "The server answered " + answer.status + " and took no payment." + (reason ? " (" + reason + ")" : ""), receipt);
-      return "over";
+      return over("The server answered " + answer.status + " and said nothing of the payment" + (reason ? " (" + reason + ")" : "") +
+        ". Whether an earlier try was charged is not known here; your payment is kept.");
     }
     const transaction = said.transaction || receipt?.transaction;
     if (transaction) return "The payment is being settled: " + transaction + "…";
@@ -334,23 +353,29 @@
     problem(text + (receipt?.transaction ? " Transaction: " + receipt.transaction : ""));
     offerAgain(payment);
   };
-  const offerAgain = (payment) => actions(
-    button("Present the same payment again", () => present(payment)),
-    button("Forget it", () => {
-      if (confirm("Forget this payment? If its money moved or still moves, you will have paid for nothing.")) {
-        store(null);
-        problem("");
-        actions();
-        byId("form").hidden = false;
-      }
-    }, true),
-  );
+  // Until then nothing else can be paid for here.
+  const offerAgain = (payment) => {
+    byId("form").hidden = true;
+    actions(
+      button("Present the same payment again", () => present(payment)),
+      button("Forget it", () => {
+        if (confirm("Forget this payment? If its money moved or still moves, you will have paid for nothing.")) {
+          store(null);
+          problem("");
+          status("");
+          actions();
+          byId("form").hidden = payable.length === 0;
+        }
+      }, true),
+    );
+  };
 
   // ---- the answer ----
   const fileName = (answer) => {
     const given = /filename="?([^";]+)"?/i.exec(answer.headers.get("content-disposition") ?? "")?.[1];
     return (given ?? (location.pathname.split("/").filter(Boolean).pop() || "answer")).replace(/[/\\]/g, "_");
   };
+  // Whether all of it came.
   const showAnswer = async (payment, answer, receipt) => {
     status("");
     byId("pay").hidden = true;
@@ -359,18 +384,14 @@
     document.title = "Paid";
     showReceipt(payment, answer, receipt);
     const shown = byId("answer");
-    if (!answer) {
-      shown.textContent = "The answer is a redirect, which a browser doesn't show to pages.";
-      return;
-    }
+    shown.replaceChildren();
     const type = answer.headers.get("content-type") ?? "";
     const parts = [];
     try {
       if (/^(text\/|application\/([a-z.+-]+\+)?(json|xml))/.test(type)) await showText(answer, type, shown, parts);
       else parts.push(await answer.arrayBuffer());
     } catch {
-      problem("");
-      shown.append(note("The answer was cut off."));
+      return false;
     }
     const blob = new Blob(parts, { type });
     const url = URL.createObjectURL(blob);
@@ -384,8 +405,8 @@
     } else if (!shown.firstChild) {
       shown.append(note(blob.size ? "The answer is a file of " + blob.size + " bytes." : "The answer is empty."));
     }
-    const save = byId("save");
-    Object.assign(save, { href: url, download: fileName(answer), hidden: blob.size === 0 });
+    Object.assign(byId("save"), { href: url, download: fileName(answer), hidden: blob.size === 0 });
+    return true;
   };
   const note = (text) => {
     const made = document.createElement("p");
@@ -421,8 +442,8 @@
     }
   };
   const showReceipt = (payment, answer, receipt) => {
-    const rows = [["Paid", payment ? payment.text : "nothing"], ["Transaction", receipt?.transaction], ["Network", receipt?.network],
-      ["Payer", receipt?.payer], ["Status", answer && String(answer.status)]];
+    const rows = [["Paid", payment.text], ["Transaction", receipt?.transaction], ["Network", receipt?.network],
+      ["Payer", receipt?.payer], ["Status", String(answer.status)]];
     byId("receipt").replaceChildren(...rows.filter(([, value]) => value).flatMap(([name, value]) => {
       const term = document.createElement("dt");
       const text = document.createElement("dd");
@@ -444,7 +465,6 @@
     byId("form").hidden = true;
   }
   if (pending) {
-    byId("form").hidden = true;
     status("You signed a payment for this page before (" + pending.text + "). It was not answered yet.");
     offerAgain(pending);
   }
