@@ -180,6 +180,28 @@ export async function payment(browser, shop, pictures, step) {
     await close();
   });
 
+  await step('an origin that fails after the payment leaves it to be presented again, and nothing else to be paid', async () => {
+    const before = (await shop.export()).length;
+    const { page, asked, complaints, close } = await open(browser, shop, '/flaky?fail=1', { chain: CHAIN });
+    await page.getByRole('button', { name: 'Pay with Test Wallet' }).click();
+    await page.getByRole('button', { name: 'Present the same payment again' }).waitFor();
+    assert.match(await told(page), /You paid, but the server behind the gateway failed/);
+    assert.equal(await page.getByRole('button', { name: 'Pay with Test Wallet' }).isVisible(), false);
+    assert.equal(await stored(page), 1);
+    await looks(page, pictures, 'failed');
+    // Twice the origin is asked; then the money is owed, and the page says so.
+    for (let tries = 0; tries < 3 && !/is owed to you/.test(await told(page)); tries += 1) {
+      await page.getByRole('button', { name: 'Present the same payment again' }).click();
+      await page.waitForFunction(() => document.querySelector('#problem').textContent !== '');
+    }
+    assert.match(await told(page), /is owed to you/);
+    assert.equal(asked.filter((method) => method === 'eth_signTypedData_v4').length, 1);
+    assert.equal((await shop.export()).length, before + 1);
+    assert.equal((await newest(shop)).state, 'owed');
+    assert.deepEqual(complaints, []);
+    await close();
+  });
+
   await step('a settlement that takes long is waited for', async () => {
     const { page, asked, complaints, close } = await open(browser, shop, PRICED, { chain: CHAIN });
     await page.getByRole('button', { name: 'Pay with Test Wallet' }).waitFor();

@@ -95,6 +95,7 @@ async fn what_is_wrong_on_an_evm_chain_is_told_one_by_one() {
     let mut shop = Shop::open().await;
     shop.rpc.set("eth_chainId", Fault::Result(json!("0x1")));
     of(&shop).await.fails("base-sepolia endpoint 1", "serves chain 1, expected 84532");
+    shop.rpc.clear();
     shop.rpc.set_all(Fault::Drop);
     of(&shop).await.fails("base-sepolia endpoint 1", "connection failed");
     shop.rpc.clear();
