@@ -3,6 +3,9 @@
 use super::path::{canonicalize, match_key};
 use super::views;
 
+/// Parameters a pattern may have: matchit panics at the 26th.
+const MAX_PARAMETERS: usize = 25;
+
 /// One segment of a pattern, least specific last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
@@ -54,6 +57,14 @@ impl Pattern {
             let hint = "write `%7B` and `%7D` for braces".to_owned();
             return Err(error(
                 format!("expected parameters as `{{name}}`, got escaped braces in `{typed}`"),
+                Some(hint),
+            ));
+        }
+        let parameters = typed.matches('{').count();
+        if parameters > MAX_PARAMETERS {
+            let hint = "end it with a catch-all, as in `/a/{*rest}`".to_owned();
+            return Err(error(
+                format!("expected a path pattern of at most {MAX_PARAMETERS} parameters, got {parameters}"),
                 Some(hint),
             ));
         }
@@ -255,6 +266,9 @@ mod tests {
         ] {
             assert!(Pattern::parse(typed).is_err(), "{typed}");
         }
+        let parameters = |count: usize| (0..count).map(|number| format!("/{{p{number}}}")).collect::<String>();
+        assert!(Pattern::parse(&parameters(MAX_PARAMETERS)).is_ok());
+        assert!(Pattern::parse(&parameters(MAX_PARAMETERS + 1)).is_err());
         let refused = Pattern::parse("/%70aid").unwrap_err();
         assert_eq!(refused.hint.as_deref(), Some("write `/paid`"));
     }
