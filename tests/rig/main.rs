@@ -23,6 +23,7 @@ mod oracle;
 mod origin;
 mod plan;
 mod race;
+mod recovery;
 mod seed;
 mod soak;
 mod story;

@@ -28,7 +28,7 @@ pub use solana::{SolanaNode, TOKEN_2022_MINT};
 pub mod for_rig {
     pub use super::gateway::Gateway;
     pub use super::http::{header, read_body, read_head};
-    pub use super::node::Token as TokenEvents;
+    pub use super::node::{CHAIN_ID, Token as TokenEvents};
     pub use super::solana::{PAY_TO as SOLANA_PAY_TO, SolanaPayer, USDC as SOLANA_USDC};
 }
 
