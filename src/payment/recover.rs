@@ -31,9 +31,6 @@ const WATCHED_BEYOND_END: Duration = Duration::from_secs(20 * 60);
 /// The time over which spending is limited.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// How many payments are read at first to find a day's.
-const RECENT_AT_FIRST: u32 = 1000;
-
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecoverError {
     #[error(transparent)]
@@ -123,20 +120,20 @@ impl Gate {
     /// Tells a network what its gas payers may have spent within the last day: what was signed, at its highest. Of
     /// transactions with one account nonce only one can ever cost anything. Of one gas payer, or all.
     pub(super) async fn tell_spending(&self, market: &Market, only: Option<&AccountId>) -> Result<(), RecoverError> {
-        let since = UnixMillis(self.now().0.saturating_sub(i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX)));
-        let network = Some(market.scheme.network().clone());
-        let mut limit = RECENT_AT_FIRST;
-        let recent = loop {
-            let filter = PaymentFilter { network: network.clone(), limit: Some(limit), ..PaymentFilter::default() };
-            let recent = self.ledger().list(&filter).await?;
-            let is_all = recent.len() < usize::try_from(limit).unwrap_or(usize::MAX)
-                || recent.last().is_some_and(|oldest| oldest.claim.claimed_at < since)
-                || limit == u32::MAX;
-            if is_all {
-                break recent;
-            }
-            limit = limit.saturating_mul(8);
+        let ago = |days: i64| {
+            let day = i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX);
+            UnixMillis(self.now().0.saturating_sub(day.saturating_mul(days)))
         };
+        let since = ago(1);
+        // What was signed within the day changed its row then or later, and nothing is signed again a day after its claim. Read once:
+        // a start with many payments waits for this before it decides any of them.
+        let filter = PaymentFilter {
+            network: Some(market.scheme.network().clone()),
+            since: Some(ago(2)),
+            changed_since: Some(since),
+            ..PaymentFilter::default()
+        };
+        let recent = self.ledger().list(&filter).await?;
         // However often it is told, it counts once.
         market.scheme.forget_spending(only);
         for record in recent {
