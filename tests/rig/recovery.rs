@@ -316,6 +316,7 @@ async fn recovered(count: usize) {
     is_over.store(true, std::sync::atomic::Ordering::Relaxed);
     let (free_first, free) = free.await.unwrap();
     let slowest = *free.last().unwrap();
+    std::fs::write("/tmp/proof-gw.log", gateway.log()).unwrap();
     println!(
         "first decision after {first:?}, the last after {last:?}; free requests from {free_first:?} on, {} of them, median {:?}, \
          slowest {slowest:?}",
