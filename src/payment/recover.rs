@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::{AccountNonce, LedgerError, PaymentFilter, PaymentRecord};
+use crate::ledger::{AccountNonce, LedgerError, PaymentRecord};
 use crate::types::{AccountId, AtomicAmount, Network, UnixMillis};
 
 use super::gate::Gate;
@@ -125,32 +125,19 @@ impl Gate {
             UnixMillis(self.now().0.saturating_sub(day.saturating_mul(days)))
         };
         let since = ago(1);
-        // What was signed within the day changed its row then or later, and nothing is signed again a day after its claim. Read once:
-        // a start with many payments waits for this before it decides any of them.
-        let filter = PaymentFilter {
-            network: Some(market.scheme.network().clone()),
-            since: Some(ago(2)),
-            changed_since: Some(since),
-            ..PaymentFilter::default()
-        };
-        let recent = self.ledger().list(&filter).await?;
+        // Nothing is signed for a payment any more a day after its claim.
+        let outlays = self.ledger().outlays(market.scheme.network(), ago(2), since).await?;
         // However often it is told, it counts once.
         market.scheme.forget_spending(only);
-        for record in recent {
-            let mut costs: HashMap<(AccountId, Option<AccountNonce>), (AtomicAmount, UnixMillis)> = HashMap::new();
-            for attempt in record.attempts.iter().filter(|attempt| attempt.signed_at >= since) {
-                let signed = &attempt.signed;
-                let (Some(signer), Ok(most)) = (&signed.signer, signed.fee_max.parse::<AtomicAmount>()) else {
-                    continue;
-                };
-                let cost = costs.entry((signer.clone(), signed.account_nonce)).or_insert((most, attempt.signed_at));
-                *cost = (*cost).max((most, attempt.signed_at));
-            }
-            for ((signer, _), (most, at)) in
-                costs.into_iter().filter(|((signer, _), _)| only.is_none_or(|only| only == signer))
-            {
-                market.scheme.spent(&signer, most, at);
-            }
+        let mut costs = HashMap::new();
+        for outlay in outlays.into_iter().filter(|outlay| only.is_none_or(|only| *only == outlay.signer)) {
+            let Ok(most) = outlay.fee_max.parse::<AtomicAmount>() else { continue };
+            let signed = (most, outlay.signed_at);
+            let cost = costs.entry((outlay.record, outlay.signer, outlay.account_nonce)).or_insert(signed);
+            *cost = (*cost).max(signed);
+        }
+        for ((_, signer, _), (most, at)) in costs {
+            market.scheme.spent(&signer, most, at);
         }
         Ok(())
     }

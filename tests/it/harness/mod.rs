@@ -16,7 +16,7 @@ pub use chain::Chain;
 pub use chaos::Fault;
 pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
 pub use http::{Answer, Call, decode_header, header, read_body, read_head};
-pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER, SIGNER_ADDRESS, THIRD_SIGNER, USDC};
+pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER, SIGNER_ADDRESS, THIRD_SIGNER, USDC, manifest};
 pub use origin::{Origin, Serve};
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use postgres::{PASSWORD, Postgres};
