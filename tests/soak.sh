@@ -112,7 +112,12 @@ fi
 if [[ ! -d tests/node-tools/node_modules ]]; then
   npm ci --prefix tests/node-tools --ignore-scripts --loglevel=error
 fi
-cargo test --quiet "${FEATURES[@]}" --lib --test rig --test fuzz --no-run
+# Only what is wanted: each takes minutes to build.
+targets=()
+if wants recovery || wants rounds || wants kills; then targets+=(--test rig); fi
+if wants model; then targets+=(--lib); fi
+if wants fuzz; then targets+=(--test fuzz); fi
+cargo test --quiet "${FEATURES[@]}" "${targets[@]}" --no-run
 # A thousand connections, each open at both its ends, and those to the origin and the nodes.
 ulimit -n 16384 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 
