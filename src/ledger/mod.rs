@@ -346,6 +346,12 @@ pub trait Ledger: Send + Sync {
         at_least: AccountNonce,
     ) -> Result<AccountNonce, LedgerError>;
 
+    /// The account nonce that whoever holds a signer hands out next; none of one that was never leased.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<AccountNonce>, LedgerError>;
+
     /// Payments by filter, newest first.
     ///
     /// # Errors

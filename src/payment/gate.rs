@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use dashmap::DashMap;
 use tokio::sync::oneshot;
 
 use crate::ledger::{
@@ -93,6 +94,8 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     rules: GateRules,
+    /// Networks with whose chains the books were compared, and under which registration with the ledger.
+    compared: DashMap<Network, Option<i64>>,
 }
 
 /// What one look at the ledger led to.
@@ -129,7 +132,17 @@ impl Gate {
         });
         let settlements = Settlements::new(markets.clone(), Arc::clone(&deliveries));
         let flights = Arc::new(Flights::default());
-        Arc::new(Self { flights, settlements, markets, deliveries, quote_key, clock, metrics, rules })
+        Arc::new(Self {
+            flights,
+            settlements,
+            markets,
+            deliveries,
+            quote_key,
+            clock,
+            metrics,
+            rules,
+            compared: DashMap::new(),
+        })
     }
 
     pub(super) fn ledger(&self) -> &Arc<dyn Ledger> {
@@ -154,6 +167,19 @@ impl Gate {
 
     pub(super) fn settlements(&self) -> &Arc<Settlements> {
         &self.settlements
+    }
+
+    /// The books are not behind this network's chain, under the registration with the ledger of this epoch.
+    pub(super) fn set_compared(&self, network: &Network, epoch: Option<i64>) {
+        self.compared.insert(network.clone(), epoch);
+    }
+
+    /// Whether what the books call due may be answered: not while they may be an old copy (threat E13). A registration anew may
+    /// be with other books.
+    pub(super) fn is_compared(&self, market: &Market) -> bool {
+        let epoch = self.ledger().tenure().map(|tenure| tenure.epoch);
+        let compared = self.compared.get(market.scheme.network()).map(|compared| *compared);
+        !market.scheme.counts_nonces() || compared == Some(epoch)
     }
 
     pub(super) fn rules(&self) -> &GateRules {
@@ -309,6 +335,9 @@ impl Gate {
     ) -> Step {
         let version = payment.version;
         match standing {
+            Standing::Pending | Standing::Redeliver if !self.is_compared(&payment.market) => {
+                Step::Done(pending(&record, version))
+            }
             Standing::Pending => match self.is_ours(&record.record).await {
                 // Nobody is told to pay again for want of a place: the same payment gets its answer later.
                 Ok(true) if !request.origin.reserve().await => Step::Done(pending(&record, version)),

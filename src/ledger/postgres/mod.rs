@@ -351,6 +351,11 @@ impl Ledger for PostgresLedger {
         self.write(LeaseSigner { network: network.clone(), signer: signer.clone(), at_least }).await
     }
 
+    async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<AccountNonce>, LedgerError> {
+        let (network, signer) = (network.clone(), signer.clone());
+        self.read(|reader| async move { reader.next_nonce(&network, &signer).await }).await
+    }
+
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
         let filter = filter.clone();
         self.read(|reader| async move { reader.list(&filter).await }).await

@@ -325,6 +325,10 @@ impl Ledger for SqliteLedger {
         self.write(LeaseSigner { network: network.clone(), signer: signer.clone(), at_least }).await
     }
 
+    async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<AccountNonce>, LedgerError> {
+        self.reader()?.next_nonce(network, signer).await
+    }
+
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
         self.reader()?.list(filter).await
     }
