@@ -367,9 +367,6 @@ impl Gate {
             Ok(planned) => planned,
             Err(decision) => return self.unless_known_by_now(decision, payment, request).await,
         };
-        if !request.origin.reserve().await {
-            return Step::Done(Decision::OriginBusy);
-        }
         let claim = match self.new_payment(payment, request, plan.as_ref()) {
             Ok(claim) => claim,
             Err(error) => {
@@ -432,6 +429,11 @@ impl Gate {
         }
         if !request.origin.is_up().await {
             return Err(Decision::OriginDown);
+        }
+        // Before a place among the network's settlements: who waits for a slow origin must not keep those of others from being
+        // settled (threat F8).
+        if !request.origin.reserve().await {
+            return Err(Decision::OriginBusy);
         }
         crate::crash::point("post_verify");
         let Some(place) = payment.market.queue.enter().await else { return Err(Decision::SettlementsBusy) };
