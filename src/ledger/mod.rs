@@ -322,11 +322,17 @@ pub trait Ledger: Send + Sync {
     ) -> Result<PaymentRecord, LedgerError>;
 
     /// The chain took a settlement's block back, and it is proven that the money won't move again: `paid`, `delivering`,
-    /// `served` or `owed` → `reorged`.
+    /// `served` or `owed` → `reorged`. Only as long as the books say that it was settled in this block: what was settled in
+    /// another one since is not undone by it.
     ///
     /// # Errors
     /// As for every write.
-    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError>;
+    async fn record_reorged(
+        &self,
+        record: &RecordId,
+        block_hash: &str,
+        reason: &str,
+    ) -> Result<PaymentRecord, LedgerError>;
 
     /// `failed` and `reorged` payments of a network whose authorization ends after `now`: they could still land.
     ///

@@ -168,6 +168,7 @@ impl Settlements {
     async fn run_again(self: Arc<Self>, record: PaymentRecord) {
         let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
         let Some(market) = self.markets.get(&record.claim.network) else { return };
+        let Some(undone) = &record.settlement else { return };
         tracing::error!(payment = %record.record, network = %record.claim.network, state = %record.state,
             "The chain took a settlement's block back; it is settled again.");
         self.deliveries.metrics.payment(record.claim.network.as_str(), "taken_back");
@@ -187,7 +188,7 @@ impl Settlements {
                 }
             },
             SettleOutcome::Failed { reason, .. } => {
-                match ledger.record_reorged(&record.record, reason.as_str()).await {
+                match ledger.record_reorged(&record.record, &undone.block_hash, reason.as_str()).await {
                     Ok(reorged) => {
                         self.deliveries.metrics.payment(reorged.claim.network.as_str(), reorged.state.as_str());
                         tracing::error!(payment = %reorged.record, network = %reorged.claim.network, %reason,

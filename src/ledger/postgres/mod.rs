@@ -333,8 +333,14 @@ impl Ledger for PostgresLedger {
         self.write(RecordSettledAgain { record: record.clone(), settlement }).await
     }
 
-    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError> {
-        self.write(RecordReorged { record: record.clone(), reason: reason.to_owned() }).await
+    async fn record_reorged(
+        &self,
+        record: &RecordId,
+        block_hash: &str,
+        reason: &str,
+    ) -> Result<PaymentRecord, LedgerError> {
+        let (block_hash, reason) = (block_hash.to_owned(), reason.to_owned());
+        self.write(RecordReorged { record: record.clone(), block_hash, reason }).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {
