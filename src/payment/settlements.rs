@@ -269,6 +269,7 @@ impl Settlements {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
         let mut claimant: Option<oneshot::Sender<Handover>> = None;
+        let mut may_be_counted = false;
         loop {
             claimant = running.take_claimant().or(claimant.filter(|claimant| !claimant.is_closed()));
             let deliver = claimant.is_some();
@@ -286,13 +287,25 @@ impl Settlements {
                     return;
                 }
                 Err(error) => {
+                    may_be_counted |= deliver && matches!(error, LedgerError::Unknown(_));
                     if self.is_settled_otherwise(record, &error).await {
+                        if may_be_counted {
+                            self.give_back(record, tenure);
+                        }
                         return;
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(WRITE_PAUSE_MAX);
                 }
             }
+        }
+    }
+
+    /// A delivery that may have been counted though nobody was told: nobody begins it, and whoever waits looks again.
+    fn give_back(&self, record: &PaymentRecord, tenure: Option<Tenure>) {
+        let mut lost = Delivery::new(record.record.clone(), Arc::clone(&self.deliveries), tenure);
+        if record.deliveries > 0 {
+            lost.forwarding();
         }
     }
 
