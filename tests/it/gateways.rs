@@ -358,7 +358,7 @@ async fn a_gateway_without_a_gas_payer_answers_nothing_from_a_restored_old_ledge
     let observer = Arc::new(|_name: &'static str, _took| ());
     let other = PostgresLedger::open_observed(&postgres.url(), Arc::new(SystemClock), observer).await.unwrap();
     let other: Arc<dyn Ledger> = Arc::new(other);
-    let signer = AccountId::new(&SIGNER_ADDRESS.to_string()).unwrap();
+    let signer = AccountId::new(SIGNER_ADDRESS.to_string()).unwrap();
     assert_eq!(other.lease_signer(&Network::evm(84_532), &signer, 0).await.unwrap(), 1);
     shop.start_until("/healthz").await;
     let until = Instant::now() + Duration::from_secs(6);
