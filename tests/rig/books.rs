@@ -10,8 +10,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use tokio::time::Instant;
 use tollhouse::ledger::{BooksReader, PaymentFilter, PaymentRecord, PostgresReader, SqliteReader};
 
-/// How long a database may be away.
-const AWAY_MAX: Duration = Duration::from_secs(60);
+/// How long a database may be away, or busy.
+const AWAY_MAX: Duration = Duration::from_secs(180);
 
 /// How a row stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Books {
     }
 
     pub fn in_database(url: &str) -> Self {
-        let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(5));
+        let pool = PgPoolOptions::new().max_connections(8).acquire_timeout(AWAY_MAX);
         Self::Database { url: url.to_owned(), pool: pool.connect_lazy(url).unwrap() }
     }
 
