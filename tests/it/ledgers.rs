@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tollhouse::ledger::{
     ClaimOutcome, DeliveryBegun, ForwardOutcome, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentId,
-    PaymentState, PostgresLedger, Settlement, SignInClaim,
+    PaymentState, PostgresLedger, SettledBlock, Settlement, SignInClaim,
 };
 use tollhouse::types::{AccountId, AssetId, AtomicAmount, Clock, Network, SystemClock, UnixMillis};
 
@@ -156,6 +156,29 @@ async fn what_a_gateway_that_ended_had_in_hand_is_taken_over_and_it_writes_nothi
     assert_eq!((row.state, row.deliveries), (PaymentState::Paid, 1));
     assert!(theirs.lease_duty("watch").await.unwrap());
     assert_eq!(theirs.lease_signer(&network(), &account("0xA"), 0).await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn what_is_noted_of_a_dead_gateways_delivery_does_not_make_it_the_delivery_of_another_one() {
+    let postgres = Postgres::start().await;
+    let (ours, theirs) = (open(&postgres).await, open(&postgres).await);
+    ours.lease_signer(&network(), &account("0xA"), 0).await.unwrap();
+    for id in ["final", "mined again"] {
+        let ClaimOutcome::Claimed(row) = ours.claim(payment(id, "0xA"), signing("0xA")).await.unwrap() else {
+            panic!("taken")
+        };
+        let block = if id == "final" { 42 } else { 43 };
+        ours.record_paid(&row.record, Settlement { block, ..settlement() }, true).await.unwrap();
+    }
+    ours.end().await;
+    theirs.record_final(&network(), &SettledBlock { number: 42, hash: "0xblock".to_owned() }).await.unwrap();
+    let again = theirs.find(&PaymentId("mined again".to_owned())).await.unwrap().unwrap();
+    theirs.record_settled_again(&again.record, Settlement { block: 44, ..settlement() }).await.unwrap();
+    assert_eq!(theirs.recover_deliveries(2, UnixMillis(0), false).await.unwrap(), 2);
+    for id in ["final", "mined again"] {
+        let row = theirs.find(&PaymentId(id.to_owned())).await.unwrap().unwrap();
+        assert_eq!((row.state, row.deliveries), (PaymentState::Paid, 1), "{id}");
+    }
 }
 
 #[tokio::test]

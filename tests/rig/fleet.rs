@@ -162,8 +162,10 @@ impl World {
             if ended.signal() == Some(libc::SIGKILL) {
                 return Started::Dead;
             }
-            // Somebody else took the port meanwhile.
-            if !process.log().contains("can't listen on") {
+            // Somebody else took the port meanwhile, or the database that crashed is busy with itself: whoever keeps gateways
+            // running starts them again.
+            let is_usual = ["can't listen on", "can't open the ledger: the database"];
+            if !is_usual.iter().any(|usual| process.log().contains(usual)) {
                 self.story.violate(format!("the gateway ended by itself with {ended}: {}", tail(&process)));
                 return Started::Dead;
             }

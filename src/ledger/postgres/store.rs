@@ -11,7 +11,7 @@ use super::PostgresReader;
 use crate::ledger::LedgerError;
 use crate::ledger::schema::{migrate_error, open_error, version_error};
 
-/// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0002.
+/// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0003.
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/postgres");
 
 /// Connections of one gateway.
