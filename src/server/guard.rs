@@ -229,6 +229,10 @@ impl<S: IO> AsyncWrite for Guarded<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        if flushed.is_ready() {
+            // The wait is over: from here on it is the origin that is waited for.
+            self.writing.moved(0);
+        }
         self.poll_written(context, flushed)
     }
 
@@ -468,6 +472,101 @@ mod tests {
         });
         for _ in 0..10 {
             guarded.write_all(&[0; 100]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        drop(guarded);
+        assert_eq!(taking.await.unwrap(), 1000);
+    }
+
+    /// As TLS does it: takes what is written at once, and waits for its peer when it is flushed.
+    #[derive(Debug)]
+    struct Buffering {
+        inner: DuplexStream,
+        held: Vec<u8>,
+    }
+
+    impl AsyncRead for Buffering {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<Result<()>> {
+            Pin::new(&mut self.inner).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize>> {
+            if !self.held.is_empty() {
+                std::task::ready!(self.as_mut().poll_flush(context))?;
+            }
+            self.held.extend_from_slice(bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+            let Self { inner, held } = &mut *self;
+            while !held.is_empty() {
+                let count = std::task::ready!(Pin::new(&mut *inner).poll_write(context, held))?;
+                held.drain(..count);
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
+            Pin::new(&mut self.inner).poll_shutdown(context)
+        }
+    }
+
+    #[async_trait]
+    impl Shutdown for Buffering {
+        async fn shutdown(&mut self) {}
+    }
+
+    impl UniqueID for Buffering {
+        fn id(&self) -> UniqueIDType {
+            0
+        }
+    }
+
+    impl Ssl for Buffering {}
+
+    impl GetTimingDigest for Buffering {
+        fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+            Vec::new()
+        }
+    }
+
+    impl GetProxyDigest for Buffering {
+        fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+            None
+        }
+    }
+
+    impl GetSocketDigest for Buffering {
+        fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+            None
+        }
+    }
+
+    impl Peek for Buffering {}
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_s_silence_after_a_flush_that_waited_is_not_the_client_s_fault() {
+        let (mut client, Guarded { inner, digest, limits, .. }, connection) = guarded(64);
+        let mut guarded = Guarded::new(Buffering { inner, held: Vec::new() }, connection, digest, limits);
+        let taking = tokio::spawn(async move {
+            let (mut taken, mut piece) = (0, [0; 10]);
+            // Slowly enough that each flush waits, and ten times as fast as it must.
+            while let Ok(count @ 1..) = client.read(&mut piece).await {
+                taken += count;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            taken
+        });
+        for _ in 0..10 {
+            guarded.write_all(&[0; 100]).await.unwrap();
+            guarded.flush().await.unwrap();
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
         drop(guarded);
