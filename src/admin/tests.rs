@@ -265,7 +265,7 @@ async fn earnings_are_what_was_paid_and_not_taken_back() {
     for row in &rows[..4] {
         ledger.record_paid(row, settlement(), false).await.unwrap();
     }
-    ledger.record_reorged(&rows[1], "reorged").await.unwrap();
+    ledger.record_reorged(&rows[1], &settlement().block_hash, "reorged").await.unwrap();
     let stats = json(&answer(&admin, "GET", "/stats?days=1", &HERE).await);
     let earned: Vec<_> = stats["earnings"]
         .as_array()

@@ -385,6 +385,30 @@ async fn nobody_moves_money_for_an_origin_that_is_down() {
     shop.audit().await;
 }
 
+#[tokio::test]
+async fn killed_between_its_leave_and_the_books_it_asks_for_no_second_payment() {
+    let failpoints = "pre_w3=return".to_owned();
+    let mut shop = Shop::open_with(Plan { failpoints, ..plan("dialect = \"nginx\"") }).await;
+    let front = Front::nginx(&shop).await;
+    let payment = shop.payment().await;
+    // The front may have been told before the gateway died, or not.
+    let first = front.call(&paid(&payment.v2())).await;
+    assert!(!shop.gateway().wait_end().await.success());
+    assert_eq!(shop.wait_state(PaymentState::Delivering).await.deliveries, 1);
+    drop(front);
+    shop.restart().await;
+    let front = Front::nginx(&shop).await;
+    let again = eventually("a decision", Duration::from_secs(40), || async {
+        let answer = front.call(&paid(&payment.v2())).await;
+        assert!(!answer.has_terms(), "terms for what was paid: {answer:?}");
+        (answer.status == 200).then_some(answer)
+    })
+    .await;
+    assert_eq!(again.status, 200, "after {first:?}");
+    assert_eq!(shop.wait_state(PaymentState::Served).await.deliveries, 2);
+    assert_eq!((shop.node.transfers().await.len(), shop.rows().await.len()), (1, 1));
+}
+
 /// A question as Traefik asks it.
 fn question(target: &str) -> Call {
     let call = Call { host: "127.0.0.1", ..Call::get("/") };
