@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // Pages in headless Chromium; the last line is 'N passed, N failed'.
 //
-//   tests/browser/run.mjs [--pictures DIR] [PAGE]     one page's tests (dashboard, payment, api), or all
+//   tests/browser/run.mjs [--pictures DIR] [PAGE]     one page's tests (dashboard, payment, solana, api), or all
 //
 // Wants: `npm ci` done here; Debian's chromium, or another named by CHROMIUM; python3, and for `api` the virtualenv
 // tests/e2e/python/.venv-schemathesis; the gateway built with the feature
@@ -18,8 +18,9 @@ import { Shop } from './lib/gateway.mjs';
 import { api } from './api.mjs';
 import { dashboard } from './dashboard.mjs';
 import { payment } from './payment.mjs';
+import { solana } from './solana.mjs';
 
-const PAGES = { dashboard, payment, api };
+const PAGES = { dashboard, payment, solana, api };
 const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { pictures: { type: 'string' } } });
