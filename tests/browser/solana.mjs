@@ -14,7 +14,7 @@ const MINT = '4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU';
 const OWNERS = 16;
 
 /** A page with a Solana wallet in it, and that network chosen. */
-async function open(browser, shop, target, wallet) {
+async function open(browser, shop, target, wallet, host = '127.0.0.1') {
   wallet.keypair ??= Keypair.read(path.join(shop.devFolder, 'solana-payer.json'));
   const context = await browser.newContext({ viewport: WIDTHS.desk, reducedMotion: 'reduce' });
   const page = await context.newPage();
@@ -30,10 +30,10 @@ async function open(browser, shop, target, wallet) {
   page.on('request', (request) => {
     const header = request.headers()['payment-signature'];
     if (header) presented.push(header);
-    if (!request.url().startsWith(`http://127.0.0.1:${shop.port}/`) && !/^(data|blob):/.test(request.url())) complaints.push(`asked ${request.url()}`);
+    if (!request.url().startsWith(`http://${host}:${shop.port}/`) && !/^(data|blob):/.test(request.url())) complaints.push(`asked ${request.url()}`);
   });
   await announce(page, wallet);
-  await page.goto(`http://127.0.0.1:${shop.port}${target}`);
+  await page.goto(`http://${host}:${shop.port}${target}`);
   await page.getByRole('radio', { name: /solana-devnet/ }).check();
   const click = () => page.getByRole('button', { name: 'Pay with Test Solana Wallet' }).click();
   return { page, complaints, presented, click, close: () => context.close() };
@@ -230,6 +230,17 @@ export async function solana(browser, shop, pictures, step) {
     await click();
     await page.waitForFunction(() => /longer than the network allows/.test(document.querySelector('#problem').textContent));
     assert.deepEqual([signatures(wallet), presented.length, await stored(page)], [1, 0, 0]);
+    assert.deepEqual(complaints, []);
+    await close();
+  });
+
+  await step('a page that came without TLS says that Solana wallets can\'t pay there', async () => {
+    const wallet = {};
+    const { page, complaints, click, close } = await open(browser, shop, PRICED, wallet, 'shop.test');
+    await click();
+    await problem(page);
+    assert.match(await told(page), /came by https/);
+    assert.equal(signatures(wallet), 0);
     assert.deepEqual(complaints, []);
     await close();
   });
