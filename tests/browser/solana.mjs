@@ -9,6 +9,7 @@ import { announce, AT, Keypair, signed, tokenAccount, unbase58, withMemo } from 
 const PRICED = '/weather';
 const WAIT_MILLIS = 60_000;
 const TOKEN = 'TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA';
+const TOKEN_2022 = 'TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb';
 const MINT = '4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU';
 /** Owners whose token accounts the page must find: every second one has another bump than the first. */
 const OWNERS = 16;
@@ -93,6 +94,39 @@ export async function solana(browser, shop, pictures, step) {
     assert.ok(bumps.size > 1);
     assert.deepEqual(complaints, []);
     await close();
+  });
+
+  await step('a token of the newer program has its own accounts', async () => {
+    const wallet = { refuses: true };
+    const { page, complaints, click, close } = await open(browser, shop, PRICED, wallet);
+    await page.route('**/weather', async (route) => {
+      const answer = await route.fetch();
+      await route.fulfill({ response: answer, body: (await answer.text()).replaceAll(TOKEN, TOKEN_2022) });
+    });
+    await click();
+    await problem(page);
+    const [transaction] = wallet.transactions;
+    const keyAt = (place) => transaction.subarray(AT.keys + 32 * place, AT.keys + 32 * (place + 1));
+    const { address } = tokenAccount(wallet.keypair.publicKey, unbase58(TOKEN_2022), unbase58(MINT));
+    assert.deepEqual([keyAt(2), keyAt(5)], [address, unbase58(TOKEN_2022)]);
+    assert.deepEqual(complaints, []);
+    await close();
+  });
+
+  await step('two purchases in a row with the memo of the route are two payments', async () => {
+    const before = (await shop.export()).length;
+    const wallet = {};
+    for (let times = 0; times < 2; times += 1) {
+      const { page, complaints, click, close } = await open(browser, shop, '/file', wallet);
+      await click();
+      await result(page);
+      await page.locator('#save').waitFor({ state: 'visible' });
+      assert.match(await page.locator('#answer').textContent(), /file of 10485760 bytes/);
+      assert.ok(wallet.transactions[0].includes('the file'));
+      assert.deepEqual(complaints, []);
+      await close();
+    }
+    assert.equal((await shop.export()).length, before + 2);
   });
 
   await step('a Solana wallet is shown for its networks only', async () => {

@@ -144,6 +144,7 @@ export class Shop {
       .replace(evm, `rpc_url = "http://127.0.0.1:${this.rpc.port}"`)
       .replace(origin, `servers = ["127.0.0.1:${this.origin.port}"]`)
       .replace(/listen = "[^"]+"/g, () => `listen = "${listens.shift()}"`)
+      .replace('"GET /file" = "$0.05"', '"GET /file" = { price = "$0.05", memo = "the file" }')
       .replace('sqlite:tollhouse.db', 'sqlite:books.db');
     this.config = path.join(this.devFolder, 'shop.toml');
     this.books = path.join(this.devFolder, 'books.db');
