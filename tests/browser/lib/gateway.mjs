@@ -82,6 +82,12 @@ export async function relay(target, answer) {
   return { port: server.address().port, close() { server.close(); server.closeAllConnections(); } };
 }
 
+async function ask(port, method, params) {
+  const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params });
+  const answer = await fetch(`http://127.0.0.1:${port}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+  return (await answer.json()).result;
+}
+
 function start(folder, name, args) {
   const child = spawn(BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   const log = createWriteStream(path.join(folder, `${name}.log`));
@@ -123,7 +129,8 @@ export class Shop {
     const port = (pattern) => Number(dev.match(pattern)[1]);
     const evm = /rpc_url = "http:\/\/127\.0\.0\.1:(\d+)"/, origin = /servers = \["127\.0\.0\.1:(\d+)"\]/;
     const solana = /(?<=solana-devnet\]\n)rpc_url = "http:\/\/127\.0\.0\.1:(\d+)"/;
-    this.rpc = await wire(port(evm));
+    this.evmPort = port(evm);
+    this.rpc = await wire(this.evmPort);
     /** Methods of the Solana node that nothing is heard of. */
     this.silent = [];
     this.solanaPort = port(solana);
@@ -164,12 +171,14 @@ export class Shop {
     await run(BINARY, ['pay', '--key-file', key, '--state-dir', path.join(this.folder, 'payer'), `http://127.0.0.1:${this.port}${target}`]);
   }
 
-  /** Answers of a chain's node, past the gateway. */
-  async askSolana(method, params = []) {
-    const answer = await fetch(`http://127.0.0.1:${this.solanaPort}`, {
-      method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ jsonrpc: '2.0', id: 1, method, params }),
-    });
-    return (await answer.json()).result;
+  /** What the Solana node says, past the gateway. */
+  askSolana(method, params = []) {
+    return ask(this.solanaPort, method, params);
+  }
+
+  /** What the EVM node says, past the gateway. */
+  askEvm(method, params = []) {
+    return ask(this.evmPort, method, params);
   }
 
   /** The books as `payments export` tells them, newest first. */
@@ -184,9 +193,11 @@ export class Shop {
     await run('python3', [script, this.books, ...args]);
   }
 
-  async close() {
+  /** Ends what runs; the logs stay. */
+  async stop() {
     for (const way of [this.rpc, this.solana, this.origin]) way?.close();
     await this.gateway?.stop();
     await this.dev?.stop();
+    this.gateway = this.dev = null;
   }
 }
