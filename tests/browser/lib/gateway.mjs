@@ -181,9 +181,9 @@ export class Shop {
     return ask(this.evmPort, method, params);
   }
 
-  /** The books as `payments export` tells them, newest first. */
-  async export() {
-    const { stdout } = await run(BINARY, ['payments', '--config', this.config, 'export', '--format', 'json'], { maxBuffer: 1 << 28 });
+  /** The books as `payments export` tells them, newest first; those of a filter only. */
+  async export(...filter) {
+    const { stdout } = await run(BINARY, ['payments', '--config', this.config, 'export', '--format', 'json', ...filter], { maxBuffer: 1 << 28 });
     return JSON.parse(stdout).reverse();
   }
 
