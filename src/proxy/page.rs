@@ -36,7 +36,7 @@ pub(super) fn headers() -> Vec<(HeaderName, HeaderValue)> {
 
 const TEMPLATE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/pay.js");
+const SCRIPT: &str = concat!(include_str!("page/solana.js"), include_str!("page/pay.js"));
 
 /// Nothing runs or styles but what is in this file's folder; nothing is asked but the page's own site. `data:` is for the
 /// icons of wallets (EIP-6963), `blob:` for answers that are pictures or sound.

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import path from 'node:path';
-import { barriers, eachLook, overflow, shoot, WIDTHS } from './lib/browser.mjs';
+import { barriers, eachLook, overflow, shoot, spilled, WIDTHS } from './lib/browser.mjs';
 import { announce, AT, Keypair, signed, tokenAccount, unbase58, withMemo } from './lib/solana.mjs';
 
 const PRICED = '/weather';
@@ -50,6 +50,7 @@ async function looks(page, pictures, name) {
   await eachLook(page, async (look) => {
     assert.deepEqual(await barriers(page), [], `${name} ${look}`);
     assert.deepEqual(await overflow(page), [], `${name} ${look}`);
+    assert.deepEqual(await spilled(page), [], `${name} ${look}`);
     await shoot(page, pictures, `payment-solana-${name}-${look}`);
   });
 }

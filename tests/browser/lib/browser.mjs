@@ -77,6 +77,13 @@ export async function overflow(page) {
   });
 }
 
+/** Whether any line of text sticks out of its paragraph or field. */
+export async function spilled(page) {
+  return page.evaluate(() => [...document.querySelectorAll('p, dd, dt, li, h1, h2, h3, td')]
+    .filter((element) => element.clientWidth > 0 && element.scrollWidth > element.clientWidth + 1)
+    .map((element) => `${element.tagName} is ${element.scrollWidth} wide in ${element.clientWidth}: ${element.textContent}`));
+}
+
 /** A picture of the whole page. */
 export async function shoot(page, folder, name) {
   await page.screenshot({ path: path.join(folder, `${name}.png`), fullPage: true });

@@ -142,7 +142,10 @@ impl Drop for Gateway {
         } else {
             // Every test is one of this too.
             let log = self.log().to_lowercase();
-            assert!(!self.secrets.iter().any(|secret| log.contains(secret)), "a secret of its own is in the gateway's log");
+            assert!(
+                !self.secrets.iter().any(|secret| log.contains(secret)),
+                "a secret of its own is in the gateway's log"
+            );
         }
     }
 }
