@@ -7,7 +7,7 @@ import { barriers, eachLook, overflow, shoot, spilled, WIDTHS } from './lib/brow
 import { announce, AT, Keypair, signed, tokenAccount, unbase58, withMemo } from './lib/solana.mjs';
 
 const PRICED = '/weather';
-const WAIT_MILLIS = 60_000;
+const WAIT_MILLIS = 120_000;
 const TOKEN = 'TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA';
 const TOKEN_2022 = 'TokenzQdBNbLqP5VEhdkAS6EPFLC1PHnBqCXEpPxuEb';
 const MINT = '4zMMC9srt5Ri5X14GAgXhaHii3GnPAEERYPJgZJDncDU';

@@ -147,7 +147,7 @@ export class Shop {
     });
     const listens = [this.port, this.adminPort].map((port) => `127.0.0.1:${port}`);
     const text = dev
-      .replace(solana, `rpc_url = "http://127.0.0.1:${this.solana.port}"\nsettle_timeout = "3s"`)
+      .replace(solana, `rpc_url = "http://127.0.0.1:${this.solana.port}"\nsettle_timeout = "5s"`)
       .replace(evm, `rpc_url = "http://127.0.0.1:${this.rpc.port}"`)
       .replace(origin, `servers = ["127.0.0.1:${this.origin.port}"]`)
       .replace(/listen = "[^"]+"/g, () => `listen = "${listens.shift()}"`)
