@@ -12,7 +12,7 @@ use crate::app::{App, Blueprint};
 use crate::config::LogFormat;
 use crate::ledger::Ledger;
 use crate::server::{Server, hangups, termination};
-use crate::telemetry::{self, Observers};
+use crate::telemetry::{self, LogGuard, Observers};
 
 /// Threads for claims, settlements and chains, apart from those that serve requests.
 const MONEY_THREADS: usize = 2;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let blueprint = Blueprint::read(&args.config, &|name| std::env::var(name).ok())?;
-    start_logging(&blueprint)?;
+    let _log = start_logging(&blueprint)?;
     let runtimes = Runtimes::new(&blueprint)?;
     let stop = {
         let _inside = runtimes.requests.enter();
@@ -39,10 +39,10 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     runtimes.run(blueprint, stop, |_server| Ok(()))
 }
 
-/// Logs as the configuration says.
-pub(super) fn start_logging(blueprint: &Blueprint) -> anyhow::Result<()> {
+/// Logs as the configuration says, while the guard is kept.
+pub(super) fn start_logging(blueprint: &Blueprint) -> anyhow::Result<LogGuard> {
     let log = &blueprint.config.log;
-    telemetry::init(&log.level, log.format == LogFormat::Json).context("[log] level")
+    telemetry::init_lossy(&log.level, log.format == LogFormat::Json).context("[log] level")
 }
 
 /// What a gateway runs on. Two runtimes: whatever requests do to theirs, money goes on.
