@@ -15,6 +15,7 @@ mod standing;
 mod startup;
 mod trial;
 mod verify;
+mod wallet;
 mod watch;
 
 #[cfg(test)]
@@ -342,6 +343,10 @@ impl Scheme for SolanaScheme {
     fn terms_extra(&self, _asset: &AssetId) -> Map<String, Value> {
         let fee_payer = self.0.fee_payers.first().map(|fee_payer| Value::from(fee_payer.account.as_str()));
         fee_payer.map(|account| (FEE_PAYER_KEY.to_owned(), account)).into_iter().collect()
+    }
+
+    fn wallet_facts(&self, asset: &AssetId) -> Map<String, Value> {
+        wallet::facts(&self.0, asset)
     }
 
     fn decode(&self, payload: &Value, terms: &PaymentRequirements) -> Result<Box<dyn IncomingPayment>, Reason> {
