@@ -10,8 +10,7 @@ use dashmap::DashMap;
 use tokio::sync::oneshot;
 
 use crate::ledger::{
-    ClaimOutcome, DeliveryBegun, Digest, ForwardOutcome, Holder, Ledger, LedgerError, NewPayment, PaymentRecord,
-    RecordId,
+    ClaimOutcome, DeliveryBegun, Digest, ForwardOutcome, Ledger, LedgerError, NewPayment, PaymentRecord, RecordId,
 };
 use crate::protocol::{QuoteKey, Reason};
 use crate::telemetry::{Metrics, Stage, Trace};
@@ -22,6 +21,7 @@ use super::delivery::Deliveries;
 use super::flight::{Entered, Flight, Flights};
 use super::held::{HeldPayment, release, release_lost};
 use super::priced::Market;
+use super::purchase::{new_payment, presentation};
 use super::queue::{Place, Seated};
 use super::receipt::success_response;
 use super::scheme::{Availability, SettlementPlan, VerifyError};
@@ -372,7 +372,7 @@ impl Gate {
             Ok(planned) => planned,
             Err(decision) => return self.unless_known_by_now(decision, payment, request).await,
         };
-        let claim = match self.new_payment(payment, request, plan.as_ref()) {
+        let claim = match new_payment(payment, request, plan.as_ref(), self.now()) {
             Ok(claim) => claim,
             Err(error) => {
                 tracing::error!(%error, "Terms can't be written down.");
@@ -502,8 +502,7 @@ impl Gate {
         let started = Instant::now();
         let (network, id) = (claim.network.clone(), claim.id.clone());
         let (gate, attempts_max) = (Arc::clone(self), self.rules.deliveries_max);
-        // The claim may be written though the request is gone by then, or though nobody is told: who takes the answer, or its
-        // want, lets it go. Until then nobody else of this process begins with it.
+        // It may be written though the request is gone by then, or though nobody is told: then it is let go, with the flight.
         let (sender, receiver) = oneshot::channel();
         let flown = flight.take();
         self.deliveries.runtime.spawn(async move {
@@ -578,7 +577,7 @@ impl Gate {
                 tracing::error!(%error, "A delivery's task died.");
                 return Step::Done(Decision::Unavailable);
             }
-            // It goes on, and gives back what it began; until then nobody else of this process begins one.
+            // It goes on with the flight, and gives back what it began.
             Err(_elapsed) => {
                 tracing::error!("A delivery was not recorded in time.");
                 return Step::Done(Decision::Unavailable);
@@ -596,46 +595,5 @@ impl Gate {
                 Step::Done(Decision::Unavailable)
             }
         }
-    }
-
-    fn new_payment(
-        &self,
-        payment: &VerifiedPayment,
-        request: &PaidRequest<'_>,
-        plan: &dyn SettlementPlan,
-    ) -> Result<NewPayment, serde_json::Error> {
-        let facts = payment.facts();
-        Ok(NewPayment {
-            id: facts.id.clone(),
-            payload_digest: facts.digest,
-            fingerprint: request.fingerprint,
-            redeliverable: request.redeliverable,
-            holder: payment.quote.map_or(Holder::Address(request.client), Holder::Quote),
-            route: request.route.to_owned(),
-            request: request.summary.clone(),
-            terms: serde_json::to_string(&payment.terms)?,
-            wait_for: payment.wait_for.as_str().to_owned(),
-            confirmations: payment.market.confirmations,
-            pay_to_exclusive: payment.market.pay_to_exclusive,
-            network: payment.terms.network.clone(),
-            asset: facts.asset.clone(),
-            payer: facts.payer.clone(),
-            pay_to: facts.pay_to.clone(),
-            amount: facts.amount,
-            payload: facts.payload.to_string(),
-            valid_until: facts.valid_until,
-            signer: plan.signer().cloned(),
-            claimed_at: self.now(),
-            identifier: payment.identifier.clone(),
-        })
-    }
-}
-
-fn presentation(payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Presentation {
-    Presentation {
-        payload_digest: payment.facts().digest,
-        fingerprint: request.fingerprint,
-        quote: payment.shown_quote,
-        client: request.client,
     }
 }

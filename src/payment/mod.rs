@@ -10,6 +10,7 @@ mod gate;
 mod held;
 mod holding;
 mod priced;
+mod purchase;
 mod queue;
 mod receipt;
 mod recover;
