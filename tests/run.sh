@@ -89,6 +89,7 @@ missing_packages() {
   command -v cc >/dev/null || echo gcc libc6-dev
   command -v chromium >/dev/null || echo chromium fonts-dejavu-core
   command -v cmake >/dev/null || echo cmake
+  compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || echo libfaketime
   command -v make >/dev/null || echo make
   PATH="$PATH:/usr/sbin" command -v haproxy >/dev/null || echo haproxy
   PATH="$PATH:/usr/sbin" command -v nginx >/dev/null || echo nginx-light

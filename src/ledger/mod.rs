@@ -13,7 +13,7 @@ mod sqlite;
 mod sums;
 
 pub use model::{
-    AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, PaymentId, PaymentRecord,
+    AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, Outlay, PaymentId, PaymentRecord,
     PaymentState, RecordId, Resolution, SettledBlock, Settlement,
 };
 
@@ -285,6 +285,17 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// As for every read.
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError>;
+
+    /// What our gas payers signed at `since` or later for payments of a network that were claimed at `claimed_since` or later.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn outlays(
+        &self,
+        network: &Network,
+        claimed_since: UnixMillis,
+        since: UnixMillis,
+    ) -> Result<Vec<Outlay>, LedgerError>;
 
     /// Blocks of a network that settled payments, recorded as paid at `since` or later, and that aren't known to be final; lowest
     /// first, at most so many.

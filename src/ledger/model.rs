@@ -190,6 +190,21 @@ pub struct Attempt {
     pub signed_at: UnixMillis,
 }
 
+/// What a signed transaction may cost its gas payer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Outlay {
+    /// The payment it was signed for.
+    pub record: RecordId,
+    /// Who signed.
+    pub signer: AccountId,
+    /// The signer's account nonce, if it has one.
+    pub account_nonce: Option<AccountNonce>,
+    /// Most that it can cost, in the chain's native unit, decimal.
+    pub fee_max: String,
+    /// When it was stored.
+    pub signed_at: UnixMillis,
+}
+
 /// How the money moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settlement {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::{AccountNonce, LedgerError, PaymentFilter, PaymentRecord};
+use crate::ledger::{AccountNonce, LedgerError, PaymentRecord};
 use crate::types::{AccountId, AtomicAmount, Network, UnixMillis};
 
 use super::gate::Gate;
@@ -30,9 +30,6 @@ const WATCHED_BEYOND_END: Duration = Duration::from_secs(20 * 60);
 
 /// The time over which spending is limited.
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// How many payments are read at first to find a day's.
-const RECENT_AT_FIRST: u32 = 1000;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecoverError {
@@ -127,37 +124,24 @@ impl Gate {
     /// Tells a network what its gas payers may have spent within the last day: what was signed, at its highest. Of
     /// transactions with one account nonce only one can ever cost anything. Of one gas payer, or all.
     pub(super) async fn tell_spending(&self, market: &Market, only: Option<&AccountId>) -> Result<(), RecoverError> {
-        let since = UnixMillis(self.now().0.saturating_sub(i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX)));
-        let network = Some(market.scheme.network().clone());
-        let mut limit = RECENT_AT_FIRST;
-        let recent = loop {
-            let filter = PaymentFilter { network: network.clone(), limit: Some(limit), ..PaymentFilter::default() };
-            let recent = self.ledger().list(&filter).await?;
-            let is_all = recent.len() < usize::try_from(limit).unwrap_or(usize::MAX)
-                || recent.last().is_some_and(|oldest| oldest.claim.claimed_at < since)
-                || limit == u32::MAX;
-            if is_all {
-                break recent;
-            }
-            limit = limit.saturating_mul(8);
+        let ago = |days: i64| {
+            let day = i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX);
+            UnixMillis(self.now().0.saturating_sub(day.saturating_mul(days)))
         };
+        let since = ago(1);
+        // Nothing is signed for a payment any more a day after its claim.
+        let outlays = self.ledger().outlays(market.scheme.network(), ago(2), since).await?;
         // However often it is told, it counts once.
         market.scheme.forget_spending(only);
-        for record in recent {
-            let mut costs: HashMap<(AccountId, Option<AccountNonce>), (AtomicAmount, UnixMillis)> = HashMap::new();
-            for attempt in record.attempts.iter().filter(|attempt| attempt.signed_at >= since) {
-                let signed = &attempt.signed;
-                let (Some(signer), Ok(most)) = (&signed.signer, signed.fee_max.parse::<AtomicAmount>()) else {
-                    continue;
-                };
-                let cost = costs.entry((signer.clone(), signed.account_nonce)).or_insert((most, attempt.signed_at));
-                *cost = (*cost).max((most, attempt.signed_at));
-            }
-            for ((signer, _), (most, at)) in
-                costs.into_iter().filter(|((signer, _), _)| only.is_none_or(|only| only == signer))
-            {
-                market.scheme.spent(&signer, most, at);
-            }
+        let mut costs = HashMap::new();
+        for outlay in outlays.into_iter().filter(|outlay| only.is_none_or(|only| *only == outlay.signer)) {
+            let Ok(most) = outlay.fee_max.parse::<AtomicAmount>() else { continue };
+            let signed = (most, outlay.signed_at);
+            let cost = costs.entry((outlay.record, outlay.signer, outlay.account_nonce)).or_insert(signed);
+            *cost = (*cost).max(signed);
+        }
+        for ((_, signer, _), (most, at)) in costs {
+            market.scheme.spent(&signer, most, at);
         }
         Ok(())
     }

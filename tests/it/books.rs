@@ -5,20 +5,31 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tollhouse::devnet::cosmos::{COSMOS_DENOM, Dialect};
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Call, Fault, PRICE, Payment, Plan, Serve, Shop, paid};
+use crate::harness::{
+    Answer, Call, Chain, CosmosPlan, CosmosShop, Fault, PAY_TO, PRICE, Payment, Plan, Serve, Shop, Transfer, Wallet,
+    eventually, paid,
+};
 
-/// Runs `tollhouse payments …` on the shop's books.
-async fn payments(shop: &Shop, words: &[&str]) -> Output {
+/// Runs `tollhouse payments …` on a gateway's books.
+async fn run(config: &Path, environment: Vec<(&'static str, String)>, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollhouse"));
-    command.arg("payments").args(words).arg("--config").arg(shop.config());
-    command.envs(crate::harness::Chain::environment(shop.node.as_ref(), &shop.plan));
+    command.arg("payments").args(words).arg("--config").arg(config).envs(environment);
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-async fn reconcile(shop: &Shop) -> (Option<i32>, Value) {
-    let output = payments(shop, &["reconcile", "--json"]).await;
+/// The same on the shop's books.
+async fn payments<N: Chain>(shop: &Shop<N>, words: &[&str]) -> Output {
+    run(&shop.config(), shop.node.environment(&shop.plan), words).await
+}
+
+async fn reconcile<N: Chain>(shop: &Shop<N>) -> (Option<i32>, Value) {
+    report(&payments(shop, &["reconcile", "--json"]).await)
+}
+
+fn report(output: &Output) -> (Option<i32>, Value) {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let report = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}"));
     (output.status.code(), report)
@@ -28,9 +39,13 @@ fn kinds(report: &Value) -> Vec<&str> {
     report["differences"].as_array().unwrap().iter().map(|it| it["kind"].as_str().unwrap()).collect()
 }
 
-async fn write(shop: &Shop, statement: String) {
+async fn write<N: Chain>(shop: &Shop<N>, statement: String) {
+    write_to(&shop.ledger_file(), statement).await;
+}
+
+async fn write_to(file: &Path, statement: String) {
     use sqlx::{ConnectOptions, Connection};
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(shop.ledger_file());
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(file);
     let mut connection = options.connect().await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
@@ -48,7 +63,7 @@ async fn books_and_chain_that_agree_show_no_difference_and_every_disagreement_is
     assert_eq!((report["payments"].as_u64(), report["transfers"].as_u64()), (Some(3), Some(3)), "{report}");
     let fees: Vec<_> = shop.rows().await.iter().map(|row| row.settlement.clone().unwrap().fee).collect();
     assert!(fees.iter().all(|fee| fee.is_some_and(|fee| !fee.is_zero())), "{fees:?}");
-    shop.node.mint(crate::harness::PAY_TO, PRICE).await;
+    shop.node.mint(PAY_TO, PRICE).await;
     let (code, report) = reconcile(&shop).await;
     assert_eq!((code, kinds(&report)), (Some(1), vec!["unknown_transfer"]), "{report}");
     shop.gateway().kill();
@@ -65,6 +80,74 @@ async fn books_and_chain_that_agree_show_no_difference_and_every_disagreement_is
     let (code, report) = reconcile(&shop).await;
     assert_eq!((code, kinds(&report).len()), (Some(4), 0), "{report}");
     assert!(!report["unasked"].as_array().unwrap().is_empty(), "{report}");
+}
+
+#[tokio::test]
+async fn books_and_solana_that_agree_show_no_difference_and_every_disagreement_is_printed() {
+    let mut shop = Shop::open_on_solana(Plan::default()).await;
+    for _ in 0..3 {
+        shop.buy().await;
+    }
+    let (code, report) = reconcile(&shop).await;
+    assert_eq!((code, kinds(&report)), (Some(0), vec![]), "{report}");
+    assert_eq!(report["payments"].as_u64(), Some(3), "{report}");
+    shop.gateway().kill();
+    let rows = shop.rows().await;
+    let set = |row: usize, values: &str| format!("UPDATE payments SET {values} WHERE record = '{}'", rows[row].record);
+    write(&shop, set(0, "state = 'failed', settled_transaction = NULL")).await;
+    write(&shop, set(1, "settled_block = settled_block - 1")).await;
+    let (code, report) = reconcile(&shop).await;
+    let mut found = kinds(&report);
+    found.sort_unstable();
+    assert_eq!((code, found), (Some(1), vec!["landed", "other_block"]), "{report}");
+    // Books that don't know a payment at all.
+    write(&shop, format!("DELETE FROM attempts WHERE record = '{}'", rows[2].record)).await;
+    write(&shop, format!("DELETE FROM payments WHERE record = '{}'", rows[2].record)).await;
+    let (code, report) = reconcile(&shop).await;
+    let mut found = kinds(&report);
+    found.sort_unstable();
+    assert_eq!((code, found), (Some(1), vec!["landed", "other_block", "unknown_transfer"]), "{report}");
+    let unknown = report["differences"].as_array().unwrap().iter().find(|it| it["kind"] == "unknown_transfer").unwrap();
+    assert_eq!(unknown["transaction"], rows[2].settlement.as_ref().unwrap().transaction.as_str());
+    assert_eq!(unknown["amount"], PRICE.to_string());
+}
+
+#[tokio::test]
+async fn books_and_a_cosmos_chain_that_agree_show_no_difference_and_every_disagreement_is_printed() {
+    for dialect in [Dialect::Sdk053, Dialect::Sdk043] {
+        let mut shop = CosmosShop::open_with(CosmosPlan { dialect, ..CosmosPlan::default() }).await;
+        for _ in 0..3 {
+            shop.buy().await;
+        }
+        let asked = || async { report(&run(&shop.config(), Vec::new(), &["reconcile", "--json"]).await) };
+        let (code, report) = asked().await;
+        assert_eq!((code, kinds(&report)), (Some(0), vec![]), "{report}");
+        assert_eq!((report["payments"].as_u64(), report["transfers"].as_u64()), (Some(3), Some(0)), "{report}");
+        // Money that nobody paid through the gateway.
+        let other = Wallet::new(9);
+        shop.chain.fund(&other.address(), COSMOS_DENOM, 1_000_000).unwrap();
+        let (number, sequence) = shop.chain.account(&other.address()).unwrap();
+        let sent = Transfer::new(&other, &shop.pay_to, number, sequence);
+        shop.chain.hand_in(&sent.direct()).unwrap();
+        let file = shop.config().with_file_name("tollhouse.db");
+        let transfer = eventually("the transfer", Duration::from_secs(10), || async {
+            let (_, report) = asked().await;
+            let found = report["differences"].as_array().unwrap().first().cloned();
+            found.filter(|it| it["kind"] == "unknown_transfer")
+        })
+        .await;
+        assert_eq!(transfer["amount"], sent.amount.to_string());
+        let rows = shop.rows().await;
+        let set =
+            |row: usize, values: &str| format!("UPDATE payments SET {values} WHERE record = '{}'", rows[row].record);
+        write_to(&file, set(0, "state = 'failed', settled_transaction = NULL")).await;
+        write_to(&file, set(1, "settled_block = settled_block - 1")).await;
+        let (code, report) = asked().await;
+        let mut found = kinds(&report);
+        found.sort_unstable();
+        assert_eq!((code, found), (Some(1), vec!["landed", "other_block", "unknown_transfer"]), "{report}");
+        shop.gateway().kill();
+    }
 }
 
 /// A copy of the books, made while the gateway works.

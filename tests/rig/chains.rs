@@ -18,7 +18,10 @@ use spl_associated_token_account_interface::address::get_associated_token_addres
 use tollhouse::devnet::cosmos::{COSMOS_DENOM, CosmosChain, CosmosParams};
 
 use crate::harness::for_rig::{SOLANA_PAY_TO, SOLANA_USDC, SolanaPayer};
-use crate::harness::{Chain, Node, PAY_TO, Payer, Plan, SolanaNode, Terms, Transfer, USDC, Wallet, encode};
+use crate::harness::{
+    Chain, Node, OTHER_SIGNER, PAY_TO, Payer, Plan, SIGNER, SolanaNode, THIRD_SIGNER, Terms, Transfer, USDC, Wallet,
+    encode,
+};
 
 pub const EVM: &str = "evm";
 pub const SOLANA: &str = "solana";
@@ -123,8 +126,10 @@ impl Chains {
         self.evm.as_ref().map(|_| "base-sepolia").into_iter().chain(solana).collect()
     }
 
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
-        let plan = Plan::default();
+    /// The keys of one of several gateways. On EVM each has a gas payer of its own; on Solana one is whoever's holds it.
+    pub fn environment(&self, gateway: usize) -> Vec<(&'static str, String)> {
+        let signer = [SIGNER, OTHER_SIGNER, THIRD_SIGNER][gateway];
+        let plan = Plan { signer, ..Plan::default() };
         let evm = self.evm.iter().flat_map(|node| node.environment(&plan));
         evm.chain(self.solana.iter().flat_map(|node| node.environment(&plan)))
             .filter(|(_, secret)| !secret.is_empty())
@@ -162,6 +167,18 @@ impl Chains {
                 wallets.into_iter().map(Wallets::Cosmos).collect()
             }
         }
+    }
+
+    /// The EVM chain's height, if there is one.
+    pub async fn evm_height(&self) -> Option<u64> {
+        let node = self.evm.as_ref()?;
+        let height = node.rpc("eth_blockNumber", json!([])).await;
+        Some(height.as_str().unwrap().parse::<U256>().unwrap().to::<u64>())
+    }
+
+    /// Has the EVM chain take back its newest blocks; what they held is gone.
+    pub async fn take_back(&self, blocks: u64) {
+        self.evm.as_ref().unwrap().rpc("anvil_reorg", json!([blocks, []])).await;
     }
 
     /// Everything that was ever paid to the shop.

@@ -16,6 +16,7 @@ mod books;
 mod chains;
 mod chaos;
 mod client;
+mod fleet;
 #[allow(dead_code, unused_imports, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/harness/mod.rs"]
 mod harness;
@@ -23,6 +24,7 @@ mod oracle;
 mod origin;
 mod plan;
 mod race;
+mod recovery;
 mod seed;
 mod soak;
 mod story;
@@ -54,7 +56,7 @@ async fn run(epoch: &Epoch, cycles: impl Iterator<Item = Cycle>) -> Outcome {
 /// Kills on a chain, with more than a hundred payments in flight.
 async fn killed_on(chain: &'static str, cycles: u64) {
     let seed = seed();
-    let epoch = Epoch { seed, chains: vec![chain], clients: 130, until: None, bug: None };
+    let epoch = Epoch { seed, chains: vec![chain], gateways: 0, clients: 130, until: None, bug: None };
     let outcome = run(&epoch, plan::cycles(seed, chain != COSMOS).take(usize::try_from(cycles).unwrap())).await;
     println!("{outcome:#?}");
     assert!(
@@ -83,9 +85,27 @@ async fn killed_17_times_under_a_hundred_payments_on_cosmos_all_tell_one_story()
     killed_on(COSMOS, 17).await;
 }
 
+/// Kills, hanging gateways and crashes of the database, where two gateways share one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_gateways_on_one_database_killed_and_hung_in_turn_all_tell_one_story() {
+    let seed = seed();
+    let epoch = Epoch { seed, chains: vec![EVM], gateways: 2, clients: 130, until: None, bug: None };
+    let outcome = run(&epoch, plan::fleet(seed)).await;
+    println!("{outcome:#?}");
+    assert!(
+        outcome.violations.is_empty(),
+        "{:#?}\nthe same again: RIG_SEED={seed} cargo nextest run --features failpoints,dev-solana --test rig of_two_gateways",
+        outcome.violations,
+    );
+    assert!(outcome.moved > 100, "only {} payments moved money", outcome.moved);
+    for trouble in ["blocks taken back", "the database crashed", "a gateway hung beyond its lease"] {
+        assert!(outcome.counts.contains_key(&format!("troubles: {trouble}")), "no {trouble}");
+    }
+}
+
 /// A gateway with this bug must be found out by one of these invariants.
 async fn caught(bug: &'static str, invariants: &[&str]) {
-    let epoch = Epoch { seed: seed(), chains: vec![EVM], clients: 30, until: None, bug: Some(bug) };
+    let epoch = Epoch { seed: seed(), chains: vec![EVM], gateways: 0, clients: 30, until: None, bug: Some(bug) };
     let outcome = run(&epoch, plan::bad_days().take(6)).await;
     let is_caught = outcome.violations.iter().any(|found| invariants.iter().any(|name| found.starts_with(name)));
     assert!(is_caught, "{bug} was not caught: {outcome:#?}");

@@ -17,13 +17,14 @@ use tollhouse::ledger::{PaymentRecord, PaymentState};
 
 use crate::books::Standing;
 use crate::chains::{Arrival, COSMOS, PRICE, chain_of, key_of, secret_of};
+use crate::harness::PASSWORD;
 use crate::story::{End, Payment, Story};
 use crate::world::World;
 
 /// Times a paid request may reach the origin (contract §3).
 const DELIVERIES_MAX: usize = 2;
 /// The steps that a row may have taken between two looks, by where it stood before.
-const LEGAL: [(&str, &[&str]); 9] = [
+const LEGAL: [(&str, &[&str]); 10] = [
     ("claimed", &["signed", "released", "paid", "delivering", "served", "failed", "owed"]),
     ("forwarded", &["signed", "released", "paid", "delivering", "served", "failed", "owed"]),
     ("signed", &["paid", "delivering", "served", "failed", "owed"]),
@@ -33,15 +34,17 @@ const LEGAL: [(&str, &[&str]); 9] = [
     ("released", &[]),
     ("failed", &["paid", "delivering", "served", "owed"]),
     ("owed", &[]),
+    ("reorged", &["paid", "delivering", "served", "owed"]),
 ];
 /// Clocks of one machine, read at slightly different times.
 const SLACK_MILLIS: i64 = 50;
 
 /// I6, between two looks at the books: gives what they say now.
 pub async fn steps(world: &World, known: HashMap<String, Standing>) -> HashMap<String, Standing> {
-    if !world.directory.join("tollhouse.db").exists() {
+    if !world.books.are_begun() {
         return known;
     }
+    let has_reorgs = world.story.has_reorgs();
     let now = world.books.standings().await;
     for (record, before) in &known {
         let Some(after) = now.get(record) else {
@@ -49,13 +52,24 @@ pub async fn steps(world: &World, known: HashMap<String, Standing>) -> HashMap<S
             continue;
         };
         let allowed = LEGAL.iter().find(|(state, _)| *state == before.state).map_or(&[][..], |(_, allowed)| allowed);
-        let is_legal = before.state == after.state || allowed.contains(&after.state.as_str());
-        let is_settled_still = before.settled.is_none() || before.settled == after.settled;
+        let is_legal = before.state == after.state
+            || allowed.contains(&after.state.as_str())
+            || has_reorgs && after.state == "reorged" && before.settled.is_some();
+        // What the chain takes back may be mined again as another attempt.
+        let is_settled_still = before.settled.is_none() || before.settled == after.settled || has_reorgs;
         if !is_legal || !is_settled_still {
             world.story.violate(format!("I6: row {record} went from {before:?} to {after:?}"));
         }
     }
     now
+}
+
+/// Whether the chain has every settlement that the books name, after it took some back.
+pub async fn is_settled_again(world: &World) -> bool {
+    let arrivals: HashSet<String> = world.chains.arrivals().await.into_iter().map(|it| it.transaction).collect();
+    let rows = world.books.rows().await;
+    let settled = rows.iter().filter(|row| is_paid(row.state)).filter_map(|row| row.settlement.as_ref());
+    settled.into_iter().all(|settlement| arrivals.contains(&settlement.transaction))
 }
 
 struct Evidence {
@@ -251,7 +265,7 @@ fn judge_hits(world: &World, rows: &[PaymentRecord], evidence: &Evidence) {
             story.violate(format!("I2: {key} bought {}", hit.target));
         }
         if let Some(transaction) = &hit.transaction {
-            let is_moved = |arrival: &Arrival| arrival.transaction == *transaction;
+            let is_moved = |arrival: &Arrival| arrival.transaction == *transaction || story.has_reorgs();
             if !evidence.arrivals.get(&key).is_some_and(|arrivals| arrivals.iter().any(is_moved)) {
                 story.violate(format!("I1: {transaction}, which {hit:?} came with, moved nothing"));
             }
@@ -297,11 +311,12 @@ fn judge_broadcasts(world: &World, rows: &[PaymentRecord]) {
 
 /// I8: neither keys nor payments are in the gateway's log.
 fn judge_log(world: &World) {
-    let log = std::fs::read_to_string(world.directory.join("gateway.log")).unwrap_or_default();
+    let log = (0..world.fleet.size()).map(|gateway| world.fleet.log(gateway)).collect::<String>();
     let lower = log.to_lowercase();
-    for (name, secret) in world.chains.environment() {
+    let keys = (0..world.fleet.size()).flat_map(|gateway| world.chains.environment(gateway));
+    for (name, secret) in keys.chain([("the database's password", PASSWORD.to_owned())]) {
         if lower.contains(&secret.to_lowercase()) {
-            world.story.violate(format!("I8: the key {name} is in the log"));
+            world.story.violate(format!("I8: {name} is in the log"));
         }
     }
     // Nothing shorter than a signature is looked for, so that each word of the log is looked up once.

@@ -96,7 +96,8 @@ impl State {
             // A gateway that was killed meanwhile, or a client that hung up, may have ended this delivery already.
             Some(transaction) => {
                 matches!(state, "delivering" | "paid" | "owed" | "served")
-                    && standing.as_ref().is_some_and(|standing| standing.settled.as_ref() == Some(transaction))
+                    && (self.story.has_reorgs()
+                        || standing.as_ref().is_some_and(|standing| standing.settled.as_ref() == Some(transaction)))
             }
         };
         // Likewise here: the gateway lets a claim go whose client is gone.

@@ -18,6 +18,25 @@ pub struct Cycle {
     pub chaos_per_mille: u64,
     /// Of thousand requests to the origin, how many it fails.
     pub origin_per_mille: u64,
+    /// Of several gateways, which is killed: modulo their number.
+    pub victim: u64,
+    pub trouble: Trouble,
+}
+
+/// What else befalls the shop meanwhile, where it has what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    None,
+    /// The EVM chain takes back so many blocks.
+    Reorg {
+        blocks: u64,
+    },
+    /// The database crashes, and comes back so much later.
+    Database {
+        millis: u64,
+    },
+    /// Another gateway than the victim hangs for longer than its lease.
+    Pause,
 }
 
 /// The points between write points (threats §2.3), and how often each may be passed before it kills.
@@ -44,7 +63,7 @@ const POINTS_AFTER: [&str; 2] = ["post_claim_pre_forward", "post_answer_pre_w1"]
 /// The cycles of a seed: each point once in every round of them, in an order of the seed's, and a kill by the clock after
 /// every second.
 pub fn cycles(seed: u64, settles_after: bool) -> impl Iterator<Item = Cycle> {
-    let mut rng = Rng::of(seed, "cycles");
+    let (mut rng, mut troubles) = (Rng::of(seed, "cycles"), Rng::of(seed, "troubles"));
     let mut bag: Vec<(&'static str, u64)> = Vec::new();
     (0_u64..).map(move |number| {
         let kill = if number % 3 == 2 {
@@ -59,13 +78,44 @@ pub fn cycles(seed: u64, settles_after: bool) -> impl Iterator<Item = Cycle> {
             Kill::At { point, passes: rng.below(passes_max), within_millis: 2500 + rng.below(1500) }
         };
         let (chaos_per_mille, origin_per_mille) = (*rng.pick(&[0, 20, 60, 150]), *rng.pick(&[0, 30, 100]));
-        Cycle { kill, chaos_per_mille, origin_per_mille }
+        let victim = troubles.below(6);
+        let trouble = match troubles.below(10) {
+            0..=2 => Trouble::Reorg { blocks: 1 + troubles.below(6) },
+            3 => Trouble::Database { millis: 200 + troubles.below(2800) },
+            4 => Trouble::Pause,
+            _ => Trouble::None,
+        };
+        Cycle { kill, chaos_per_mille, origin_per_mille, victim, trouble }
     })
+}
+
+/// How many gateways share a database in an epoch of a seed; none means one over a file, as in most.
+pub fn gateways(seed: u64) -> usize {
+    *Rng::of(seed, "gateways").pick(&[0, 0, 0, 2, 3])
+}
+
+/// Some cycles of a seed for several gateways, each trouble among them.
+pub fn fleet(seed: u64) -> impl Iterator<Item = Cycle> {
+    let troubles = [
+        Trouble::None,
+        Trouble::Reorg { blocks: 3 },
+        Trouble::Database { millis: 1500 },
+        Trouble::Pause,
+        Trouble::Reorg { blocks: 6 },
+        Trouble::None,
+    ];
+    cycles(seed, true).zip(troubles).map(|(cycle, trouble)| Cycle { trouble, ..cycle })
 }
 
 /// Cycles in which much fails but the gateway's process: what a bug needs to show.
 pub fn bad_days() -> impl Iterator<Item = Cycle> {
-    std::iter::repeat(Cycle { kill: Kill::After { millis: 3000 }, chaos_per_mille: 300, origin_per_mille: 400 })
+    std::iter::repeat(Cycle {
+        kill: Kill::After { millis: 3000 },
+        chaos_per_mille: 300,
+        origin_per_mille: 400,
+        victim: 0,
+        trouble: Trouble::None,
+    })
 }
 
 #[test]

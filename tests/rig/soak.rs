@@ -43,7 +43,7 @@ fn seed_of(seed: u64, epoch: u64) -> u64 {
     seed.wrapping_add(epoch)
 }
 
-/// `tests/soak.sh` runs this: `RIG_SECONDS`, `RIG_SEED`, `RIG_CHAINS`, `RIG_EPOCHS`, `RIG_DIR`.
+/// `tests/soak.sh` runs this: `RIG_SECONDS`, `RIG_SEED`, `RIG_CHAINS`, `RIG_EPOCHS`, `RIG_DIR`, `RIG_GATEWAYS`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "runs for as long as RIG_SECONDS says"]
 async fn soak() {
@@ -61,11 +61,13 @@ async fn soak() {
     println!("seed {seed}, {seconds} s, chains {}", chains.join(","));
     while Instant::now() < until && totals.epochs < epochs_max {
         let own_seed = seed_of(seed, totals.epochs);
-        let epoch = Epoch { seed: own_seed, chains: chains.clone(), clients: CLIENTS, until: Some(until), bug: None };
+        let gateways = variable("RIG_GATEWAYS").unwrap_or_else(|| plan::gateways(own_seed));
+        let (chains, clients) = (chains.clone(), CLIENTS);
+        let epoch = Epoch { seed: own_seed, chains, gateways, clients, until: Some(until), bug: None };
         let directory = home.join(format!("epoch-{own_seed}"));
         let _left_by_another = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();
-        let settles_after = chains.iter().any(|chain| *chain != COSMOS);
+        let settles_after = epoch.chains.iter().any(|chain| *chain != COSMOS);
         let cycles = plan::cycles(own_seed, settles_after).take(usize::try_from(EPOCH_CYCLES).unwrap());
         let outcome = world::run(&epoch, cycles, &directory, &binary, |so_far| {
             if reported.elapsed() >= REPORT_EVERY {
@@ -84,14 +86,23 @@ async fn soak() {
             *totals.counts.entry(name.clone()).or_default() += count;
         }
         if !outcome.violations.is_empty() {
-            failed(&outcome.violations, own_seed, &chains, &directory);
+            failed(&outcome.violations, &epoch, &directory);
         }
+        *totals.counts.entry(format!("epochs: {}", store_of(gateways))).or_default() += 1;
         println!("{}  (epoch {} is in order)", progress(totals.cycles, totals.payments, started), totals.epochs);
         reported = Instant::now();
         std::fs::remove_dir_all(&directory).unwrap();
     }
     summary(&totals, seed, started);
     std::fs::remove_dir_all(&home).unwrap();
+}
+
+/// What an epoch's books are in.
+fn store_of(gateways: usize) -> String {
+    match gateways {
+        0 => "one gateway, books in a file".to_owned(),
+        more => format!("{more} gateways, books in PostgreSQL"),
+    }
 }
 
 fn random() -> u64 {
@@ -110,13 +121,17 @@ fn progress(cycles: u64, payments: usize, started: Instant) -> String {
     )
 }
 
-fn failed(violations: &[String], seed: u64, chains: &[&str], directory: &Path) -> ! {
+fn failed(violations: &[String], epoch: &Epoch, directory: &Path) -> ! {
     println!("violations {}:", violations.len());
     for violation in violations {
         println!("  {violation}");
     }
     println!("what was written down is in {}", directory.display());
-    println!("the same again: tests/soak.sh --seed {seed} --epochs 1 --chains {}", chains.join(","));
+    let Epoch { seed, chains, gateways, .. } = epoch;
+    println!(
+        "the same again: tests/soak.sh --only kills --seed {seed} --epochs 1 --gateways {gateways} --chains {}",
+        chains.join(",")
+    );
     panic!("{} violations", violations.len());
 }
 

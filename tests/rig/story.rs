@@ -72,6 +72,9 @@ pub struct Story {
     file: Mutex<File>,
 }
 
+/// What a chain that takes blocks back is counted as.
+pub const REORGS: &str = "troubles: blocks taken back";
+
 /// So many of one invariant are worth reading.
 const VIOLATIONS_MAX: usize = 8;
 
@@ -129,6 +132,11 @@ impl Story {
 
     pub fn payments(&self) -> Vec<Arc<Payment>> {
         self.payments.lock().unwrap().clone()
+    }
+
+    /// Whether a chain took blocks back.
+    pub fn has_reorgs(&self) -> bool {
+        self.counts.lock().unwrap().contains_key(REORGS)
     }
 
     /// Payments that were presented and have not ended.

@@ -1,10 +1,9 @@
 //! The supervisor: a shop on its chains behind its proxies, a crowd that pays, and a gateway that is killed again and again.
 
 use std::collections::HashMap;
-use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -14,16 +13,18 @@ use crate::books::{Books, Standing};
 use crate::chains::{COSMOS, Chains, EVM, SOLANA, Wallets, evm_sent, solana_sent};
 use crate::chaos::{RpcChaos, WireChaos};
 use crate::client;
+use crate::fleet::{Fleet, Started};
 use crate::harness::for_rig::Gateway;
-use crate::harness::{Call, free_port};
 use crate::oracle;
 use crate::origin::Origin;
-use crate::plan::{Cycle, Kill};
+use crate::plan::{Cycle, Kill, Trouble};
 use crate::seed::Rng;
-use crate::story::Story;
+use crate::story::{REORGS, Story};
 
-/// A gateway that isn't healthy by then hangs.
-const START_MAX: Duration = Duration::from_secs(60);
+/// Longer than a gateway's lease on a database that it shares.
+const HANG: Duration = Duration::from_millis(12_500);
+/// What it would do then, it does now.
+const AFTER_HANG: Duration = Duration::from_secs(1);
 /// Everything must have ended this long after the last fault: a Solana payment can be decided only when its block hash is
 /// forgotten, after a minute.
 const DRAIN_MAX: Duration = Duration::from_secs(180);
@@ -35,6 +36,8 @@ const BAD_DRAIN_MAX: Duration = Duration::from_secs(5);
 pub struct Epoch {
     pub seed: u64,
     pub chains: Vec<&'static str>,
+    /// How many share a database; none means one over a file.
+    pub gateways: usize,
     pub clients: u8,
     /// No cycle begins after this.
     pub until: Option<Instant>,
@@ -62,22 +65,15 @@ pub struct World {
     pub story: Arc<Story>,
     pub books: Arc<Books>,
     pub origin: Origin,
+    pub fleet: Fleet,
     pub wallets: Vec<Arc<Wallets>>,
-    pub directory: PathBuf,
     rpc: Vec<RpcChaos>,
     wire: Option<WireChaos>,
-    ports: HashMap<&'static str, u16>,
-    port: AtomicU16,
+    pub ports: HashMap<&'static str, u16>,
     is_closing: AtomicBool,
-    binary: PathBuf,
-    bug: Option<&'static str>,
-}
-
-/// How a gateway's start ended.
-enum Started {
-    Up(Gateway),
-    /// By its own fail point, before it was up.
-    Dead,
+    /// The EVM chain's height before the first payment: what came before stays.
+    built_at: u64,
+    pub bug: Option<&'static str>,
 }
 
 impl World {
@@ -85,7 +81,8 @@ impl World {
     pub async fn build(epoch: &Epoch, directory: &Path, binary: &Path) -> Arc<Self> {
         let story = Story::begin(directory);
         story.note(&format!("{epoch:?}"));
-        let books = Arc::new(Books::at(&directory.join("tollhouse.db")));
+        let fleet = Fleet::build(epoch.gateways, directory, binary).await;
+        let books = Arc::new(fleet.books());
         let chains = Chains::start(&epoch.chains).await;
         let origin = Origin::start(epoch.seed, Arc::clone(&story), Arc::clone(&books)).await;
         let (mut rpc, mut wire, mut ports) = (Vec::new(), None, HashMap::new());
@@ -111,26 +108,26 @@ impl World {
                 + usize::from(place < usize::from(epoch.clients) % names.len());
             wallets.extend(chains.wallets(chain, u8::try_from(count).unwrap()).await.into_iter().map(Arc::new));
         }
+        let built_at = chains.evm_height().await.unwrap_or(0);
         Arc::new(Self {
             seed: epoch.seed,
             chains,
             story,
             books,
             origin,
+            fleet,
             wallets,
-            directory: directory.to_owned(),
             rpc,
             wire,
             ports,
-            port: AtomicU16::new(0),
             is_closing: AtomicBool::new(false),
-            binary: binary.to_owned(),
+            built_at,
             bug: epoch.bug,
         })
     }
 
     pub fn port(&self) -> u16 {
-        self.port.load(Ordering::Relaxed)
+        self.fleet.port()
     }
 
     pub fn is_closing(&self) -> bool {
@@ -143,71 +140,8 @@ impl World {
         self.origin.set_failures(origin_per_mille);
     }
 
-    fn write_config(&self, port: u16, admin_port: u16) -> PathBuf {
-        let config = self.directory.join("gateway.toml");
-        let after = self.chains.networks_after();
-        let after = match after.is_empty() {
-            true => String::new(),
-            false => format!(
-                "\"GET /after/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\", settle = \"after\", networks = {after:?} }}\n"
-            ),
-        };
-        let text = format!(
-            "[server]\nlisten = \"127.0.0.1:{port}\"\n[server.limits]\nconnections_per_address = 2000\n\
-             [admin]\nlisten = \"127.0.0.1:{admin_port}\"\n[log]\nlevel = \"info,tollhouse=debug\"\n\
-             [upstreams.api]\nservers = [\"127.0.0.1:{}\"]\n{}\n[routes]\n\"/health\" = \"free\"\n{after}\
-             \"GET /before/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\" }}\n\
-             \"GET /named/{{item}}\" = {{ price = \"$0.01\", max_timeout = \"5m\", payment_identifier = \"optional\" }}\n",
-            self.origin.port,
-            self.chains.config(&self.ports, if self.bug.is_some() { 1 } else { 4 }),
-        );
-        std::fs::write(&config, text).unwrap();
-        config
-    }
-
-    /// Starts a gateway that dies where `failpoints` says, and waits until it is healthy.
-    async fn start(&self, failpoints: &str) -> Started {
-        let failpoints: Vec<String> =
-            self.bug.map(|bug| format!("{bug}=return")).into_iter().chain([failpoints.to_owned()]).collect();
-        let failpoints = failpoints.join(";");
-        for _ in 0..10 {
-            let (port, admin_port) = (free_port(), free_port());
-            let config = self.write_config(port, admin_port);
-            let mut environment = self.chains.environment();
-            environment.push(("FAILPOINTS", failpoints.trim_matches(';').to_owned()));
-            let mut gateway = Gateway::spawn_binary(&self.binary, &config, &environment, None);
-            let deadline = Instant::now() + START_MAX;
-            let ended = loop {
-                if let Some(status) = gateway.ended() {
-                    break status;
-                }
-                if Call::local("/healthz").send(admin_port).await.is_ok_and(|answer| answer.status == 200) {
-                    self.port.store(port, Ordering::Relaxed);
-                    return Started::Up(gateway);
-                }
-                if Instant::now() > deadline {
-                    self.story.violate("the gateway did not get up".to_owned());
-                    gateway.kill();
-                    return Started::Dead;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            };
-            if ended.signal() == Some(libc::SIGKILL) {
-                return Started::Dead;
-            }
-            // Somebody else took the port meanwhile.
-            if !gateway.log().contains("can't listen on") {
-                let log = gateway.log();
-                let from = log.len().saturating_sub(2000);
-                self.story.violate(format!("the gateway ended by itself with {ended}: {}", &log[from..]));
-                return Started::Dead;
-            }
-        }
-        panic!("the gateway found no ports");
-    }
-
-    /// Runs the gateway until it is dead. Gives what killed it.
-    async fn cycle(&self, cycle: &Cycle) -> String {
+    /// Runs the gateways until one of them, the victim, is dead. Gives what killed it.
+    async fn cycle(&self, cycle: &Cycle, running: &mut [Option<Gateway>]) -> String {
         self.set_chaos(cycle.chaos_per_mille, cycle.origin_per_mille);
         let (failpoints, wait_millis, name) = match &cycle.kill {
             Kill::At { point, passes, within_millis } => {
@@ -216,36 +150,97 @@ impl World {
             Kill::After { millis } => (String::new(), *millis, "any time"),
         };
         self.story.note(&format!("{cycle:?}"));
-        let mut gateway = match self.start(&failpoints).await {
-            Started::Up(gateway) => gateway,
-            Started::Dead => return name.to_owned(),
-        };
-        let deadline = Instant::now() + Duration::from_millis(wait_millis);
-        while Instant::now() < deadline {
-            if let Some(status) = gateway.ended() {
-                if status.signal() != Some(libc::SIGKILL) {
-                    let log = gateway.log();
-                    let from = log.len().saturating_sub(2000);
-                    self.story.violate(format!("the gateway ended by itself with {status}: {}", &log[from..]));
-                }
-                return name.to_owned();
+        let victim = usize::try_from(cycle.victim).unwrap() % running.len();
+        for gateway in (0..running.len()).filter(|gateway| *gateway != victim) {
+            if running[gateway].is_none() {
+                running[gateway] = self.up(gateway, "").await;
             }
+        }
+        if let Some(mut alive) = running[victim].take() {
+            alive.kill();
+        }
+        running[victim] = self.up(victim, &failpoints).await;
+        let window = Duration::from_millis(wait_millis);
+        let half = Instant::now() + window / 2;
+        self.wait_dead(&mut running[victim], half).await;
+        self.befall(cycle, victim, running).await;
+        self.wait_dead(&mut running[victim], half + window / 2).await;
+        let is_dead = running[victim].as_mut().is_none_or(|gateway| self.ended(gateway).is_some());
+        if let Some(mut dead) = running[victim].take() {
+            dead.kill();
+        }
+        for other in running.iter_mut() {
+            if other.as_mut().is_some_and(|gateway| self.ended(gateway).is_some()) {
+                *other = None;
+            }
+        }
+        if is_dead { name.to_owned() } else { "any time".to_owned() }
+    }
+
+    async fn up(&self, gateway: usize, failpoints: &str) -> Option<Gateway> {
+        match self.start(gateway, failpoints).await {
+            Started::Up(process) => Some(process),
+            Started::Dead => None,
+        }
+    }
+
+    async fn wait_dead(&self, gateway: &mut Option<Gateway>, until: Instant) {
+        let Some(gateway) = gateway else { return };
+        while Instant::now() < until && gateway.ended().is_none() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        gateway.kill();
-        "any time".to_owned()
+    }
+
+    /// What befalls the shop besides, where it has what that takes.
+    async fn befall(&self, cycle: &Cycle, victim: usize, running: &mut [Option<Gateway>]) {
+        match cycle.trouble {
+            _ if self.bug.is_some() => {}
+            Trouble::Reorg { blocks } => {
+                let height = self.chains.evm_height().await;
+                let blocks = blocks.min(height.unwrap_or(0).saturating_sub(self.built_at));
+                if blocks > 0 {
+                    // Said before it is so: what comes after it is judged by it.
+                    self.story.count(REORGS);
+                    self.story.note(&format!("the chain takes back {blocks} blocks of {height:?}"));
+                    self.chains.take_back(blocks).await;
+                }
+            }
+            Trouble::Database { millis } => {
+                if self.fleet.crash_database(Duration::from_millis(millis)).await {
+                    self.story.count("troubles: the database crashed");
+                }
+            }
+            Trouble::Pause => {
+                let other = (victim + 1) % running.len();
+                if let Some(gateway) = running[other].as_mut().filter(|_| other != victim) {
+                    self.story.count("troubles: a gateway hung beyond its lease");
+                    gateway.pause();
+                    tokio::time::sleep(HANG).await;
+                    gateway.resume();
+                    tokio::time::sleep(AFTER_HANG).await;
+                }
+            }
+            Trouble::None => {}
+        }
     }
 
     /// Nothing is spoilt any more: everything must come to its end.
-    async fn drain(&self, clients: tokio::task::JoinHandle<()>) -> Option<Gateway> {
+    async fn drain(&self, clients: tokio::task::JoinHandle<()>, running: Vec<Option<Gateway>>) -> Option<Vec<Gateway>> {
         self.is_closing.store(true, Ordering::Relaxed);
         self.set_chaos(0, 0);
         self.story.note("drains");
-        let Started::Up(gateway) = self.start("").await else {
-            self.story.violate("the gateway did not start without faults".to_owned());
-            clients.abort();
-            return None;
-        };
+        for mut gateway in running.into_iter().flatten() {
+            gateway.kill();
+        }
+        let mut gateways = Vec::new();
+        for gateway in 0..self.fleet.size() {
+            let Some(process) = self.up(gateway, "").await else {
+                self.story.violate("the gateway did not start without faults".to_owned());
+                clients.abort();
+                return None;
+            };
+            gateways.push(process);
+        }
         let is_caught = self.bug.is_some() && !self.story.violations().is_empty();
         let deadline = Instant::now() + if is_caught { BAD_DRAIN_MAX } else { DRAIN_MAX };
         if let Ok(ended) = tokio::time::timeout_at(deadline, clients).await {
@@ -259,29 +254,36 @@ impl World {
         });
         let _unfinished = tokio::time::timeout_at(deadline, join_all(last)).await;
         self.wait_ended(deadline).await;
-        Some(gateway)
+        Some(gateways)
     }
 
-    /// Until no row is half-way.
+    /// Until no row is half-way, and the chain has what it took back once more.
     async fn wait_ended(&self, deadline: Instant) {
         let is_open = |row: &Standing| matches!(row.state.as_str(), "claimed" | "signed" | "forwarded" | "delivering");
         while Instant::now() < deadline && self.books.standings().await.values().any(is_open) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-    }
-
-    /// A gateway without faults.
-    pub async fn open(&self) -> Gateway {
-        match self.start("").await {
-            Started::Up(gateway) => gateway,
-            Started::Dead => panic!("the gateway did not start: {:?}", self.story.violations()),
+        while self.story.has_reorgs() && Instant::now() < deadline && !oracle::is_settled_again(self).await {
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 
+    /// Gateways without faults.
+    pub async fn open(&self) -> Vec<Gateway> {
+        let mut gateways = Vec::new();
+        for gateway in 0..self.fleet.size() {
+            match self.start(gateway, "").await {
+                Started::Up(process) => gateways.push(process),
+                Started::Dead => panic!("the gateway did not start: {:?}", self.story.violations()),
+            }
+        }
+        gateways
+    }
+
     /// Lets everything end, and asks the oracle. Gives how many payments moved money.
-    pub async fn settle_and_judge(&self, gateway: &mut Gateway) -> usize {
+    pub async fn settle_and_judge(&self, gateways: Vec<Gateway>) -> usize {
         self.wait_ended(Instant::now() + DRAIN_MAX).await;
-        gateway.kill();
+        gateways.into_iter().for_each(|mut gateway| gateway.kill());
         let moved = oracle::judge(self).await;
         self.books.close().await;
         moved
@@ -311,8 +313,9 @@ pub async fn run(
     });
     let mut outcome = Outcome { in_flight_min: usize::MAX, ..Outcome::default() };
     let mut known = HashMap::new();
+    let mut running: Vec<Option<Gateway>> = (0..world.fleet.size()).map(|_| None).collect();
     for cycle in cycles {
-        let killed_by = world.cycle(&cycle).await;
+        let killed_by = world.cycle(&cycle, &mut running).await;
         let in_flight = world.story.in_flight();
         world.story.count(&format!("kills: {killed_by}"));
         world.story.note(&format!("killed by {killed_by} under {in_flight}"));
@@ -329,9 +332,9 @@ pub async fn run(
             break;
         }
     }
-    if let Some(mut gateway) = world.drain(clients).await {
+    if let Some(gateways) = world.drain(clients, running).await {
         oracle::steps(&world, known).await;
-        gateway.kill();
+        gateways.into_iter().for_each(|mut gateway| gateway.kill());
         outcome.moved = oracle::judge(&world).await;
     }
     world.books.close().await;

@@ -223,6 +223,18 @@ impl Chain {
         self.included.get(&hash.to_ascii_uppercase())
     }
 
+    /// What an event of this kind says this of, newest first.
+    pub(super) fn search(&self, kind: &str, key: &str, value: &str) -> Vec<&Included> {
+        let says = |included: &&Included| {
+            let Outcome { ante_events, events, .. } = &included.outcome;
+            ante_events.iter().chain(events).any(|event| event.says(kind, key, value))
+        };
+        let mut found: Vec<(&String, &Included)> =
+            self.included.iter().filter(|(_, included)| says(included)).collect();
+        found.sort_by_key(|(hash, included)| (std::cmp::Reverse(included.height), *hash));
+        found.into_iter().map(|(_, included)| included).collect()
+    }
+
     pub(super) fn mempool(&self) -> &[Vec<u8>] {
         &self.mempool
     }

@@ -19,6 +19,11 @@ impl Event {
         let attributes = attributes.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         Self { kind, attributes }
     }
+
+    /// Whether it is of this kind and says this.
+    pub(super) fn says(&self, kind: &str, key: &str, value: &str) -> bool {
+        self.kind == kind && self.attributes.iter().any(|(known, said)| *known == key && said == value)
+    }
 }
 
 /// What the bank says when money moves; a fee moves the same way as a payment does.

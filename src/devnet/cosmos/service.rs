@@ -27,6 +27,9 @@ use super::params::Dialect;
 use super::transaction::hash_of;
 use super::unserved::unserved;
 
+/// Transactions of one answer to a search, at most.
+const PAGE: u64 = 100;
+
 type Answer<T> = Result<Response<T>, Status>;
 
 impl CosmosNode {
@@ -216,8 +219,38 @@ impl tx::service_server::Service for CosmosNode {
         .await
     }
 
+    /// One condition, `type.attribute='value'`, newest first.
+    #[allow(deprecated, reason = "older nodes read nothing else")]
+    async fn get_txs_event(&self, request: Request<tx::GetTxsEventRequest>) -> Answer<tx::GetTxsEventResponse> {
+        let asked = request.into_inner();
+        self.serve("GetTxsEvent", |chain| {
+            // Each release reads fields of its own.
+            let (query, skipped, limit) = match chain.params.dialect {
+                Dialect::Sdk043 => {
+                    let page = asked.pagination.unwrap_or_default();
+                    (asked.events.into_iter().next().unwrap_or_default(), page.offset, page.limit)
+                }
+                Dialect::Sdk053 => (asked.query, asked.page.saturating_sub(1).saturating_mul(asked.limit), asked.limit),
+            };
+            let (kind, key, value) =
+                condition(&query).ok_or_else(|| Status::invalid_argument(format!("can't search for {query}")))?;
+            let found = chain.search(kind, key, value);
+            let total = u64::try_from(found.len()).unwrap_or(u64::MAX);
+            let limit = if limit == 0 { PAGE } else { limit.min(PAGE) };
+            let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+            let page = found.into_iter().skip(count(skipped)).take(count(limit));
+            let (mut txs, mut tx_responses) = (Vec::new(), Vec::new());
+            for included in page {
+                let GetTxResponse { tx, tx_response } = result(chain, included);
+                txs.extend(tx);
+                tx_responses.extend(tx_response);
+            }
+            Ok(tx::GetTxsEventResponse { txs, tx_responses, pagination: None, total })
+        })
+        .await
+    }
+
     unserved! {
-        get_txs_event(tx::GetTxsEventRequest) -> tx::GetTxsEventResponse;
         get_block_with_txs(tx::GetBlockWithTxsRequest) -> tx::GetBlockWithTxsResponse;
         tx_decode(tx::TxDecodeRequest) -> tx::TxDecodeResponse;
         tx_encode(tx::TxEncodeRequest) -> tx::TxEncodeResponse;
@@ -307,6 +340,13 @@ fn said(outcome: &Outcome) -> (u32, String, String) {
         None => (0, String::new(), String::new()),
         Some(refusal) => (refusal.code, "sdk".to_owned(), refusal.log.clone()),
     }
+}
+
+/// The one condition of a search that is known here.
+fn condition(query: &str) -> Option<(&str, &str, &str)> {
+    let (name, value) = query.split_once('=')?;
+    let (kind, key) = name.trim().split_once('.')?;
+    Some((kind, key, value.trim().strip_prefix('\'')?.strip_suffix('\'')?))
 }
 
 fn events(chain: &Chain, outcome: &Outcome) -> Vec<cosmrs::proto::tendermint::abci::Event> {

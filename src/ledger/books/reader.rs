@@ -9,7 +9,8 @@ use super::claim::as_bigint;
 use super::rows::{self, select_payments};
 use super::{Driver, StoredRow};
 use crate::ledger::{
-    LedgerError, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Sum, SumBy, Sums, Total,
+    LedgerError, Outlay, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Sum, SumBy,
+    Sums, Total,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -98,6 +99,29 @@ impl Reader {
         .fetch_all(&self.pool)
         .await;
         rows::payments(&found.map_err(not_read)?)
+    }
+
+    /// As [`crate::ledger::Ledger::outlays`]. Nothing but that: a start waits for it.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn outlays(
+        &self,
+        network: &Network,
+        claimed_since: UnixMillis,
+        since: UnixMillis,
+    ) -> Result<Vec<Outlay>, LedgerError> {
+        let found = sqlx::query(
+            "SELECT a.record, a.signer, a.account_nonce, a.fee_max, a.signed_at FROM payments p \
+             JOIN attempts a ON a.record = p.record \
+             WHERE p.network = $1 AND p.claimed_at >= $2 AND a.signed_at >= $3 AND a.signer IS NOT NULL",
+        )
+        .bind(network.as_str())
+        .bind(claimed_since.0)
+        .bind(since.0)
+        .fetch_all(&self.pool)
+        .await;
+        found.map_err(not_read)?.iter().map(rows::outlay).collect()
     }
 
     /// As [`crate::ledger::Ledger::unfinal_blocks`].

@@ -9,8 +9,8 @@ use sqlx::Row;
 
 use super::{Driver, StoredRow};
 use crate::ledger::{
-    Attempt, Digest, Earning, Holder, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentRecord, PaymentState,
-    RecordId, Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
+    Attempt, Digest, Earning, Holder, LedgerError, NewAttempt, NewPayment, Outlay, PaymentId, PaymentRecord,
+    PaymentState, RecordId, Resolution, SettledBlock, Settlement, SumEntry, Total, hex,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -251,6 +251,17 @@ pub(super) fn sum_entry(row: &StoredRow) -> Result<SumEntry, LedgerError> {
 pub(super) fn settled_block(row: &StoredRow) -> Result<SettledBlock, LedgerError> {
     let stored = Stored { row, record: "blocks".to_owned() };
     Ok(SettledBlock { number: stored.integer("settled_block")?, hash: stored.get("settled_block_hash")? })
+}
+
+pub(super) fn outlay(row: &StoredRow) -> Result<Outlay, LedgerError> {
+    let stored = Stored { row, record: "attempts".to_owned() };
+    Ok(Outlay {
+        record: RecordId(stored.get("record")?),
+        signer: stored.account("signer")?,
+        account_nonce: stored.integer_if_any("account_nonce")?,
+        fee_max: stored.get("fee_max")?,
+        signed_at: stored.time("signed_at")?,
+    })
 }
 
 /// A holder as one tagged text.

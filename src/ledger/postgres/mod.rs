@@ -54,8 +54,8 @@ use self::values::{Probe, ValueOrInsert};
 use self::writer::{Operation, Writer};
 use super::{
     AccountNonce, ClaimOutcome, DeliveryBegun, Earning, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
-    Observer, PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim,
-    Tenure, Total,
+    Observer, Outlay, PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement,
+    SignInClaim, Tenure, Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
 
@@ -332,6 +332,16 @@ impl Ledger for PostgresLedger {
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
         let (inner, network) = (Arc::clone(&self.inner), network.clone());
         self.run(async move { inner.own_unfinished(&network).await }).await
+    }
+
+    async fn outlays(
+        &self,
+        network: &Network,
+        claimed_since: UnixMillis,
+        since: UnixMillis,
+    ) -> Result<Vec<Outlay>, LedgerError> {
+        let network = network.clone();
+        self.read(|reader| async move { reader.outlays(&network, claimed_since, since).await }).await
     }
 
     async fn unfinal_blocks(

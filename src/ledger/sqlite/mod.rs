@@ -51,7 +51,8 @@ use self::values::{Probe, ValueOrInsert};
 use self::writer::{Books, Command, Operation, Queued, Writer, WriterEnd};
 use super::{
     AccountNonce, ClaimOutcome, DeliveryBegun, Earning, ForwardOutcome, Ledger, LedgerError, NewAttempt, NewPayment,
-    PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim, Total,
+    Outlay, PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim,
+    Total,
 };
 use crate::types::{AccountId, Clock, Network, UnixMillis};
 
@@ -281,6 +282,15 @@ impl Ledger for SqliteLedger {
 
     async fn unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
         self.reader()?.unfinished(network).await
+    }
+
+    async fn outlays(
+        &self,
+        network: &Network,
+        claimed_since: UnixMillis,
+        since: UnixMillis,
+    ) -> Result<Vec<Outlay>, LedgerError> {
+        self.reader()?.outlays(network, claimed_since, since).await
     }
 
     async fn unfinal_blocks(

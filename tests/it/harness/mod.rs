@@ -17,7 +17,7 @@ pub use chain::Chain;
 pub use chaos::Fault;
 pub use cosmos::{CosmosPlan, CosmosShop, Transfer, Wallet, cosmos_header};
 pub use http::{Answer, Call, decode_header, header, read_body, read_head};
-pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER, SIGNER_ADDRESS, THIRD_SIGNER, USDC};
+pub use node::{Node, OTHER_SIGNER, PAY_TO, SIGNER, SIGNER_ADDRESS, THIRD_SIGNER, USDC, manifest};
 pub use origin::{Origin, Serve};
 pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use postgres::{PASSWORD, Postgres};
@@ -30,7 +30,7 @@ pub use tap::Tap;
 pub mod for_rig {
     pub use super::gateway::Gateway;
     pub use super::http::{header, read_body, read_head};
-    pub use super::node::Token as TokenEvents;
+    pub use super::node::{CHAIN_ID, Token as TokenEvents};
     pub use super::solana::{PAY_TO as SOLANA_PAY_TO, SolanaPayer, USDC as SOLANA_USDC};
 }
 

@@ -134,6 +134,36 @@ async fn damaged_and_foreign_files_are_refused() {
 }
 
 #[tokio::test]
+async fn of_a_log_whose_end_is_torn_off_all_commits_before_it_are_there() {
+    let rig = Rig::new().await;
+    let mut lengths = Vec::new();
+    let log = rig.path.with_file_name("tollhouse.db-wal");
+    for index in 0..5 {
+        rig.claim(payment(&format!("{index}"))).await;
+        lengths.push(log.metadata().unwrap().len());
+    }
+    assert!(lengths.windows(2).all(|pair| pair[0] < pair[1]), "{lengths:?}");
+    // As a crash of the machine leaves it: the last commit's pages are there in part, or hold nothing.
+    let (whole, database) = (std::fs::read(&log).unwrap(), std::fs::read(&rig.path).unwrap());
+    let kept = usize::try_from(lengths[3]).unwrap();
+    for torn in [kept + 1, kept + 100, kept + 4096, whole.len() - 4096, whole.len() - 1] {
+        for is_cut in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("tollhouse.db");
+            std::fs::write(&path, &database).unwrap();
+            let mut left = whole.clone();
+            left[torn..].fill(0);
+            left.truncate(if is_cut { torn } else { whole.len() });
+            std::fs::write(path.with_file_name("tollhouse.db-wal"), left).unwrap();
+            let ledger = open(&path).await.unwrap();
+            let rows = ledger.list(&PaymentFilter::default()).await.unwrap();
+            assert_eq!(rows.len(), 4, "torn at {torn} of {}, cut: {is_cut}", whole.len());
+            ledger.close().await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_row_that_cannot_be_read_is_named_and_never_guessed() {
     let rig = Rig::new().await;
     let record = rig.claim(payment("id")).await.record;
