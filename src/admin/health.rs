@@ -28,7 +28,7 @@ impl Admin {
     pub(super) async fn readiness(&self) -> Answer {
         let mut networks = serde_json::Map::new();
         let mut has_open_network = false;
-        for chain in &self.chains {
+        for chain in self.in_force.chains().iter() {
             let state = match chain.scheme.availability() {
                 Availability::Ready => {
                     has_open_network = true;
@@ -45,7 +45,7 @@ impl Admin {
     }
 
     pub(super) fn metrics(&self) -> Answer {
-        for chain in &self.chains {
+        for chain in self.in_force.chains().iter() {
             let is_up = chain.scheme.availability() == Availability::Ready;
             self.metrics.network_up(chain.scheme.network().as_str(), is_up);
         }

@@ -3,6 +3,7 @@
 //! The only place that knows every part. Decides nothing itself.
 
 mod gauges;
+mod networks;
 mod reload;
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
-use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain, WatchedSigner};
+use crate::admin::{AdminParts, InForce, Reload};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, AccessLogTarget, BodyKind, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, PaidRoute, RouteAction,
@@ -29,7 +31,8 @@ use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
 use crate::telemetry::{AccessLog, AccessTarget, ExporterError, Metrics, Observers, Tracer, TracerConfig};
-use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network, SystemClock, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, Clock, Network, SystemClock, UnixMillis};
+use networks::Business;
 pub use reload::Reloader;
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
@@ -114,8 +117,17 @@ impl Blueprint {
     /// # Errors
     /// Every mistake, each with its place.
     pub fn read(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
+        Self::read_with(file, env, None)
+    }
+
+    /// As [`Self::read`]; what its networks do is counted in the metrics of a gateway that runs.
+    fn read_with(
+        file: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+        metrics: Option<Arc<Metrics>>,
+    ) -> Result<Self, Diagnostics> {
         let mut parsed = config::read(file, env);
-        let metrics = Metrics::new().map(Arc::new);
+        let metrics = metrics.map_or_else(|| Metrics::new().map(Arc::new), Ok);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut built = None;
         if let (Some(config), Ok(metrics)) = (&parsed.config, &metrics) {
@@ -214,7 +226,11 @@ impl Blueprint {
         let payables = payables(&self.config, &self.markets);
         let current = Arc::<Current>::default();
         let has_priced_routes = Arc::new(AtomicBool::new(self.priced.iter().any(Option::is_some)));
-        let markets = self.markets.clone();
+        let business = Business {
+            config: Arc::clone(&self.config),
+            chains: self.chains.clone(),
+            markets: self.markets.clone(),
+        };
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
@@ -224,12 +240,15 @@ impl Blueprint {
             Arc::clone(&self.metrics),
             runtime.clone(),
         );
-        let in_force = Arc::new(InForce::new(Arc::clone(&self.config)));
-        let clearing = Arc::new(Clearing::new(Arc::clone(&gate), payables));
+        let in_force = Arc::new(InForce::new(Arc::clone(&self.config), business.watched()));
+        let clearing = Arc::new(Clearing::new(Arc::clone(&gate), payables, business.signers()));
+        let (business, watched_business) = watch::channel(business);
         let reloader = Arc::new(Reloader {
             file: self.config.file.clone(),
-            config: tokio::sync::Mutex::new(Arc::clone(&self.config)),
-            markets,
+            business: tokio::sync::Mutex::new(business),
+            gate: Arc::clone(&gate),
+            runtime: runtime.clone(),
+            metrics: Arc::clone(&self.metrics),
             ledger: ledger.clone(),
             clock: Arc::clone(&self.clock),
             current: Arc::clone(&current),
@@ -240,11 +259,10 @@ impl Blueprint {
         });
         gate.recover_deliveries().await?;
         runtime.spawn(Arc::clone(&gate).look_after());
-        runtime.spawn(gauges::keep(self.chains.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics)));
+        runtime.spawn(gauges::keep(watched_business, Arc::clone(&self.metrics)));
         let admin = AdminParts {
             config: self.config.admin.clone(),
             in_force,
-            chains: self.chains.iter().map(watched).collect(),
             has_priced_routes,
             reloader: Some(Arc::clone(&reloader) as Arc<dyn Reload>),
             ledger: ledger.clone(),
@@ -254,7 +272,6 @@ impl Blueprint {
         let facilitator = self.config.facilitator.clone().map(|config| FacilitatorParts {
             config,
             clearing,
-            signers: signers(&self.chains),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
         });
@@ -470,7 +487,6 @@ fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Pay
             };
             payables.push(Payable {
                 terms: terms(&offer, Duration::ZERO, market.scheme.as_ref()),
-                market: Arc::clone(market),
                 wait_for: network.wait_for,
                 decimals: asset.decimals,
                 ceiling: asset.is_usd.then_some(config.server.max_price),
@@ -478,31 +494,6 @@ fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Pay
         }
     }
     payables
-}
-
-/// A chain as the operator's listener shows it.
-fn watched(chain: &Arc<dyn Chain>) -> WatchedChain {
-    let of_chain = Arc::clone(chain);
-    let status = move || ChainStatus {
-        head: of_chain.head().map(|head| (head.number, head.age)),
-        clock_skew_secs: of_chain.clock_skew_secs(),
-        native_decimals: of_chain.native_decimals(),
-        signers: of_chain
-            .signer_balances()
-            .into_iter()
-            .map(|signer| WatchedSigner { signer: signer.signer, balance: signer.balance, lasts: signer.lasts })
-            .collect(),
-    };
-    WatchedChain { scheme: Arc::clone(chain) as Arc<dyn Scheme>, status: Arc::new(status) }
-}
-
-/// The gas payers of each chain family.
-fn signers(chains: &[Arc<dyn Chain>]) -> Vec<(ChainKind, AccountId)> {
-    let signers = chains.iter().flat_map(|chain| {
-        let kind = chain.network().kind();
-        chain.signer_balances().into_iter().map(move |balance| (kind, balance.signer))
-    });
-    signers.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]

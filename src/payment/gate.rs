@@ -20,8 +20,9 @@ use super::decision::Decision;
 use super::delivery::Deliveries;
 use super::flight::{Entered, Flight, Flights};
 use super::held::{HeldPayment, release};
+use super::markets::Markets;
 use super::priced::Market;
-use super::queue::{Place, Seated};
+use super::queue::{Place, Seated, StandingAside};
 use super::receipt::success_response;
 use super::scheme::{Availability, SettlementPlan, VerifyError};
 use super::settlements::{Handover, Settlements};
@@ -87,7 +88,7 @@ pub struct GateRules {
 pub struct Gate {
     flights: Arc<Flights>,
     settlements: Arc<Settlements>,
-    markets: HashMap<Network, Arc<Market>>,
+    markets: Arc<Markets>,
     deliveries: Arc<Deliveries>,
     quote_key: QuoteKey,
     clock: Arc<dyn Clock>,
@@ -127,7 +128,8 @@ impl Gate {
             deliveries_max: rules.deliveries_max,
             metrics: Arc::clone(&metrics),
         });
-        let settlements = Settlements::new(markets.clone(), Arc::clone(&deliveries));
+        let markets = Markets::new(markets);
+        let settlements = Settlements::new(Arc::clone(&markets), Arc::clone(&deliveries));
         let flights = Arc::new(Flights::default());
         Arc::new(Self { flights, settlements, markets, deliveries, quote_key, clock, metrics, rules })
     }
@@ -141,10 +143,16 @@ impl Gate {
     }
 
     pub(super) fn market(&self, network: &Network) -> Option<Arc<Market>> {
-        self.markets.get(network).map(Arc::clone)
+        self.markets.get(network)
     }
 
-    pub(super) fn markets(&self) -> &HashMap<Network, Arc<Market>> {
+    /// Every network of business, as of now.
+    #[must_use]
+    pub fn markets(&self) -> Arc<HashMap<Network, Arc<Market>>> {
+        self.markets.all()
+    }
+
+    pub(super) fn open_markets(&self) -> &Markets {
         &self.markets
     }
 
@@ -350,7 +358,9 @@ impl Gate {
         };
         if request.settles_after {
             // A slow origin must not keep others from being settled: the place is taken again when the origin has answered.
+            let aside = payment.market.queue.stand_aside();
             drop(place);
+            let plan = Box::new(StandingAside { plan, _aside: aside });
             return self.claim_forwarded(claim, plan, &request.trace).await;
         }
         let plan: Arc<dyn SettlementPlan> = Arc::new(Seated { plan, _place: place });

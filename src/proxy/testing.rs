@@ -209,8 +209,10 @@ impl TestGate {
     pub(crate) fn admin_parts(&self, config: &Config) -> AdminParts {
         AdminParts {
             config: config.admin.clone(),
-            in_force: Arc::new(InForce::new(Arc::new(config.clone()))),
-            chains: vec![WatchedChain { scheme: self.chain.clone(), status: Arc::new(chain_status) }],
+            in_force: Arc::new(InForce::new(
+                Arc::new(config.clone()),
+                vec![WatchedChain { scheme: self.chain.clone(), status: Arc::new(chain_status) }],
+            )),
             has_priced_routes: Arc::new(true.into()),
             reloader: None,
             ledger: self.ledger.clone(),
