@@ -17,7 +17,10 @@ use crate::ledger::LedgerError;
 use crate::types::Network;
 
 /// How often a network that is about to be taken away is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// For how long new payments are kept out in one go, for the last ones to be written down.
+const PLACES_HELD_MAX: Duration = Duration::from_millis(500);
 
 /// Networks by name; what is read stays as it was read.
 pub(super) type MarketMap = HashMap<Network, Arc<Market>>;
@@ -74,7 +77,6 @@ impl Gate {
     /// When something still is after `patience`, or the books can't be read. Business goes on then.
     pub async fn retire(&self, market: &Arc<Market>, patience: Duration) -> Result<Retiring, RetireError> {
         let deadline = Instant::now() + patience;
-        let network = market.scheme.network();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             // One that waits for its origin needs a place at its end, which would be refused to it.
@@ -82,14 +84,26 @@ impl Gate {
                 0 => market.queue.enter_all(left).await,
                 _ => None,
             };
-            let under_way = market.queue.aside().max(self.settlements().running_on(network));
-            let unfinished = under_way.max(self.ledger().unfinished(network).await?.len());
+            let mut unfinished = self.under_way(market).await?;
+            let let_go = Instant::now() + PLACES_HELD_MAX;
+            while places.is_some() && unfinished > 0 && market.queue.aside() == 0 && Instant::now() < let_go {
+                // Its place is free once its money has moved; that is yet to be written down.
+                tokio::time::sleep(LOOK_EVERY).await;
+                unfinished = self.under_way(market).await?;
+            }
             match places {
                 Some(places) if unfinished == 0 => return Ok(Retiring { market: Arc::clone(market), _places: places }),
                 _ if Instant::now() >= deadline => return Err(RetireError::InUse(unfinished.max(1))),
                 _ => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
+    }
+
+    /// How many payments on a network are being settled, or have yet to be.
+    async fn under_way(&self, market: &Market) -> Result<usize, LedgerError> {
+        let network = market.scheme.network();
+        let running = market.queue.aside().max(self.settlements().running_on(network));
+        Ok(running.max(self.ledger().unfinished(network).await?.len()))
     }
 
     /// From now on these are the networks of business. Those that were retired for it never take a payment again; every one

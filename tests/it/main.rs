@@ -35,6 +35,7 @@ mod identifiers;
 mod ledgers;
 mod lifetime;
 mod limits;
+mod networks;
 mod nodes;
 mod origins;
 mod payers;
