@@ -29,12 +29,12 @@ impl Admin {
         let mut networks = serde_json::Map::new();
         let mut has_open_network = false;
         for chain in self.in_force.chains().iter() {
-            let state = match chain.scheme.availability() {
-                Availability::Ready => {
+            let state = match chain.scheme.availability().refusal() {
+                None => {
                     has_open_network = true;
                     json!({ "ready": true })
                 }
-                Availability::Unavailable(detail) => json!({ "ready": false, "detail": detail }),
+                Some(detail) => json!({ "ready": false, "detail": detail }),
             };
             networks.insert(chain.scheme.network().as_str().to_owned(), state);
         }

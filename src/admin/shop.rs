@@ -171,10 +171,8 @@ fn assets(network: &NetworkConfig, scheme: &dyn Scheme) -> Vec<Value> {
 }
 
 fn told(availability: Availability) -> (bool, Option<String>) {
-    match availability {
-        Availability::Ready => (true, None),
-        Availability::Unavailable(detail) => (false, Some(detail)),
-    }
+    let refusal = availability.refusal();
+    (refusal.is_none(), refusal)
 }
 
 /// `GET /signers`.

@@ -9,7 +9,7 @@ mod reload;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -23,7 +23,9 @@ use crate::config::{
     RouteConfig, RouteOffer, Secret, ServerConfig,
 };
 use crate::facilitator::FacilitatorParts;
-use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger};
+use crate::ledger::{
+    AwaitedLedger, Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger,
+};
 use crate::payment::scheme::Scheme;
 use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute, Queue};
 use crate::protocol::{BodyType, EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo, Usage};
@@ -101,6 +103,34 @@ pub struct App {
     pub reloader: Arc<Reloader>,
     /// Traces and the access log, which are to be flushed at the end.
     pub observers: Observers,
+    /// Books that another gateway still has.
+    awaited: Option<Arc<AwaitedLedger>>,
+}
+
+impl App {
+    /// What is left to do once requests are served: takes over the books if another gateway still has them, and from then on
+    /// looks after payments. To be run on the runtime of money.
+    pub fn begin(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (awaited, gate, ledger) = (self.awaited.clone(), Arc::clone(&self.gate), Arc::clone(&self.ledger));
+        let (server, clock) = (Arc::clone(&self.parts.config), Arc::clone(&self.parts.clock));
+        async move {
+            if let Some(awaited) = awaited {
+                if awaited.take().await.is_err() {
+                    // Whoever waits for the ledger to halt is told why.
+                    return;
+                }
+                tracing::info!("The ledger is this gateway's.");
+                if let Err(error) = gate.recover_deliveries().await {
+                    tracing::error!(%error, "What the gateway before left over could not be put back.");
+                }
+                let markets = gate.markets();
+                if let Err(error) = refuse_orphans(ledger.as_ref(), &server.server, &markets, clock.now()).await {
+                    tracing::error!(%error, "Payments were left over that nobody looks after.");
+                }
+            }
+            gate.look_after().await;
+        }
+    }
 }
 
 struct Observer(Arc<Metrics>);
@@ -208,11 +238,14 @@ impl Blueprint {
     ///
     /// # Errors
     /// When the books can't be opened or a chain is not what the configuration says. Nothing listens then.
-    pub async fn start(self, runtime: Handle) -> Result<App, StartError> {
+    ///
+    /// With `awaits`, another gateway may still have the books: requests can be served meanwhile, and payments are taken once it
+    /// has let go of them.
+    pub async fn start(self, runtime: Handle, awaits: bool) -> Result<App, StartError> {
         let observers = self.observers(&runtime)?;
-        let ledger = self.open_ledger().await?;
+        let (ledger, awaited) = self.open_ledger(awaits).await?;
         let quote_key = self.quote_key(ledger.as_ref()).await?;
-        self.refuse_orphans(ledger.as_ref()).await?;
+        refuse_orphans(ledger.as_ref(), &self.config.server, &self.markets, self.clock.now()).await?;
         self.verify_chains().await?;
         for chain in &self.chains {
             Arc::clone(chain).start();
@@ -226,11 +259,8 @@ impl Blueprint {
         let payables = payables(&self.config, &self.markets);
         let current = Arc::<Current>::default();
         let has_priced_routes = Arc::new(AtomicBool::new(self.priced.iter().any(Option::is_some)));
-        let business = Business {
-            config: Arc::clone(&self.config),
-            chains: self.chains.clone(),
-            markets: self.markets.clone(),
-        };
+        let business =
+            Business { config: Arc::clone(&self.config), chains: self.chains.clone(), markets: self.markets.clone() };
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
@@ -257,8 +287,13 @@ impl Blueprint {
             access: observers.access.clone(),
             in_force: Arc::clone(&in_force),
         });
-        gate.recover_deliveries().await?;
-        runtime.spawn(Arc::clone(&gate).look_after());
+        if awaited.is_none() {
+            gate.recover_deliveries().await?;
+        } else {
+            for market in gate.markets().values() {
+                market.is_offered_early.store(true, Ordering::Relaxed);
+            }
+        }
         runtime.spawn(gauges::keep(watched_business, Arc::clone(&self.metrics)));
         let admin = AdminParts {
             config: self.config.admin.clone(),
@@ -285,7 +320,7 @@ impl Blueprint {
             observers: observers.clone(),
             current,
         };
-        Ok(App { parts, admin, facilitator, gate, ledger, reloader, observers })
+        Ok(App { parts, admin, facilitator, gate, ledger, reloader, observers, awaited })
     }
 
     fn observers(&self, runtime: &Handle) -> Result<Observers, StartError> {
@@ -308,24 +343,19 @@ impl Blueprint {
         Ok(Observers { tracer: tracer.transpose()?, access })
     }
 
-    /// Nobody would look after an unfinished payment whose network is gone from the configuration.
-    async fn refuse_orphans(&self, ledger: &dyn Ledger) -> Result<(), StartError> {
-        let open = open_payments(ledger, &self.config.server, self.clock.now()).await?;
-        let Some(orphan) = open.iter().find(|row| !self.markets.contains_key(&row.claim.network)) else {
-            return Ok(());
-        };
-        let network = orphan.claim.network.clone();
-        let count = count_on(&open, &network);
-        Err(StartError::NetworkStillNeeded { network, count })
-    }
-
-    async fn open_ledger(&self) -> Result<Arc<dyn Ledger>, LedgerError> {
+    async fn open_ledger(&self, awaits: bool) -> Result<(Arc<dyn Ledger>, Option<Arc<AwaitedLedger>>), LedgerError> {
         let metrics = Arc::clone(&self.metrics);
         let observer = Arc::new(move |operation: &'static str, took| metrics.ledger(operation, took));
         let clock = Arc::clone(&self.clock);
         Ok(match &self.config.ledger.url {
-            LedgerUrl::Sqlite(path) => Arc::new(SqliteLedger::open_observed(path, clock, observer).await?),
-            LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::open_observed(url.expose(), clock, observer).await?),
+            LedgerUrl::Sqlite(path) if awaits => {
+                let awaited = Arc::new(AwaitedLedger::new(path, clock, observer).await?);
+                (Arc::clone(&awaited) as Arc<dyn Ledger>, Some(awaited))
+            }
+            LedgerUrl::Sqlite(path) => (Arc::new(SqliteLedger::open_observed(path, clock, observer).await?), None),
+            LedgerUrl::Postgres(url) => {
+                (Arc::new(PostgresLedger::open_observed(url.expose(), clock, observer).await?), None)
+            }
         })
     }
 
@@ -342,6 +372,22 @@ impl Blueprint {
         };
         QuoteKey::new(text.as_bytes()).ok_or(StartError::QuoteKey("not usable with HMAC"))
     }
+}
+
+/// Nobody would look after an unfinished payment whose network is gone from the configuration.
+async fn refuse_orphans(
+    ledger: &dyn Ledger,
+    server: &ServerConfig,
+    markets: &HashMap<Network, Arc<Market>>,
+    now: UnixMillis,
+) -> Result<(), StartError> {
+    let open = open_payments(ledger, server, now).await?;
+    let Some(orphan) = open.iter().find(|row| !markets.contains_key(&row.claim.network)) else {
+        return Ok(());
+    };
+    let network = orphan.claim.network.clone();
+    let count = count_on(&open, &network);
+    Err(StartError::NetworkStillNeeded { network, count })
 }
 
 /// Payments that can't do without their network: those that it has yet to settle, and those that it settled and that may
@@ -377,6 +423,7 @@ fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<M
                 pay_to_exclusive: network.pay_to_exclusive,
                 settle_timeout: network.settle_timeout,
                 queue: Queue::new(network.settlements_max, network.queue_timeout),
+                is_offered_early: AtomicBool::new(false),
             };
             Some((network.network.clone(), Arc::new(market)))
         })
@@ -583,6 +630,6 @@ mod tests {
         );
         std::fs::write(&file, text).unwrap();
         let blueprint = Blueprint::read(&file, &|_| Some("11".repeat(32))).unwrap();
-        blueprint.start(Handle::current()).await
+        blueprint.start(Handle::current(), false).await
     }
 }

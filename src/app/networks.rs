@@ -61,8 +61,7 @@ impl Change {
     /// What has to be done to get from a business that runs to a configuration that was read.
     pub fn new(old: &Business, read: &Blueprint) -> Self {
         let (changed, gone) = changed_networks(&old.config, &read.config);
-        let mut next =
-            Business { config: Arc::clone(&read.config), chains: Vec::new(), markets: read.markets.clone() };
+        let mut next = Business { config: Arc::clone(&read.config), chains: Vec::new(), markets: read.markets.clone() };
         let (mut fresh, mut replaced) = (Vec::new(), Vec::new());
         for chain in &read.chains {
             let network = chain.network();
@@ -79,7 +78,9 @@ impl Change {
                 }
             }
         }
-        let gone = gone.into_iter().filter_map(|network| old.markets.get(&network).map(Arc::clone).map(|market| (network, market)));
+        let gone = gone
+            .into_iter()
+            .filter_map(|network| old.markets.get(&network).map(Arc::clone).map(|market| (network, market)));
         Self { next, fresh, replaced, gone: gone.collect() }
     }
 
@@ -107,9 +108,8 @@ impl Change {
     ) -> Result<Vec<Retiring>, Vec<String>> {
         let told = |error: &dyn std::fmt::Display| vec![error.to_string()];
         // What a look at the books refuses need not be waited for.
-        let read = || async {
-            open_payments(ledger, &old.config.server, clock.now()).await.map_err(|error| told(&error))
-        };
+        let read =
+            || async { open_payments(ledger, &old.config.server, clock.now()).await.map_err(|error| told(&error)) };
         self.refuse_what_is_needed(old, &read().await?, true)?;
         let deadline = Instant::now() + RETIRE_PATIENCE;
         let mut retired = Vec::new();
@@ -128,12 +128,7 @@ impl Change {
     }
 
     /// Paid and not yet answered: takes somebody who can read the payment. What is being settled may be waited for.
-    fn refuse_what_is_needed(
-        &self,
-        old: &Business,
-        open: &[PaymentRecord],
-        may_wait: bool,
-    ) -> Result<(), Vec<String>> {
+    fn refuse_what_is_needed(&self, old: &Business, open: &[PaymentRecord], may_wait: bool) -> Result<(), Vec<String>> {
         let open: Vec<PaymentRecord> =
             open.iter().filter(|row| !may_wait || row.settlement.is_some()).cloned().collect();
         let mut reasons = Vec::new();

@@ -24,7 +24,7 @@ use super::markets::Markets;
 use super::priced::Market;
 use super::queue::{Place, Seated, StandingAside};
 use super::receipt::success_response;
-use super::scheme::{Availability, SettlementPlan, VerifyError};
+use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::{Handover, Settlements};
 use super::standing::{Presentation, Standing};
 use super::verdict::{deliver, ended, failed, pending};
@@ -403,7 +403,7 @@ impl Gate {
         if let Some(reason) = payment.stale {
             return Err(refused(reason));
         }
-        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
+        if let Some(detail) = payment.market.scheme.availability_of(&payment.terms.asset).refusal() {
             tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
             return Err(Decision::Unavailable);
         }

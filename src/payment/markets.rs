@@ -114,7 +114,8 @@ impl Gate {
         let is_same = |(network, market): &(&Network, &Arc<Market>)| {
             now.get(*network).is_some_and(|other| Arc::ptr_eq(other, market))
         };
-        let ended: Vec<Network> = before.iter().filter(|one| !is_same(one)).map(|(network, _)| network.clone()).collect();
+        let ended: Vec<Network> =
+            before.iter().filter(|one| !is_same(one)).map(|(network, _)| network.clone()).collect();
         for Retiring { market, .. } in &retired {
             market.queue.close();
         }

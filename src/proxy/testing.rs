@@ -124,6 +124,7 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
             max_deliveries: 2,
             redeliver_for: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(3),
+            upgrade_socket: None,
             free_for: crate::config::FreeFor::default(),
         },
         admin: AdminConfig { listen: any_port, token: None },
@@ -163,6 +164,7 @@ impl TestGate {
             pay_to_exclusive: false,
             settle_timeout,
             queue: crate::payment::Queue::new(64, Duration::from_secs(1)),
+            is_offered_early: false.into(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let rules = GateRules {

@@ -48,6 +48,7 @@ mod secrets;
 mod solana;
 mod telemetry;
 mod tokens;
+mod upgrades;
 mod upstreams;
 mod vitwit;
 mod websockets;

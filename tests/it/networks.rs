@@ -9,7 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tollhouse::devnet::cosmos::{COSMOS_DENOM, CosmosChain, CosmosParams};
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Call, Plan, Shop, Terms, Transfer, Wallet, cosmos_header, decode_header, eventually, paid};
+use crate::harness::{
+    Answer, Call, Plan, Shop, Terms, Transfer, Wallet, cosmos_header, decode_header, eventually, paid,
+};
 
 const EVM_ROUTES: &str = "\"/health\" = \"free\"\n\
     \"GET /api/data\" = { price = \"$0.01\", networks = [\"base-sepolia\"] }\n";

@@ -10,12 +10,7 @@ fn clearing(shop: &Shop) -> Clearing {
 }
 
 fn payable() -> Payable {
-    Payable {
-        terms: terms(0),
-        wait_for: WaitFor::Confirmed,
-        decimals: 6,
-        ceiling: Some("100".parse().unwrap()),
-    }
+    Payable { terms: terms(0), wait_for: WaitFor::Confirmed, decimals: 6, ceiling: Some("100".parse().unwrap()) }
 }
 
 fn request(payload: &Value, change: impl FnOnce(&mut Value)) -> FacilitatorRequest {
