@@ -1,6 +1,5 @@
 //! Whether the gateway is well: for load balancers, supervisors and Prometheus.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -59,8 +58,8 @@ impl Admin {
     }
 
     async fn probe(&self) -> bool {
-        let known = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, is_there)) = known
+        let mut probed = self.probed.lock().await;
+        if let Some((at, is_there)) = *probed
             && at.elapsed() < PROBE_AGE_MAX
         {
             return is_there;
@@ -76,7 +75,7 @@ impl Admin {
                 false
             }
         };
-        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), is_there));
+        *probed = Some((Instant::now(), is_there));
         is_there
     }
 }

@@ -13,8 +13,8 @@ mod stats;
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -84,7 +84,8 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     is_serving: AtomicBool,
-    probed: Mutex<Option<(Instant, bool)>>,
+    /// Held while the ledger is asked, so that those who ask at the same time share one answer.
+    probed: tokio::sync::Mutex<Option<(Instant, bool)>>,
     last_stats: LastStats,
 }
 
@@ -101,7 +102,7 @@ impl Admin {
             metrics: parts.metrics,
             clock: parts.clock,
             is_serving: AtomicBool::new(false),
-            probed: Mutex::new(None),
+            probed: tokio::sync::Mutex::new(None),
             last_stats: LastStats::default(),
         }
     }

@@ -13,7 +13,7 @@ use crate::app::{App, Blueprint};
 use crate::config::LogFormat;
 use crate::ledger::Ledger;
 use crate::server::{Door, Ending, Server, Taken, hangups, termination};
-use crate::telemetry::{self, Observers};
+use crate::telemetry::{self, LogGuard, Observers};
 
 /// Threads for claims, settlements and chains, apart from those that serve requests.
 const MONEY_THREADS: usize = 2;
@@ -31,7 +31,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
     let blueprint = Blueprint::read(&args.config.config, &|name| std::env::var(name).ok())?;
-    start_logging(&blueprint)?;
+    let _log = start_logging(&blueprint)?;
     let taken = if args.upgrade { take_over(&blueprint)? } else { None };
     let runtimes = Runtimes::new(&blueprint)?;
     let stop = {
@@ -54,10 +54,10 @@ fn take_over(blueprint: &Blueprint) -> anyhow::Result<Option<Taken>> {
     Ok(taken)
 }
 
-/// Logs as the configuration says.
-pub(super) fn start_logging(blueprint: &Blueprint) -> anyhow::Result<()> {
+/// Logs as the configuration says, while the guard is kept.
+pub(super) fn start_logging(blueprint: &Blueprint) -> anyhow::Result<LogGuard> {
     let log = &blueprint.config.log;
-    telemetry::init(&log.level, log.format == LogFormat::Json).context("[log] level")
+    telemetry::init_lossy(&log.level, log.format == LogFormat::Json).context("[log] level")
 }
 
 /// What a gateway runs on. Two runtimes: whatever requests do to theirs, money goes on.

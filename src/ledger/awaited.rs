@@ -122,6 +122,10 @@ impl Ledger for AwaitedLedger {
         }
     }
 
+    async fn is_open(&self) -> bool {
+        self.opened()?.is_open().await
+    }
+
     async fn find(&self, id: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError> {
         self.opened()?.find(id).await
     }
@@ -241,8 +245,13 @@ impl Ledger for AwaitedLedger {
         self.opened()?.record_settled_again(record, settlement).await
     }
 
-    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError> {
-        self.opened()?.record_reorged(record, reason).await
+    async fn record_reorged(
+        &self,
+        record: &RecordId,
+        block_hash: &str,
+        reason: &str,
+    ) -> Result<PaymentRecord, LedgerError> {
+        self.opened()?.record_reorged(record, block_hash, reason).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {
@@ -256,6 +265,10 @@ impl Ledger for AwaitedLedger {
         at_least: AccountNonce,
     ) -> Result<AccountNonce, LedgerError> {
         self.opened()?.lease_signer(network, signer, at_least).await
+    }
+
+    async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<AccountNonce>, LedgerError> {
+        self.opened()?.next_nonce(network, signer).await
     }
 
     async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError> {

@@ -332,11 +332,17 @@ pub trait Ledger: Send + Sync {
     ) -> Result<PaymentRecord, LedgerError>;
 
     /// The chain took a settlement's block back, and it is proven that the money won't move again: `paid`, `delivering`,
-    /// `served` or `owed` → `reorged`.
+    /// `served` or `owed` → `reorged`. Only as long as the books say that it was settled in this block: what was settled in
+    /// another one since is not undone by it.
     ///
     /// # Errors
     /// As for every write.
-    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError>;
+    async fn record_reorged(
+        &self,
+        record: &RecordId,
+        block_hash: &str,
+        reason: &str,
+    ) -> Result<PaymentRecord, LedgerError>;
 
     /// `failed` and `reorged` payments of a network whose authorization ends after `now`: they could still land.
     ///
@@ -355,6 +361,12 @@ pub trait Ledger: Send + Sync {
         signer: &AccountId,
         at_least: AccountNonce,
     ) -> Result<AccountNonce, LedgerError>;
+
+    /// The account nonce that whoever holds a signer hands out next; none of one that was never leased.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<AccountNonce>, LedgerError>;
 
     /// Payments by filter, newest first.
     ///

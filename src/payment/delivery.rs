@@ -20,7 +20,8 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Counts one more delivery of a paid request, if it may have one. Whoever lets go of what this gives gives it back.
+    /// Counts one more delivery of a paid request, if it may have one. Whoever lets go of what this gives gives it back: also
+    /// one of which it is unknown whether it was counted, or the row would stay with nobody as long as this process lives.
     pub async fn begin(
         self: &Arc<Self>,
         record: &RecordId,
@@ -29,7 +30,9 @@ impl Deliveries {
         let tenure = self.ledger.tenure();
         let begun = self.ledger.record_delivering(record, self.deliveries_max, settled_after).await;
         let delivery = match &begun {
-            Ok(DeliveryBegun::Begun(record)) => Some(Delivery::new(record.record.clone(), Arc::clone(self), tenure)),
+            Ok(DeliveryBegun::Begun(_)) | Err(LedgerError::Unknown(_)) => {
+                Some(Delivery::new(record.clone(), Arc::clone(self), tenure))
+            }
             _ => None,
         };
         (begun, delivery)

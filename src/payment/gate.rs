@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use dashmap::DashMap;
 use tokio::sync::oneshot;
 
 use crate::ledger::{
     ClaimOutcome, DeliveryBegun, Digest, ForwardOutcome, Holder, Ledger, LedgerError, NewPayment, PaymentRecord,
     RecordId,
 };
-use crate::protocol::{QuoteKey, Reason, Version};
+use crate::protocol::{QuoteKey, Reason};
 use crate::telemetry::{Metrics, Stage, Trace};
 use crate::types::{Clock, Network, UnixMillis};
 
 use super::decision::Decision;
 use super::delivery::Deliveries;
 use super::flight::{Entered, Flight, Flights};
-use super::held::{HeldPayment, release};
+use super::held::{HeldPayment, release, release_lost};
 use super::markets::Markets;
 use super::priced::Market;
 use super::queue::{Place, Seated, StandingAside};
@@ -94,6 +95,8 @@ pub struct Gate {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     rules: GateRules,
+    /// Networks with whose chains the books were compared, and under which registration with the ledger.
+    compared: DashMap<Network, Option<i64>>,
 }
 
 /// What one look at the ledger led to.
@@ -131,7 +134,17 @@ impl Gate {
         let markets = Markets::new(markets);
         let settlements = Settlements::new(Arc::clone(&markets), Arc::clone(&deliveries));
         let flights = Arc::new(Flights::default());
-        Arc::new(Self { flights, settlements, markets, deliveries, quote_key, clock, metrics, rules })
+        Arc::new(Self {
+            flights,
+            settlements,
+            markets,
+            deliveries,
+            quote_key,
+            clock,
+            metrics,
+            rules,
+            compared: DashMap::new(),
+        })
     }
 
     pub(super) fn ledger(&self) -> &Arc<dyn Ledger> {
@@ -162,6 +175,23 @@ impl Gate {
 
     pub(super) fn settlements(&self) -> &Arc<Settlements> {
         &self.settlements
+    }
+
+    /// The books are not behind this network's chain, under the registration with the ledger of this epoch.
+    pub(super) fn set_compared(&self, network: &Network, epoch: Option<i64>) {
+        self.compared.insert(network.clone(), epoch);
+    }
+
+    pub(super) fn forget_compared(&self, network: &Network) {
+        self.compared.remove(network);
+    }
+
+    /// Whether what the books call due may be answered: not while they may be an old copy (threat E13). A registration anew may
+    /// be with other books.
+    pub(super) fn is_compared(&self, market: &Market) -> bool {
+        let epoch = self.ledger().tenure().map(|tenure| tenure.epoch);
+        let compared = self.compared.get(market.scheme.network()).map(|compared| *compared);
+        !market.scheme.counts_nonces() || compared == Some(epoch)
     }
 
     pub(super) fn rules(&self) -> &GateRules {
@@ -263,7 +293,7 @@ impl Gate {
         match (Standing::of(found.as_ref(), &presentation(payment, request)), found) {
             (Standing::New, _) => match self.identified(payment, request, flight).await {
                 Ok(Some((standing, record))) => self.step_of(standing, record, payment, request, flight).await,
-                Ok(None) => self.settle_new(payment, request).await,
+                Ok(None) => self.settle_new(payment, request, flight).await,
                 Err(decision) => Step::Done(*decision),
             },
             (standing, Some(record)) => self.step_of(standing, record, payment, request, flight).await,
@@ -317,6 +347,9 @@ impl Gate {
     ) -> Step {
         let version = payment.version;
         match standing {
+            Standing::Pending | Standing::Redeliver if !self.is_compared(&payment.market) => {
+                Step::Done(pending(&record, version))
+            }
             Standing::Pending => match self.is_ours(&record.record).await {
                 // Nobody is told to pay again for want of a place: the same payment gets its answer later.
                 Ok(true) if !request.origin.reserve().await => Step::Done(pending(&record, version)),
@@ -335,20 +368,22 @@ impl Gate {
             Standing::Redeliver if self.settlements.is_taken_back(&record.record) => {
                 Step::Done(pending(&record, version))
             }
-            Standing::Redeliver => self.redeliver(&record.record, version, request, flight).await,
+            Standing::Redeliver => self.redeliver(&record.record, payment, request, flight).await,
             standing => Step::Done(ended(standing, Some(&record), version)),
         }
     }
 
     /// A payment that nothing is known of: simulate, claim, and let the settlement run on its own.
-    async fn settle_new(self: &Arc<Self>, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Step {
+    async fn settle_new(
+        self: &Arc<Self>,
+        payment: &VerifiedPayment,
+        request: &PaidRequest<'_>,
+        flight: &mut Option<Flight>,
+    ) -> Step {
         let Planned { plan, place } = match self.plan(payment, request).await {
             Ok(planned) => planned,
             Err(decision) => return self.unless_known_by_now(decision, payment, request).await,
         };
-        if !request.origin.reserve().await {
-            return Step::Done(Decision::OriginBusy);
-        }
         let claim = match self.new_payment(payment, request, plan.as_ref()) {
             Ok(claim) => claim,
             Err(error) => {
@@ -361,7 +396,7 @@ impl Gate {
             let aside = payment.market.queue.stand_aside();
             drop(place);
             let plan = Box::new(StandingAside { plan, _aside: aside });
-            return self.claim_forwarded(claim, plan, &request.trace).await;
+            return self.claim_forwarded(claim, plan, payment, &request.trace, flight).await;
         }
         let plan: Arc<dyn SettlementPlan> = Arc::new(Seated { plan, _place: place });
         // From the claim on nothing may depend on the request: a client that hangs up cancels no settlement.
@@ -413,6 +448,11 @@ impl Gate {
         }
         if !request.origin.is_up().await {
             return Err(Decision::OriginDown);
+        }
+        // Before a place among the network's settlements: who waits for a slow origin must not keep those of others from being
+        // settled (threat F8).
+        if !request.origin.reserve().await {
+            return Err(Decision::OriginBusy);
         }
         crate::crash::point("post_verify");
         let Some(place) = payment.market.queue.enter().await else { return Err(Decision::SettlementsBusy) };
@@ -469,21 +509,37 @@ impl Gate {
         self: &Arc<Self>,
         claim: NewPayment,
         plan: Box<dyn SettlementPlan>,
+        payment: &VerifiedPayment,
         trace: &Trace,
+        flight: &mut Option<Flight>,
     ) -> Step {
         let started = Instant::now();
-        let network = claim.network.clone();
+        let (network, id) = (claim.network.clone(), claim.id.clone());
         let (gate, attempts_max) = (Arc::clone(self), self.rules.deliveries_max);
-        // The claim may be written though the request is gone by then: who takes the answer lets it go.
+        // The claim may be written though the request is gone by then, or though nobody is told: who takes the answer, or its
+        // want, lets it go. Until then nobody else of this process begins with it.
         let (sender, receiver) = oneshot::channel();
+        let flown = flight.take();
         self.deliveries.runtime.spawn(async move {
             let outcome = gate.ledger().claim_forwarded(claim, attempts_max).await;
-            if let Err(Ok(ForwardOutcome::Claimed(record))) = sender.send(outcome) {
-                release(gate, record.record, true, None).await;
+            if matches!(outcome, Err(LedgerError::Unknown(_))) {
+                let _gone = sender.send((outcome, None));
+                return release_lost(gate, id, flown).await;
+            }
+            if let Err((Ok(ForwardOutcome::Claimed(record)), flown)) = sender.send((outcome, flown)) {
+                release(gate, record.record, true, flown).await;
             }
         });
-        let outcome = receiver.await;
+        let outcome = tokio::time::timeout(payment.market.settle_timeout, receiver).await;
         self.metrics.stage(Stage::Claim, started, trace);
+        let Ok(outcome) = outcome else {
+            tracing::error!("A claim was not written in time; nothing was forwarded.");
+            return Step::Done(Decision::Unavailable);
+        };
+        let outcome = outcome.map(|(outcome, flown)| {
+            *flight = flown;
+            outcome
+        });
         match outcome {
             Ok(Ok(ForwardOutcome::Claimed(record))) => {
                 self.metrics.payment(network.as_str(), record.state.as_str());
@@ -493,7 +549,7 @@ impl Gate {
             Ok(Ok(ForwardOutcome::Exists(_))) => Step::LookAgain,
             Ok(Err(LedgerError::AttemptsSpent)) => Step::Done(refused(Reason::AttemptsSpent)),
             Ok(Err(error)) => {
-                tracing::error!(%error, "A claim was not written; nothing was forwarded.");
+                tracing::error!(%error, "A claim was not written, or is not known to be; nothing was forwarded.");
                 Step::Done(Decision::Unavailable)
             }
             Err(_died) => Step::Done(Decision::Unavailable),
@@ -503,10 +559,11 @@ impl Gate {
     async fn redeliver(
         &self,
         record: &RecordId,
-        version: Version,
+        payment: &VerifiedPayment,
         request: &PaidRequest<'_>,
         flight: &mut Option<Flight>,
     ) -> Step {
+        let version = payment.version;
         if !request.origin.is_up().await {
             return Step::Done(Decision::OriginDown);
         }
@@ -516,12 +573,28 @@ impl Gate {
         let redeliver_for = i64::try_from(self.rules.redeliver_for.as_millis()).unwrap_or(i64::MAX);
         let settled_after = UnixMillis(self.now().0.saturating_sub(redeliver_for));
         // As with a claim: a count that nobody answers for would keep the payment from its payer until the next start.
-        let (deliveries, record) = (Arc::clone(&self.deliveries), record.clone());
-        let begun = self.deliveries.runtime.spawn(async move { deliveries.begin(&record, settled_after).await }).await;
-        let (begun, delivery) = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
+        let (deliveries, record, mut flown) = (Arc::clone(&self.deliveries), record.clone(), flight.take());
+        let beginning = self.deliveries.runtime.spawn(async move {
+            let (begun, mut delivery) = deliveries.begin(&record, settled_after).await;
+            if let Some(delivery) = &mut delivery
+                && let Some(flight) = flown.take()
+            {
+                delivery.hold(flight);
+            }
+            (begun, delivery, flown)
+        });
+        let (begun, delivery) = match tokio::time::timeout(payment.market.settle_timeout, beginning).await {
+            Ok(Ok((begun, delivery, flown))) => {
+                *flight = flown;
+                (begun, delivery)
+            }
+            Ok(Err(error)) => {
                 tracing::error!(%error, "A delivery's task died.");
+                return Step::Done(Decision::Unavailable);
+            }
+            // It goes on, and gives back what it began; until then nobody else of this process begins one.
+            Err(_elapsed) => {
+                tracing::error!("A delivery was not recorded in time.");
                 return Step::Done(Decision::Unavailable);
             }
         };

@@ -20,7 +20,7 @@ use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::Handover;
 use super::verdict::{deliver, failed, pending, refused_unsettled};
 use super::verify::VerifiedPayment;
-use crate::ledger::{LedgerError, PaymentRecord, RecordId, Tenure};
+use crate::ledger::{LedgerError, PaymentId, PaymentRecord, PaymentState, RecordId, Tenure};
 use crate::telemetry::{Stage, Trace};
 
 /// A claimed payment whose request may go to the origin and whose answer may not go to the client yet. Dropped, the payment is
@@ -95,11 +95,16 @@ impl HeldPayment {
         let patience = Instant::now() + open.payment.market.settle_timeout;
         let runtime = open.gate.runtime().clone();
         // From here on nothing may depend on the request: a client that hangs up cancels no settlement.
-        let signed = match runtime.spawn(self.sign()).await {
-            Ok(Ok(signed)) => signed,
-            Ok(Err(decision)) => return *decision,
-            Err(error) => {
+        let signed = match tokio::time::timeout_at(patience.into(), runtime.spawn(self.sign())).await {
+            Ok(Ok(Ok(signed))) => signed,
+            Ok(Ok(Err(decision))) => return *decision,
+            Ok(Err(error)) => {
                 tracing::error!(%error, "A settlement's task died before it was signed.");
+                return Decision::Unavailable;
+            }
+            // It goes on: signed or let go, the same payment presented later finds it so.
+            Err(_elapsed) => {
+                tracing::error!("A settlement after its request was not signed in time.");
                 return Decision::Unavailable;
             }
         };
@@ -201,4 +206,23 @@ pub(super) async fn release(gate: Arc<Gate>, record: RecordId, uncount: bool, fl
         }
     }
     drop(flight);
+}
+
+/// A claim that may have been written though nobody was told: lets it go if it was. Meanwhile its flight keeps the payment from
+/// being presented again here, so that the row is nobody else's of this process.
+pub(super) async fn release_lost(gate: Arc<Gate>, id: PaymentId, flight: Option<Flight>) {
+    let mut pause = Duration::from_millis(20);
+    loop {
+        match gate.ledger().find(&id).await {
+            Ok(Some(row)) if row.state == PaymentState::Forwarded => {
+                return release(gate, row.record, true, flight).await;
+            }
+            Ok(_) => return,
+            Err(error) => {
+                tracing::warn!(%error, payment = %id, "What became of a claim could not be read; trying again.");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::types::AccountId;
 
 use super::gate::Gate;
 use super::priced::Market;
-use super::recover::RecoverError;
+use super::recover::{RecoverError, is_behind};
 use super::reorgs::Vigil;
 
 /// How often the lease is looked at. Well below what is left of it between two renewals.
@@ -77,9 +77,14 @@ impl Gate {
         }
         holding.asked_at = Some(Instant::now());
         let network = market.scheme.network();
-        let taken = self.take_signer(market, holding).await?;
+        let ahead = if holding.is_open { Vec::new() } else { self.signers_ahead(market).await? };
+        let taken = self.take_signer(market, holding, &ahead).await?;
         if taken.is_none() && holding.is_open {
             return Ok(());
+        }
+        let noted = taken.as_ref().map(|(signer, _next)| signer);
+        if let Some(signer) = ahead.into_iter().find(|signer| Some(signer) != noted) {
+            return Err(RecoverError::Behind(signer));
         }
         // Where gas payers aren't leased, what they spent is told as on a ledger of one's own.
         if holding.known.as_ref().is_some_and(Vec::is_empty) && market.scheme.counts_spending() {
@@ -97,6 +102,7 @@ impl Gate {
         crate::crash::point("mid_recovery");
         holding.signers.extend(taken.iter().map(|(signer, _next)| signer.clone()));
         market.scheme.hold(&holding.signers, tenure.until);
+        self.set_compared(network, holding.epoch);
         market.scheme.open(taken.as_slice());
         holding.is_open = true;
         let signer = taken.as_ref().map(|(signer, _next)| signer.as_str());
@@ -104,12 +110,26 @@ impl Gate {
         Ok(())
     }
 
+    /// Gas payers, whoever holds them, that show the books to be an old copy. The chain is asked first: what is sent is in the
+    /// books before.
+    async fn signers_ahead(&self, market: &Market) -> Result<Vec<AccountId>, RecoverError> {
+        let mut ahead = Vec::new();
+        for (signer, expected) in market.scheme.signer_nonces().await? {
+            let next = self.ledger().next_nonce(market.scheme.network(), &signer).await?;
+            if next.is_some_and(|next| is_behind(next, expected)) {
+                ahead.push(signer);
+            }
+        }
+        Ok(ahead)
+    }
+
     /// One more gas payer that no living gateway holds, with the account nonce that it hands out next: the ledger's or the
-    /// chain's, whichever is higher.
+    /// chain's, whichever is higher. First those that the books are behind.
     async fn take_signer(
         &self,
         market: &Market,
         holding: &mut Holding,
+        ahead: &[AccountId],
     ) -> Result<Option<(AccountId, AccountNonce)>, RecoverError> {
         let network = market.scheme.network();
         let known = match &mut holding.known {
@@ -119,7 +139,9 @@ impl Gate {
                 none.insert(nonces.into_iter().map(|(signer, _nonce)| signer).collect())
             }
         };
-        for signer in known.iter().filter(|signer| !holding.signers.contains(signer)) {
+        let (first, then): (Vec<_>, Vec<_>) =
+            known.iter().filter(|signer| !holding.signers.contains(signer)).partition(|signer| ahead.contains(signer));
+        for signer in first.into_iter().chain(then) {
             match self.ledger().lease_signer(network, signer, 0).await {
                 Ok(_unchecked) => {}
                 Err(LedgerError::HeldElsewhere(_)) => continue,

@@ -123,6 +123,7 @@ impl Gate {
         self.runtime().spawn(async move {
             for network in &ended {
                 gate.stop_looking_after(network).await;
+                gate.forget_compared(network);
             }
             for Retiring { market, .. } in &retired {
                 // Whoever still has it in hand finds it over, and it signs nothing by itself.

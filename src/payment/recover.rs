@@ -40,6 +40,9 @@ pub(super) enum RecoverError {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Chain(#[from] VerifyError),
+    /// Another gateway's gas payer shows that the books are an old copy: it is for that one to withhold what they call due.
+    #[error("the ledger is behind gas payer {0} on its chain, and nobody who holds it has noted that yet")]
+    Behind(AccountId),
 }
 
 impl Gate {
@@ -105,6 +108,7 @@ impl Gate {
         // Before lost account nonces are filled: one may belong to a settlement that the chain took back.
         self.check_blocks(market, vigil).await?;
         crate::crash::point("mid_recovery");
+        self.set_compared(network, None);
         market.scheme.open(&next_nonces);
         Ok(resumed)
     }
@@ -157,11 +161,11 @@ impl Gate {
         expected: AccountNonce,
     ) -> Result<(), LedgerError> {
         let next = self.ledger().lease_signer(network, signer, 0).await?;
-        // Books that never took a nonce of it hold none of its payments: they are new.
-        if next == 0 || expected <= next {
+        if !is_behind(next, expected) {
             return Ok(());
         }
         let withheld = self.ledger().withhold(network, self.rules().deliveries_max).await?;
+        crate::crash::point("post_withhold");
         self.metrics().invariant_violated("ledger_older_than_chain");
         tracing::error!(%network, %signer, chain_nonce = expected, ledger_nonce = next, withheld,
             "The ledger is older than the chain, or the signer's key is used elsewhere: answers that it calls due are withheld \
@@ -188,6 +192,10 @@ impl Gate {
 
     async fn sweep_market(self: &Arc<Self>, market: &Market) -> Result<(), RecoverError> {
         let network = market.scheme.network();
+        // What an old copy of the books calls unfinished is withheld first.
+        if !self.is_compared(market) {
+            return Ok(());
+        }
         // Rows that nobody drives: their task died, or their claim's answer was lost.
         for record in self.ledger().unfinished(network).await? {
             self.settlements().start(record);
@@ -224,4 +232,10 @@ impl Gate {
         let redeliver_for = i64::try_from(self.rules().redeliver_for.as_millis()).unwrap_or(i64::MAX);
         UnixMillis(self.now().0.saturating_sub(redeliver_for))
     }
+}
+
+/// Whether the books, which hand this account nonce out next, don't know all that the chain saw. Books that never took a nonce
+/// of a gas payer hold none of its payments: they are new.
+pub(super) fn is_behind(next: AccountNonce, expected: AccountNonce) -> bool {
+    next != 0 && next < expected
 }

@@ -245,6 +245,12 @@ pub trait Scheme: Send + Sync {
     /// When the chain can't be asked, or is not the one that was configured.
     async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError>;
 
+    /// Whether the chain counts what each gas payer sent, so that books that are an old copy show against it. Then nothing that
+    /// the books call due is answered before they were compared with [`Self::signer_nonces`] (threat E13).
+    fn counts_nonces(&self) -> bool {
+        false
+    }
+
     /// Unfinished payments of earlier runs are in hand: new ones may be taken. `next` says which account nonce the ledger
     /// will hand out next for each gas payer, so that nonces whose transactions are lost can be filled.
     fn open(&self, next: &[(AccountId, AccountNonce)]);

@@ -177,6 +177,7 @@ impl Settlements {
     async fn run_again(self: Arc<Self>, record: PaymentRecord) {
         let _registration = Registration { settlements: Arc::clone(&self), record: record.record.clone() };
         let Some(market) = self.markets.get(&record.claim.network) else { return };
+        let Some(undone) = &record.settlement else { return };
         tracing::error!(payment = %record.record, network = %record.claim.network, state = %record.state,
             "The chain took a settlement's block back; it is settled again.");
         self.deliveries.metrics.payment(record.claim.network.as_str(), "taken_back");
@@ -196,7 +197,7 @@ impl Settlements {
                 }
             },
             SettleOutcome::Failed { reason, .. } => {
-                match ledger.record_reorged(&record.record, reason.as_str()).await {
+                match ledger.record_reorged(&record.record, &undone.block_hash, reason.as_str()).await {
                     Ok(reorged) => {
                         self.deliveries.metrics.payment(reorged.claim.network.as_str(), reorged.state.as_str());
                         tracing::error!(payment = %reorged.record, network = %reorged.claim.network, %reason,
@@ -277,6 +278,7 @@ impl Settlements {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
         let mut claimant: Option<oneshot::Sender<Handover>> = None;
+        let mut may_be_counted = false;
         loop {
             claimant = running.take_claimant().or(claimant.filter(|claimant| !claimant.is_closed()));
             let deliver = claimant.is_some();
@@ -294,13 +296,25 @@ impl Settlements {
                     return;
                 }
                 Err(error) => {
+                    may_be_counted |= deliver && matches!(error, LedgerError::Unknown(_));
                     if self.is_settled_otherwise(record, &error).await {
+                        if may_be_counted {
+                            self.give_back(record, tenure);
+                        }
                         return;
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(WRITE_PAUSE_MAX);
                 }
             }
+        }
+    }
+
+    /// A delivery that may have been counted though nobody was told: nobody begins it, and whoever waits looks again.
+    fn give_back(&self, record: &PaymentRecord, tenure: Option<Tenure>) {
+        let mut lost = Delivery::new(record.record.clone(), Arc::clone(&self.deliveries), tenure);
+        if record.deliveries > 0 {
+            lost.forwarding();
         }
     }
 

@@ -58,9 +58,9 @@ impl Proxy {
         match upstream.enter().await {
             Ok(place) => context.place = place,
             Err(upstream::Full) => {
-                let has_counted = context.pass.take().is_some_and(|pass| pass.left().is_some());
-                if let (true, Some(client)) = (has_counted, self.trusted.client(session)) {
-                    site.limits.give_back(client, self.clock.now());
+                let taken = context.pass.take().and_then(|pass| pass.left());
+                if let (Some(taken), Some(client)) = (taken, self.trusted.client(session)) {
+                    site.limits.give_back(client, taken);
                 }
                 return Err(self.busy("origin_busy", false));
             }

@@ -1,11 +1,13 @@
 //! The books: compared with the chain, restored from an old copy, and refunds noted in them while the gateway works.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Fault, PRICE, Serve, Shop};
+use crate::harness::{Answer, Call, Fault, PRICE, Payment, Plan, Serve, Shop, paid};
 
 /// Runs `tollhouse payments …` on the shop's books.
 async fn payments(shop: &Shop, words: &[&str]) -> Output {
@@ -65,28 +67,44 @@ async fn books_and_chain_that_agree_show_no_difference_and_every_disagreement_is
     assert!(!report["unasked"].as_array().unwrap().is_empty(), "{report}");
 }
 
-#[tokio::test]
-async fn a_restored_old_ledger_is_noticed_charges_nobody_again_and_answers_nothing_twice() {
-    let mut shop = Shop::open().await;
-    shop.buy().await;
-    // Paid, and its answer is due, when the copy is made of the running gateway's books.
-    shop.origin.then([Serve::Status(503)]);
-    let due = shop.payment().await;
-    assert_eq!(shop.present(&due.v2()).await.status, 503);
-    shop.wait_state(PaymentState::Paid).await;
+/// A copy of the books, made while the gateway works.
+async fn copied(shop: &Shop) -> PathBuf {
     let copy = shop.ledger_file().with_file_name("copy.db");
-    write(&shop, format!("VACUUM INTO '{}'", copy.display())).await;
-    assert_eq!(shop.present(&due.v2()).await.status, 200);
-    let later = shop.buy().await;
-    shop.wait_state(PaymentState::Served).await;
-    let (hits, moved) = (shop.priced_hits(), shop.node.transfers().await.len());
+    write(shop, format!("VACUUM INTO '{}'", copy.display())).await;
+    copy
+}
+
+/// Kills the gateway and puts a copy in its books' place.
+fn put_back(shop: &mut Shop, copy: &Path) {
     shop.gateway().kill();
     for end in ["-wal", "-shm"] {
         let mut name = shop.ledger_file().into_os_string();
         name.push(end);
         let _none = std::fs::remove_file(name);
     }
-    std::fs::copy(&copy, shop.ledger_file()).unwrap();
+    std::fs::copy(copy, shop.ledger_file()).unwrap();
+}
+
+/// A payment whose answer is due.
+async fn due(shop: &Shop) -> Payment {
+    shop.origin.then([Serve::Status(503)]);
+    let due = shop.payment().await;
+    assert_eq!(shop.present(&due.v2()).await.status, 503);
+    shop.wait_state(PaymentState::Paid).await;
+    due
+}
+
+#[tokio::test]
+async fn a_restored_old_ledger_is_noticed_charges_nobody_again_and_answers_nothing_twice() {
+    let mut shop = Shop::open().await;
+    shop.buy().await;
+    let due = due(&shop).await;
+    let copy = copied(&shop).await;
+    assert_eq!(shop.present(&due.v2()).await.status, 200);
+    let later = shop.buy().await;
+    shop.wait_state(PaymentState::Served).await;
+    let (hits, moved) = (shop.priced_hits(), shop.node.transfers().await.len());
+    put_back(&mut shop, &copy);
     let (code, report) = reconcile(&shop).await;
     assert_eq!((code, kinds(&report)), (Some(1), vec!["signer_ahead", "unknown_transfer"]), "{report}");
     shop.start().await;
@@ -103,6 +121,63 @@ async fn a_restored_old_ledger_is_noticed_charges_nobody_again_and_answers_nothi
     assert!(!shop.gateway().log().contains("The ledger is older than the chain"));
     assert_eq!(shop.present(&due.v2()).await.status, 409);
     assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (hits + 1, moved + 1));
+}
+
+#[tokio::test]
+async fn a_restored_old_ledger_answers_nothing_before_it_was_compared_with_the_chain() {
+    let mut shop = Shop::open_with(Plan { network: "settle_timeout = \"3s\"".to_owned(), ..Plan::default() }).await;
+    shop.buy().await;
+    let due = due(&shop).await;
+    // Signed, and not sent yet, when the copy is made.
+    let signed = shop.payment().await;
+    let client = shop.present_and_hold(&paid(&signed.v2())).await;
+    let copy = copied(&shop).await;
+    shop.rpc.clear();
+    assert_eq!(Answer::read(client).await.unwrap().status, 200);
+    assert_eq!(shop.present(&due.v2()).await.status, 200);
+    shop.buy().await;
+    let (hits, moved) = (shop.priced_hits(), shop.node.transfers().await.len());
+    put_back(&mut shop, &copy);
+    shop.rpc.set_all(Fault::Drop);
+    shop.start_until("/healthz").await;
+    // As long as it takes to look for what nobody works on.
+    let until = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < until {
+        for header in [due.v2(), signed.v2()] {
+            let answer = shop.present(&header).await;
+            assert!(answer.status == 503 && !answer.has_terms(), "{answer:?}");
+            assert_eq!(answer.error(), "settlement_pending");
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    shop.rpc.clear();
+    for header in [due.v2(), signed.v2()] {
+        let answer = shop.present_until_decided(&header).await;
+        assert!(answer.status == 409 && answer.error() == "payment_owed", "{answer:?}");
+    }
+    assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (hits, moved));
+}
+
+#[tokio::test]
+async fn killed_before_it_notes_that_its_ledger_is_old_a_gateway_notices_it_again() {
+    let mut shop = Shop::open().await;
+    shop.buy().await;
+    let due = due(&shop).await;
+    let copy = copied(&shop).await;
+    assert_eq!(shop.present(&due.v2()).await.status, 200);
+    shop.buy().await;
+    let (hits, moved) = (shop.priced_hits(), shop.node.transfers().await.len());
+    put_back(&mut shop, &copy);
+    shop.plan.failpoints = "post_withhold=return".to_owned();
+    for _ in 0..2 {
+        assert!(!shop.launch().wait_end().await.success());
+    }
+    assert_eq!(shop.wait_state(PaymentState::Owed).await.deliveries, 2);
+    shop.restart().await;
+    assert!(shop.gateway().log().contains("The ledger is older than the chain"));
+    let answer = shop.present(&due.v2()).await;
+    assert!(answer.status == 409 && answer.error() == "payment_owed", "{answer:?}");
+    assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (hits, moved));
 }
 
 #[tokio::test]
@@ -130,6 +205,15 @@ async fn a_refund_is_noted_while_the_gateway_works_and_checked_on_chain() {
     assert!(!refused.status.success() && why.contains("only an owed payment"), "{refused:?}");
     let list = payments(&shop, &["list", "--state", "owed", "--unresolved", "--json"]).await;
     assert_eq!(String::from_utf8_lossy(&list.stdout), "[]\n");
+    // Nor does the operator's listener call it open any more, which is what the dashboard asks.
+    let count = async |query: &str| {
+        let answer = Call::local(&format!("/payments?{query}")).send(shop.admin_port).await.unwrap();
+        let page: Value = serde_json::from_slice(&answer.body).unwrap();
+        page["payments"].as_array().unwrap().iter().map(|row| row["resolved_at_millis"].is_i64()).collect::<Vec<_>>()
+    };
+    assert_eq!(count("state=owed").await, [true]);
+    assert!(count("state=owed&unresolved=true").await.is_empty());
+    assert_eq!(count("unresolved=true").await, [false]);
     let show = payments(&shop, &["show", id, "--json"]).await;
     let row: Value = serde_json::from_slice(&show.stdout).unwrap();
     assert_eq!((&row["state"], &row["refund_transaction"]), (&"owed".into(), &refund.as_str().into()));

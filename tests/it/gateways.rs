@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use tollhouse::ledger::PaymentState;
+use tollhouse::ledger::{Ledger, PaymentState, PostgresLedger};
+use tollhouse::types::{AccountId, Network, SystemClock};
 
 use crate::harness::{
-    Answer, Call, Header, OTHER_SIGNER, PASSWORD, Plan, Postgres, SIGNER, Serve, Shop, THIRD_SIGNER, eventually, paid,
+    Answer, Call, Header, OTHER_SIGNER, PASSWORD, Plan, Postgres, SIGNER, SIGNER_ADDRESS, Serve, Shop, THIRD_SIGNER,
+    Tap, Terms, eventually, paid,
 };
 
 /// Longer than a lease, with time to notice.
@@ -322,4 +325,103 @@ async fn a_database_that_is_not_there_is_told_of_without_its_password() {
     assert!(!gateway.wait_end().await.success());
     let log = gateway.log();
     assert!(log.contains("can't open the ledger") && !log.contains(PASSWORD), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_without_a_gas_payer_answers_nothing_from_a_restored_old_ledger() {
+    let postgres = Postgres::start().await;
+    let mut shop = Shop::open_with(plan(&postgres, SIGNER)).await;
+    shop.origin.then([Serve::Status(503)]);
+    let due = shop.payment().await;
+    assert_eq!(shop.present(&due.v2()).await.status, 503);
+    let row = shop.wait_state(PaymentState::Paid).await;
+    shop.buy().await;
+    let hits = shop.priced_hits();
+    shop.gateway().terminate();
+    shop.gateway().wait_end().await;
+    // As the books were before the last sale. Another gateway has the gas payer, and didn't look at the chain yet.
+    let pool = sqlx::PgPool::connect(&postgres.url()).await.unwrap();
+    let forgotten = [
+        format!("DELETE FROM payments WHERE record <> '{}'", row.record),
+        "UPDATE signers SET next_nonce = 1".to_owned(),
+    ];
+    for statement in forgotten {
+        let mut transaction = pool.begin().await.unwrap();
+        sqlx::query("SELECT set_config('tollhouse.epoch', owner::text, true) FROM signers")
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+    }
+    pool.close().await;
+    let observer = Arc::new(|_name: &'static str, _took| ());
+    let other = PostgresLedger::open_observed(&postgres.url(), Arc::new(SystemClock), observer).await.unwrap();
+    let other: Arc<dyn Ledger> = Arc::new(other);
+    let signer = AccountId::new(SIGNER_ADDRESS.to_string()).unwrap();
+    assert_eq!(other.lease_signer(&Network::evm(84_532), &signer, 0).await.unwrap(), 1);
+    shop.start_until("/healthz").await;
+    let until = Instant::now() + Duration::from_secs(6);
+    while Instant::now() < until {
+        let answer = shop.present(&due.v2()).await;
+        assert!(answer.status == 503 && answer.error() == "settlement_pending", "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(shop.gateway().log().contains("the ledger is behind gas payer"));
+    other.end().await;
+    let answer = shop.present_until_decided(&due.v2()).await;
+    assert!(answer.status == 409 && answer.error() == "payment_owed", "{answer:?}");
+    assert_eq!(shop.priced_hits(), hits);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_though_nobody_was_told_keeps_no_payment_from_its_payer() {
+    let postgres = Postgres::start().await;
+    let failpoints = "record_paid=1*return;record_delivering=1*return;claim_forwarded=1*return";
+    let routes = "\"/api/data\" = \"$0.01\"\n\"/api/after\" = { price = \"$0.01\", settle = \"after\" }\n".to_owned();
+    let shop = Shop::open_with(Plan { routes, settles_after: true, ..dying_at(&postgres, failpoints) }).await;
+    // The record of its settlement.
+    let first = shop.payment().await;
+    assert_eq!(shop.present_until_decided(&first.v2()).await.status, 200);
+    // A further delivery, which the first payment needed, too.
+    shop.origin.then([Serve::Status(503)]);
+    let second = shop.payment().await;
+    assert_eq!(shop.present(&second.v2()).await.status, 503);
+    shop.wait_state(PaymentState::Paid).await;
+    assert_eq!(shop.present_until_decided(&second.v2()).await.status, 200);
+    // The claim of an attempt.
+    let terms = Terms::read(&shop.call(&Call::get("/api/after")).await);
+    let (name, value) = shop.payer.pay(&terms).v2();
+    let call = Call::get("/api/after").with(name, value);
+    eventually("the answer", TAKEN_OVER, || async { (shop.call(&call).await.status == 200).then_some(()) }).await;
+    let rows = shop.rows().await;
+    assert_eq!(rows.iter().map(|row| row.deliveries).collect::<Vec<_>>(), [1, 0, 2, 1]);
+    assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (4, 3));
+    shop.audit().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_database_hangs_is_answered_and_its_payment_stays_good() {
+    let postgres = Postgres::start().await;
+    let tap = Tap::before(postgres.port()).await;
+    let shop = Shop::open_with(Plan { ledger: Some(postgres.url_at(tap.port)), ..plan(&postgres, SIGNER) }).await;
+    shop.origin.then([Serve::Status(503)]);
+    let due = shop.payment().await;
+    assert_eq!(shop.present(&due.v2()).await.status, 503);
+    let new = shop.payment().await;
+    tap.hang();
+    for header in [due.v2(), new.v2()] {
+        let presented = tokio::time::timeout(Duration::from_secs(45), shop.present(&header)).await;
+        let answer = presented.expect("an answer");
+        assert!(matches!(answer.status, 409 | 503) && !answer.has_terms(), "{answer:?}");
+    }
+    tap.pass_new();
+    served_in_the_end(&shop, &due.v2()).await;
+    eventually("the gas payer's lease", Duration::from_secs(60), || async {
+        let answer = shop.present(&new.v2()).await;
+        assert!(!answer.has_terms(), "{answer:?}");
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(shop.node.transfers().await.len(), 2);
 }

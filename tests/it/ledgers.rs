@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tollhouse::ledger::{
-    ClaimOutcome, DeliveryBegun, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentId, PaymentState,
-    PostgresLedger, Settlement, SignInClaim,
+    ClaimOutcome, DeliveryBegun, ForwardOutcome, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentId,
+    PaymentState, PostgresLedger, Settlement, SignInClaim,
 };
 use tollhouse::types::{AccountId, AssetId, AtomicAmount, Clock, Network, SystemClock, UnixMillis};
 
-use crate::harness::Postgres;
+use crate::harness::{Postgres, Tap};
 
 async fn open(postgres: &Postgres) -> Arc<dyn Ledger> {
+    open_at(&postgres.url()).await
+}
+
+async fn open_at(url: &str) -> Arc<dyn Ledger> {
     let observer = Arc::new(|_name: &'static str, _took| ());
-    Arc::new(PostgresLedger::open_observed(&postgres.url(), Arc::new(SystemClock), observer).await.unwrap())
+    Arc::new(PostgresLedger::open_observed(url, Arc::new(SystemClock), observer).await.unwrap())
 }
 
 fn network() -> Network {
@@ -177,4 +181,58 @@ async fn a_claim_runs_to_its_end_though_nobody_waits_for_it() {
         ledger.find(&PaymentId("one".to_owned())).await.unwrap()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_gateways_try_at_once_an_origin_works_so_often_for_one_payment() {
+    const MAX: u32 = 2;
+    let postgres = Postgres::start().await;
+    let ledgers = [open(&postgres).await, open(&postgres).await, open(&postgres).await];
+    for number in 0..8 {
+        let tries = (0..9).map(|place| {
+            let ledger = Arc::clone(&ledgers[place % 3]);
+            tokio::spawn(async move {
+                let mut attempts = 0_u32;
+                loop {
+                    let claim = NewPayment { signer: None, ..payment(&format!("after {number}"), "0xA") };
+                    match ledger.claim_forwarded(claim, MAX).await {
+                        Ok(ForwardOutcome::Claimed(row)) => {
+                            attempts += 1;
+                            ledger.release(&row.record, false).await.unwrap();
+                        }
+                        Ok(ForwardOutcome::Exists(_)) => {}
+                        Err(LedgerError::AttemptsSpent) => return attempts,
+                        // The row that was in the way is gone again.
+                        Err(error) => assert!(matches!(error, LedgerError::NotWritten(_)), "{error}"),
+                    }
+                }
+            })
+        });
+        let attempts: u32 = join_all(tries).await.into_iter().map(Result::unwrap).sum();
+        assert_eq!(attempts, MAX, "payment {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_hangs_holds_neither_questions_nor_the_lease() {
+    let postgres = Postgres::start().await;
+    let tap = Tap::before(postgres.port()).await;
+    let ledger = open_at(&postgres.url_at(tap.port)).await;
+    ledger.lease_signer(&network(), &account("0xA"), 0).await.unwrap();
+    let id = PaymentId("none".to_owned());
+    let ask = || tokio::time::timeout(Duration::from_secs(30), ledger.find(&id));
+    let warm = join_all((0..16).map(|_| ask())).await;
+    assert!(warm.iter().all(|answer| matches!(answer, Ok(Ok(None)))), "{warm:?}");
+    tap.hang();
+    let answers = join_all((0..20).map(|_| ask())).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(Err(LedgerError::NotRead(_))))), "{answers:?}");
+    // What hangs, hangs for good; who connects anew is answered.
+    tap.pass_new();
+    crate::harness::eventually("answers and a lease", Duration::from_secs(60), || async {
+        let is_running = ledger.tenure().unwrap().is_running();
+        (is_running && matches!(ask().await, Ok(Ok(None)))).then_some(())
+    })
+    .await;
+    tap.hang();
+    tokio::time::timeout(Duration::from_secs(20), ledger.end()).await.unwrap();
 }

@@ -212,6 +212,37 @@ async fn a_hung_origin_with_many_paid_requests_leaves_free_routes_of_others_at_t
 }
 
 #[tokio::test]
+async fn payments_that_wait_for_a_hung_origin_leave_the_networks_settlements_to_others() {
+    let other = Origin::start().await;
+    let upstream = format!(
+        "max_concurrent = 1\nqueue_timeout = \"20s\"\n[upstreams.other]\nservers = [\"127.0.0.1:{}\"]",
+        other.port
+    );
+    let routes = "\"/api/data\" = { price = \"$0.01\", upstream = \"api\" }\n\
+                  \"/api/other\" = { price = \"$0.01\", upstream = \"other\" }\n";
+    let network = "max_settlements = 2\nqueue_timeout = \"300ms\"".to_owned();
+    let shop = Shop::open_with(Plan { network, upstream, routes: routes.to_owned(), ..Plan::default() }).await;
+    let terms = shop.terms().await;
+    let headers: Vec<_> = (0..5).map(|_| shop.payer.pay(&terms).v2()).collect();
+    shop.origin.then([Serve::Slow(Duration::from_secs(8))]);
+    let paying = join_all(headers.iter().map(|header| shop.present(header)));
+    let elsewhere = async {
+        eventually("a hung origin", Duration::from_secs(10), || async { (shop.priced_hits() == 1).then_some(()) })
+            .await;
+        // The others wait by now.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(shop.priced_hits(), 1);
+        let terms = Terms::read(&shop.call(&Call::get("/api/other")).await);
+        let (name, value) = shop.payer.pay(&terms).v2();
+        shop.call(&Call::get("/api/other").with(name, value)).await
+    };
+    let (answers, answer) = tokio::join!(paying, elsewhere);
+    assert_eq!((answer.status, other.hits().len()), (200, 1), "{answer:?}");
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    assert_eq!(shop.node.transfers().await.len(), 6);
+}
+
+#[tokio::test]
 async fn an_address_has_so_many_payments_worked_on_and_others_are_not_kept_out_by_it() {
     let server = "limits = { payments_per_address = 2 }".to_owned();
     let network = "settle_timeout = \"3s\"".to_owned();

@@ -23,6 +23,7 @@ mod cosmos;
 mod crashes;
 mod discovery;
 mod disk;
+mod docs;
 mod doctor;
 mod edge;
 mod facilitator;

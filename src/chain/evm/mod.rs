@@ -319,6 +319,10 @@ impl Scheme for EvmScheme {
         evidence::stand(&self.0, blocks).await.map_err(verify::unavailable)
     }
 
+    fn counts_nonces(&self) -> bool {
+        true
+    }
+
     async fn signer_nonces(&self) -> Result<Vec<(AccountId, AccountNonce)>, VerifyError> {
         let inner = &self.0;
         let calls = inner.lanes.iter().map(|lane| ("eth_getTransactionCount", json!([lane.address, "pending"])));

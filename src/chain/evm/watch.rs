@@ -30,13 +30,17 @@ const HEAD_IDLE: Duration = Duration::from_secs(10);
 const HEAD_UNREACHABLE: Duration = Duration::from_secs(2);
 /// How often the head is read while a payment is pending.
 const HEAD_BUSY: Duration = Duration::from_secs(1);
-/// Bounds of the head's polling while many are pending.
+/// Bounds of the head's polling while many are pending; the lower one is less where blocks come faster.
 const MANY_POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// The lower bound where blocks come as fast as transactions do.
+const MANY_POLL_MIN: Duration = Duration::from_millis(5);
 /// Bounds of one receipt's polling.
 const RECEIPT_POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(1));
 /// A receipt that usually comes sooner is asked for at once: chains that mine what they are sent, and a timer's steps are of
 /// that size too.
 const RECEIPT_AT_ONCE: Duration = Duration::from_millis(2);
+/// How often it is asked for again at once there, before a timer is worth its while.
+const AGAIN_AT_ONCE_MAX: u8 = 2;
 /// How often every pending receipt is asked for although no block showed it.
 const RECHECK: Duration = Duration::from_secs(3);
 /// An endpoint so many blocks behind the best head seen is behind the chain.
@@ -59,6 +63,8 @@ struct Pending {
     sent_at: Option<Instant>,
     next_poll: Instant,
     delay: Duration,
+    /// How often it is still asked for again without a pause.
+    at_once: u8,
     /// Blocks up to this one don't hold it.
     scanned_to: u64,
     checked_at: Instant,
@@ -188,6 +194,7 @@ impl Watch {
             sent_at: None,
             next_poll: if is_new { now + RECHECK } else { now },
             delay: Duration::from_millis(50),
+            at_once: 0,
             // The head as known may be old, never too new.
             scanned_to: self.head().map_or(0, |head| head.number),
             checked_at: if is_new { now } else { now.checked_sub(RECHECK).unwrap_or(now) },
@@ -211,7 +218,9 @@ impl Watch {
         self.with(hash, |pending| {
             let now = Instant::now();
             pending.sent_at.get_or_insert(now);
-            pending.next_poll = if first < RECEIPT_AT_ONCE { now } else { now + first.min(RECEIPT_POLL.1) };
+            let is_at_once = first < RECEIPT_AT_ONCE;
+            pending.at_once = if is_at_once { AGAIN_AT_ONCE_MAX } else { 0 };
+            pending.next_poll = if is_at_once { now } else { now + first.min(RECEIPT_POLL.1) };
             pending.delay = (usual / 4).clamp(RECEIPT_POLL.0, RECEIPT_POLL.1);
         });
         self.wake.notify_one();
@@ -287,6 +296,8 @@ impl Watch {
     /// Learns from when the question was asked that found a receipt, not from when its answer came: else a question that
     /// is always asked too late would never be asked sooner.
     fn learn_wait(&self, wait: Duration) {
+        // A timer's shortest pauses are longer than they were meant: learned as they were, they would never get shorter.
+        let wait = if wait < RECEIPT_AT_ONCE * 4 { wait / 2 } else { wait };
         let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX).min(4_000_000);
         let old = self.usual_wait_micros.load(Ordering::Relaxed);
         self.usual_wait_micros.store((old * 7 + micros) / 8, Ordering::Relaxed);
@@ -335,7 +346,7 @@ impl Watch {
         let now = Instant::now();
         let (_, still_due, next) = self.due(now);
         let receipt_due_in = match next {
-            _ if !still_due.is_empty() => RECEIPT_POLL.0,
+            _ if !still_due.is_empty() => return Duration::ZERO,
             Some(next) => next.saturating_duration_since(now),
             None => HEAD_IDLE,
         };
@@ -344,13 +355,14 @@ impl Watch {
 
     async fn tick_many(&self, rpc: &Rpc) -> Duration {
         let before = self.head();
-        let delay = Duration::from_micros(self.many_delay_micros.load(Ordering::Relaxed)).max(MANY_POLL.0);
+        let shortest = (self.block_interval() / 4).clamp(MANY_POLL_MIN, MANY_POLL.0);
+        let delay = Duration::from_micros(self.many_delay_micros.load(Ordering::Relaxed)).max(shortest);
         match self.refresh_head(rpc, delay).await {
             Ok(head) => {
                 // Woken early there was nothing to read, which says nothing about the pace of blocks.
                 if before.is_none_or(|before| before.seen_at != head.seen_at) {
                     let has_advanced = before.is_none_or(|before| before.number != head.number);
-                    let next = if has_advanced { MANY_POLL.0 } else { (delay * 2).min(MANY_POLL.1) };
+                    let next = if has_advanced { shortest } else { (delay * 2).min(MANY_POLL.1) };
                     self.many_delay_micros.store(u64::try_from(next.as_micros()).unwrap_or(0), Ordering::Relaxed);
                 }
                 self.read_blocks(rpc, head.number).await;
@@ -359,7 +371,7 @@ impl Watch {
         }
         let overdue = self.overdue();
         self.ask_receipts(rpc, &overdue).await;
-        Duration::from_micros(self.many_delay_micros.load(Ordering::Relaxed)).max(MANY_POLL.0)
+        Duration::from_micros(self.many_delay_micros.load(Ordering::Relaxed)).max(shortest)
     }
 
     /// Pending transactions that no block showed for a while.
@@ -436,6 +448,11 @@ impl Watch {
             for (position, hash) in some.iter().enumerate() {
                 self.with(*hash, |pending| {
                     pending.checked_at = now;
+                    if let Some(left) = pending.at_once.checked_sub(1) {
+                        pending.at_once = left;
+                        pending.next_poll = now;
+                        return;
+                    }
                     pending.next_poll = now + pending.delay;
                     pending.delay = (pending.delay * 2).min(RECEIPT_POLL.1);
                 });
@@ -476,6 +493,11 @@ pub(super) async fn run(inner: Weak<Inner>, watch: Arc<Watch>) {
             }
             None => return,
         };
+        if pause.is_zero() {
+            // A timer's shortest pause is a millisecond or two.
+            tokio::task::yield_now().await;
+            continue;
+        }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = watch.wake.notified() => {}

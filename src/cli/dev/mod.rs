@@ -94,7 +94,7 @@ pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     };
     let shop = devnet.block_on(Shop::open(args))?;
     let blueprint = shop.blueprint()?;
-    start_logging(&blueprint)?;
+    let _log = start_logging(&blueprint)?;
     let code = shop.run(blueprint, stop, |shop| shop.print(&mut std::io::stdout().lock()));
     devnet.shutdown_timeout(DEVNET_GRACE);
     code

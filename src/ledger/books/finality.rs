@@ -65,6 +65,7 @@ impl Operation for RecordSettledAgain {
 /// [`crate::ledger::Ledger::record_reorged`].
 pub(super) struct RecordReorged {
     pub(super) record: RecordId,
+    pub(super) block_hash: String,
     pub(super) reason: String,
 }
 
@@ -75,11 +76,12 @@ impl Operation for RecordReorged {
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
         let updated = sqlx::query(
             "UPDATE payments SET state = 'reorged', failure = $2, updated_at = $3 \
-             WHERE record = $1 AND state IN ('paid', 'delivering', 'served', 'owed')",
+             WHERE record = $1 AND state IN ('paid', 'delivering', 'served', 'owed') AND settled_block_hash = $4",
         )
         .bind(&self.record.0)
         .bind(&self.reason)
         .bind(books.now().0)
+        .bind(&self.block_hash)
         .execute(books.connection())
         .await?;
         match updated.rows_affected() {

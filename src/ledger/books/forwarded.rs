@@ -22,7 +22,13 @@ impl Operation for ClaimForwarded {
 
     async fn apply(self, books: &mut Books) -> Result<ForwardOutcome, StepError> {
         let Self { payment, attempts_max } = self;
-        // Each time it was let go the count went on in a row of its own: the highest is that of all.
+        let record = new_record_id()?;
+        let now = books.now();
+        if !insert_payment(books, &record, &payment, now, PaymentState::Forwarded, 0).await? {
+            return Ok(ForwardOutcome::Exists(load_live(books, &payment).await?));
+        }
+        // Each time it was let go the count went on in a row of its own: the highest is that of all. Only now that this row keeps
+        // others out: whoever had the payment a moment ago has let it go, and is counted.
         let before: i64 = sqlx::query_scalar(
             "SELECT COALESCE(MAX(deliveries), 0) FROM payments \
              WHERE payment_id = $1 AND state = 'released' AND payload_digest = $2",
@@ -31,16 +37,16 @@ impl Operation for ClaimForwarded {
         .bind(hex::encode(&payment.payload_digest))
         .fetch_one(books.connection())
         .await?;
-        let record = new_record_id()?;
-        let now = books.now();
         let attempts = u32::try_from(before).unwrap_or(u32::MAX).saturating_add(1);
-        if !insert_payment(books, &record, &payment, now, PaymentState::Forwarded, attempts).await? {
-            return Ok(ForwardOutcome::Exists(load_live(books, &payment).await?));
-        }
         if attempts > attempts_max {
             // The row goes with the savepoint.
             return Err(LedgerError::AttemptsSpent.into());
         }
+        sqlx::query("UPDATE payments SET deliveries = $2 WHERE record = $1")
+            .bind(&record.0)
+            .bind(i64::from(attempts))
+            .execute(books.connection())
+            .await?;
         Ok(ForwardOutcome::Claimed(reload(books, &record).await?))
     }
 }

@@ -66,8 +66,18 @@ type StoredRow = sqlx::postgres::PgRow;
 /// Threads that talk to the database. Apart from all other runtimes, so that no shutdown of those ends a change half-way.
 const THREADS: usize = 2;
 
-/// How long whoever asked for a claim waits for it. The claim goes on: its row is found by its key.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a question may take, a connection included. The server ends a statement by itself a little earlier, if it still
+/// does anything.
+const READ_MAX: Duration = Duration::from_secs(6);
+
+/// How long a renewal may take: well within what is left of the lease.
+const RENEW_MAX: Duration = Duration::from_secs(3);
+
+/// How long giving everything up may take. Others do without it a lease later.
+const END_MAX: Duration = Duration::from_secs(5);
+
+/// How long whoever must be told something before long waits for a change. The change goes on: a claim's row is found by its key.
+const WRITE_PATIENCE: Duration = Duration::from_secs(20);
 
 /// The ledger in a PostgreSQL database.
 pub struct PostgresLedger {
@@ -129,7 +139,7 @@ impl PostgresLedger {
     /// As [`Self::write`], for those who must be told something before long.
     async fn write_in_time<O: Operation>(&self, operation: O) -> Result<O::Output, LedgerError> {
         let elapsed = || LedgerError::Unknown("the database has not answered yet".to_owned());
-        tokio::time::timeout(CLAIM_PATIENCE, self.write(operation)).await.unwrap_or_else(|_elapsed| Err(elapsed()))
+        tokio::time::timeout(WRITE_PATIENCE, self.write(operation)).await.unwrap_or_else(|_elapsed| Err(elapsed()))
     }
 
     async fn read<T, F, R>(&self, read: F) -> Result<T, LedgerError>
@@ -138,8 +148,14 @@ impl PostgresLedger {
         F: FnOnce(PostgresReader) -> R,
         R: Future<Output = Result<T, LedgerError>> + Send + 'static,
     {
-        self.run(read(self.inner.reader.clone())).await
+        self.run(in_time(read(self.inner.reader.clone()))).await
     }
+}
+
+/// A question to a server that may hang. Cut off, its connection is tested before it is used again, or given up (`store`).
+async fn in_time<T>(question: impl Future<Output = Result<T, LedgerError>>) -> Result<T, LedgerError> {
+    let silent = |_elapsed| Err(LedgerError::NotRead("the database did not answer in time".to_owned()));
+    tokio::time::timeout(READ_MAX, question).await.unwrap_or_else(silent)
 }
 
 impl Drop for PostgresLedger {
@@ -167,6 +183,19 @@ impl Inner {
         self.writer.make(operation, self.registration.tenure().epoch).await
     }
 
+    /// Renews the registration, on a connection that is never used again if it doesn't answer.
+    async fn renew(&self) -> Result<Renewal, sqlx::Error> {
+        let deadline = tokio::time::Instant::now() + RENEW_MAX;
+        let silent = |_elapsed| Err(sqlx::Error::PoolTimedOut);
+        let mut connection = tokio::time::timeout_at(deadline, self.pool.acquire()).await.unwrap_or_else(silent)?;
+        let renewing = tokio::time::timeout_at(deadline, self.registration.renew(&mut connection));
+        let renewed = renewing.await.unwrap_or_else(|_elapsed| Err(sqlx::Error::PoolTimedOut));
+        if renewed.is_err() {
+            connection.close_on_drop();
+        }
+        renewed
+    }
+
     /// Payments of a network that this gateway works on.
     async fn own_unfinished(&self, network: &Network) -> Result<Vec<PaymentRecord>, LedgerError> {
         while self.write(TakeOver { network: network.clone() }).await? >= u64::from(TAKEN_MAX) {}
@@ -176,9 +205,8 @@ impl Inner {
         ))
         .bind(network.as_str())
         .bind(self.registration.tenure().epoch)
-        .fetch_all(&self.pool)
-        .await;
-        rows::payments(&found.map_err(not_read)?)
+        .fetch_all(&self.pool);
+        rows::payments(&in_time(async { found.await.map_err(not_read) }).await?)
     }
 }
 
@@ -191,7 +219,7 @@ async fn keep_registered(inner: Arc<Inner>) {
         if inner.registration.has_ended() {
             return;
         }
-        match inner.registration.renew(&inner.pool).await {
+        match inner.renew().await {
             Ok(Renewal::Renewed) => {}
             Ok(Renewal::Anew) => {
                 let epoch = inner.registration.tenure().epoch;
@@ -333,8 +361,14 @@ impl Ledger for PostgresLedger {
         self.write(RecordSettledAgain { record: record.clone(), settlement }).await
     }
 
-    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError> {
-        self.write(RecordReorged { record: record.clone(), reason: reason.to_owned() }).await
+    async fn record_reorged(
+        &self,
+        record: &RecordId,
+        block_hash: &str,
+        reason: &str,
+    ) -> Result<PaymentRecord, LedgerError> {
+        let (block_hash, reason) = (block_hash.to_owned(), reason.to_owned());
+        self.write(RecordReorged { record: record.clone(), block_hash, reason }).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {
@@ -349,6 +383,11 @@ impl Ledger for PostgresLedger {
         at_least: AccountNonce,
     ) -> Result<AccountNonce, LedgerError> {
         self.write(LeaseSigner { network: network.clone(), signer: signer.clone(), at_least }).await
+    }
+
+    async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<AccountNonce>, LedgerError> {
+        let (network, signer) = (network.clone(), signer.clone());
+        self.read(|reader| async move { reader.next_nonce(&network, &signer).await }).await
     }
 
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
@@ -389,7 +428,7 @@ impl Ledger for PostgresLedger {
     }
 
     async fn probe(&self) -> Result<(), LedgerError> {
-        self.write(Probe).await
+        self.write_in_time(Probe).await
     }
 
     fn tenure(&self) -> Option<Tenure> {
@@ -397,19 +436,24 @@ impl Ledger for PostgresLedger {
     }
 
     async fn own(&self, record: &RecordId) -> Result<bool, LedgerError> {
-        self.write(Own { record: record.clone() }).await
+        self.write_in_time(Own { record: record.clone() }).await
     }
 
     async fn lease_duty(&self, name: &str) -> Result<bool, LedgerError> {
-        self.write(LeaseDuty { name: name.to_owned() }).await
+        self.write_in_time(LeaseDuty { name: name.to_owned() }).await
     }
 
     async fn end(self: Arc<Self>) {
         let inner = Arc::clone(&self.inner);
         let _ended = self
             .run(async move {
-                inner.registration.end(&inner.pool).await;
-                inner.pool.close().await;
+                let ending = async {
+                    inner.registration.end(&inner.pool).await;
+                    inner.pool.close().await;
+                };
+                if tokio::time::timeout(END_MAX, ending).await.is_err() {
+                    tracing::warn!("The ledger does not answer; the registration ends by itself.");
+                }
                 Ok(())
             })
             .await;

@@ -34,11 +34,21 @@ fn options(url: &str) -> Result<PgConnectOptions, LedgerError> {
     Ok(options.application_name("tollhouse").disable_statement_logging())
 }
 
+/// How long a connection that comes back to the pool may take to prove that it is of further use.
+const PROOF_MAX: Duration = Duration::from_secs(6);
+
 fn pool_of(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_MAX)
         .idle_timeout(Duration::from_secs(600))
+        // The pool's own test has no end where the server hangs, and the connection's place would be lost with it.
+        .after_release(|connection, _metadata| {
+            Box::pin(async move {
+                let proven = tokio::time::timeout(PROOF_MAX, connection.ping()).await;
+                proven.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
+            })
+        })
         .connect_lazy_with(options)
 }
 

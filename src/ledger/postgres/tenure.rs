@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::ledger::{LedgerError, Tenure};
 
@@ -41,7 +41,8 @@ pub(super) enum Renewal {
 impl Registration {
     /// Registers this process under a name of its own.
     pub(super) async fn new(pool: &PgPool, instance: String) -> Result<Self, LedgerError> {
-        let tenure = register(pool, &instance, None).await.map_err(|error| not_written(&error))?;
+        let mut connection = pool.acquire().await.map_err(|error| not_written(&error))?;
+        let tenure = register(&mut connection, &instance, None).await.map_err(|error| not_written(&error))?;
         Ok(Self { instance, tenure: Mutex::new(tenure), has_ended: AtomicBool::new(false) })
     }
 
@@ -54,7 +55,7 @@ impl Registration {
     }
 
     /// Renews the lease, or registers anew if it has ended; removes registrations that have ended.
-    pub(super) async fn renew(&self, pool: &PgPool) -> Result<Renewal, sqlx::Error> {
+    pub(super) async fn renew(&self, connection: &mut PgConnection) -> Result<Renewal, sqlx::Error> {
         let epoch = self.tenure().epoch;
         let asked_at = Instant::now();
         let renewed = sqlx::query(
@@ -63,14 +64,14 @@ impl Registration {
         )
         .bind(epoch)
         .bind(lease_millis())
-        .execute(pool)
+        .execute(&mut *connection)
         .await?;
         if renewed.rows_affected() == 1 {
             self.set(Tenure { epoch, until: asked_at + (LEASE - MARGIN) });
-            bury(pool).await?;
+            bury(connection).await?;
             return Ok(Renewal::Renewed);
         }
-        let tenure = register(pool, &self.instance, Some(epoch)).await?;
+        let tenure = register(connection, &self.instance, Some(epoch)).await?;
         self.set(tenure);
         Ok(Renewal::Anew)
     }
@@ -90,9 +91,9 @@ impl Registration {
 }
 
 /// A new registration, in place of one that has ended.
-async fn register(pool: &PgPool, instance: &str, old: Option<i64>) -> Result<Tenure, sqlx::Error> {
+async fn register(connection: &mut PgConnection, instance: &str, old: Option<i64>) -> Result<Tenure, sqlx::Error> {
     let asked_at = Instant::now();
-    let mut transaction = pool.begin().await?;
+    let mut transaction = connection.begin().await?;
     if let Some(old) = old {
         sqlx::query("DELETE FROM instances WHERE epoch = $1").bind(old).execute(&mut *transaction).await?;
     }
@@ -105,17 +106,17 @@ async fn register(pool: &PgPool, instance: &str, old: Option<i64>) -> Result<Ten
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    bury(pool).await?;
+    bury(connection).await?;
     Ok(Tenure { epoch, until: asked_at + (LEASE - MARGIN) })
 }
 
 /// Removes registrations whose lease is over. One in the middle of a write is left for the next time.
-async fn bury(pool: &PgPool) -> Result<(), sqlx::Error> {
+async fn bury(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let buried: Vec<(i64, String)> = sqlx::query_as(
         "DELETE FROM instances WHERE epoch IN (SELECT epoch FROM instances WHERE lease_until <= tollhouse_now() \
          FOR UPDATE SKIP LOCKED) RETURNING epoch, instance",
     )
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     for (epoch, instance) in buried {
         tracing::warn!(

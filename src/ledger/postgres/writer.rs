@@ -24,6 +24,9 @@ const TRANSACTION_MAX: Duration = Duration::from_secs(6);
 /// How long a COMMIT may take before the server is asked what became of it.
 const COMMIT_MAX: Duration = Duration::from_secs(6);
 
+/// How long its answer may take, a connection included.
+const ANSWER_MAX: Duration = Duration::from_secs(6);
+
 /// How often it is asked.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -121,7 +124,14 @@ impl Writer {
             }
         };
         match worked {
-            Ok((transaction, output)) => self.commit(books, &transaction).await.map(|()| output),
+            Ok((transaction, output)) => {
+                self.commit(books, &transaction).await?;
+                // As if the server knew nothing of the transaction any more.
+                if crate::crash::bug(O::NAME) {
+                    return Err(LedgerError::Unknown("seeded".to_owned()));
+                }
+                Ok(output)
+            }
             Err(error) => Err(undo(books, error).await),
         }
     }
@@ -149,11 +159,10 @@ impl Writer {
     async fn look_up(&self, transaction: &str, detail: &str) -> Result<(), LedgerError> {
         let (mut pause, longest) = ASK_AGAIN;
         loop {
+            let question =
+                sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)").bind(transaction).fetch_one(&self.pool);
             let asked: Result<Option<String>, sqlx::Error> =
-                sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)")
-                    .bind(transaction)
-                    .fetch_one(&self.pool)
-                    .await;
+                tokio::time::timeout(ANSWER_MAX, question).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
             match asked.as_ref().map(Option::as_deref) {
                 Ok(Some("committed")) => return Ok(()),
                 Ok(Some("aborted")) => return Err(LedgerError::NotWritten(detail.to_owned())),

@@ -308,8 +308,14 @@ impl Ledger for SqliteLedger {
         self.write(RecordSettledAgain { record: record.clone(), settlement }).await
     }
 
-    async fn record_reorged(&self, record: &RecordId, reason: &str) -> Result<PaymentRecord, LedgerError> {
-        self.write(RecordReorged { record: record.clone(), reason: reason.to_owned() }).await
+    async fn record_reorged(
+        &self,
+        record: &RecordId,
+        block_hash: &str,
+        reason: &str,
+    ) -> Result<PaymentRecord, LedgerError> {
+        let (block_hash, reason) = (block_hash.to_owned(), reason.to_owned());
+        self.write(RecordReorged { record: record.clone(), block_hash, reason }).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {
@@ -323,6 +329,10 @@ impl Ledger for SqliteLedger {
         at_least: AccountNonce,
     ) -> Result<AccountNonce, LedgerError> {
         self.write(LeaseSigner { network: network.clone(), signer: signer.clone(), at_least }).await
+    }
+
+    async fn next_nonce(&self, network: &Network, signer: &AccountId) -> Result<Option<AccountNonce>, LedgerError> {
+        self.reader()?.next_nonce(network, signer).await
     }
 
     async fn list(&self, filter: &PaymentFilter) -> Result<Vec<PaymentRecord>, LedgerError> {

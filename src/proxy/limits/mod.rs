@@ -194,9 +194,9 @@ impl RouteLimits {
     }
 
     /// A request that had a pass reached nobody.
-    pub fn give_back(&self, client: IpAddr, now: UnixMillis) {
+    pub fn give_back(&self, client: IpAddr, taken: Left) {
         if let Some(quota) = &self.quota {
-            quota.give_back(client, now);
+            quota.give_back(client, taken);
         }
     }
 }

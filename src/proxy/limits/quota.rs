@@ -21,6 +21,8 @@ pub(in crate::proxy) struct Left {
     pub period_secs: u64,
     /// Until there are as many again.
     pub reset_secs: u64,
+    /// The period that it was counted in, by its number since 1970.
+    period: u64,
 }
 
 #[derive(Default)]
@@ -47,10 +49,6 @@ impl Quota {
     pub fn take(&self, client: IpAddr, now: UnixMillis) -> Result<Left, Left> {
         let (number, reset_secs) = self.period_at(now);
         let client = neighbourhood(client);
-        let left = |requests| {
-            let period_secs = self.rate.period().as_secs();
-            Left { requests, of: self.rate.count(), period_secs, reset_secs }
-        };
         let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
         // Freed when nobody waits for the lock any more.
         let mut _ended = None;
@@ -58,6 +56,11 @@ impl Quota {
             _ended = Some(std::mem::replace(&mut *period, Period { number, used: HashMap::new() }));
         }
         // A clock that is set back gives nothing twice: the later period goes on.
+        let counted_in = period.number;
+        let left = |requests| {
+            let period_secs = self.rate.period().as_secs();
+            Left { requests, of: self.rate.count(), period_secs, reset_secs, period: counted_in }
+        };
         let count = period.used.len();
         let taken = match period.used.get_mut(&client) {
             Some(used) if *used < self.rate.count() => {
@@ -74,11 +77,10 @@ impl Quota {
         taken
     }
 
-    /// Gives a request back that reached nobody.
-    pub fn give_back(&self, client: IpAddr, now: UnixMillis) {
-        let (number, _) = self.period_at(now);
+    /// Gives a request back that reached nobody: to the period that it was taken from, if that still runs.
+    pub fn give_back(&self, client: IpAddr, taken: Left) {
         let mut period = self.period.lock().unwrap_or_else(PoisonError::into_inner);
-        if period.number == number
+        if period.number == taken.period
             && let Some(used) = period.used.get_mut(&neighbourhood(client))
         {
             *used = used.saturating_sub(1);
@@ -106,12 +108,12 @@ mod tests {
     fn an_address_has_its_requests_until_the_day_ends_and_then_again() {
         let quota = Quota::new("2/day".parse().unwrap());
         let evening = UnixMillis::from_secs(20_000 * 86_400 - 60);
-        let left = |requests| Left { requests, of: 2, period_secs: 86_400, reset_secs: 60 };
+        let left = |requests| Left { requests, of: 2, period_secs: 86_400, reset_secs: 60, period: 19_999 };
         assert_eq!(quota.take(address(1), evening), Ok(left(1)));
         assert_eq!(quota.take(address(1), evening), Ok(left(0)));
         assert_eq!(quota.take(address(1), evening), Err(left(0)));
         assert_eq!(quota.take(address(2), evening), Ok(left(1)));
-        quota.give_back(address(1), evening);
+        quota.give_back(address(1), left(0));
         assert_eq!(quota.take(address(1), evening), Ok(left(0)));
         let morning = UnixMillis::from_secs(20_000 * 86_400);
         assert!(quota.take(address(1), morning).is_ok());
@@ -121,6 +123,17 @@ mod tests {
             "a clock set back gives none anew"
         );
         assert!(quota.take(address(1), evening).is_err());
+    }
+
+    #[test]
+    fn what_is_given_back_after_the_period_ended_is_not_the_next_ones() {
+        let quota = Quota::new("2/day".parse().unwrap());
+        let taken = quota.take(address(1), UnixMillis::from_secs(86_400 - 1)).unwrap();
+        let morning = UnixMillis::from_secs(86_400);
+        assert!(quota.take(address(1), morning).is_ok());
+        quota.give_back(address(1), taken);
+        let left = [quota.take(address(1), morning).is_ok(), quota.take(address(1), morning).is_ok()];
+        assert_eq!(left, [true, false]);
     }
 
     #[test]

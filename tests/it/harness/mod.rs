@@ -11,6 +11,7 @@ mod payer;
 mod postgres;
 mod shop;
 mod solana;
+mod tap;
 
 pub use chain::Chain;
 pub use chaos::Fault;
@@ -22,6 +23,7 @@ pub use payer::{Draft, Header, Payer, Payment, Terms, domain, encode};
 pub use postgres::{PASSWORD, Postgres};
 pub use shop::{PRICE, Plan, Shop, paid};
 pub use solana::{SolanaNode, TOKEN_2022_MINT};
+pub use tap::Tap;
 
 /// What only the rig (`tests/rig`) needs besides.
 #[allow(unused_imports, reason = "the integration tests need none of it")]

@@ -42,7 +42,16 @@ impl Postgres {
 
     /// Where gateways find it.
     pub fn url(&self) -> String {
-        format!("postgres://tollhouse:{PASSWORD}@127.0.0.1:{}/postgres", self.port)
+        self.url_at(self.port)
+    }
+
+    /// The same through another port.
+    pub fn url_at(&self, port: u16) -> String {
+        format!("postgres://tollhouse:{PASSWORD}@127.0.0.1:{port}/postgres")
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     fn data(&self) -> PathBuf {

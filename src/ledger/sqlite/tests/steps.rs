@@ -14,7 +14,10 @@ async fn take(rig: &Rig, record: &RecordId, step: &str) -> Result<PaymentRecord,
         "record_undelivered" => rig.ledger.record_undelivered(record, MAX, false).await,
         "record_served" => rig.ledger.record_served(record).await,
         "record_settled_again" => rig.ledger.record_settled_again(record, settlement()).await,
-        "record_reorged" => rig.ledger.record_reorged(record, "why").await,
+        "record_reorged" => {
+            rig.sql(format!("UPDATE payments SET settled_block_hash = '0xblock' WHERE record = '{record}'")).await;
+            rig.ledger.record_reorged(record, "0xblock", "why").await
+        }
         other => panic!("{other}"),
     }
 }
@@ -226,7 +229,10 @@ async fn a_block_is_watched_until_it_is_final_and_all_its_payments_with_it() {
     // Moved to another block, it is watched there.
     rig.ledger.record_settled_again(&records[0], settled(5)).await.unwrap();
     assert_eq!(unfinal(NOON).await, [block(1), block(5)]);
-    rig.ledger.record_reorged(&records[1], "payment_expired").await.unwrap();
+    let late = rig.ledger.record_reorged(&records[0], &block(2).hash, "payment_expired").await;
+    assert!(matches!(late, Err(LedgerError::IllegalStep { .. })), "settled again since: {late:?}");
+    assert_eq!(unfinal(NOON).await, [block(1), block(5)]);
+    rig.ledger.record_reorged(&records[1], &block(1).hash, "payment_expired").await.unwrap();
     assert_eq!(unfinal(NOON).await, [block(5)], "nothing to watch of what is undone");
     let undone = rig.ledger.failed_but_usable(&network(), NOON).await.unwrap();
     assert_eq!((undone.len(), undone[0].failure.as_deref()), (1, Some("payment_expired")), "it may land after all");
@@ -272,7 +278,7 @@ async fn a_refunded_payment_that_comes_back_after_a_reorg_buys_no_answer_besides
     let rig = Rig::new().await;
     let record = owed(&rig, "a").await;
     resolve_in_sqlite(&rig.path, &record, &refund("0x1")).await.unwrap();
-    rig.ledger.record_reorged(&record, "reorged").await.unwrap();
+    rig.ledger.record_reorged(&record, "0xblock", "reorged").await.unwrap();
     let back = rig.ledger.record_paid(&record, settlement(), false).await.unwrap();
     assert_eq!((back.state, back.resolution), (PaymentState::Owed, Some(refund("0x1"))));
 }
