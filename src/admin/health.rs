@@ -27,13 +27,13 @@ impl Admin {
     pub(super) async fn readiness(&self) -> Answer {
         let mut networks = serde_json::Map::new();
         let mut has_open_network = false;
-        for chain in &self.chains {
-            let state = match chain.scheme.availability() {
-                Availability::Ready => {
+        for chain in self.in_force.chains().iter() {
+            let state = match chain.scheme.availability().refusal() {
+                None => {
                     has_open_network = true;
                     json!({ "ready": true })
                 }
-                Availability::Unavailable(detail) => json!({ "ready": false, "detail": detail }),
+                Some(detail) => json!({ "ready": false, "detail": detail }),
             };
             networks.insert(chain.scheme.network().as_str().to_owned(), state);
         }
@@ -44,7 +44,7 @@ impl Admin {
     }
 
     pub(super) fn metrics(&self) -> Answer {
-        for chain in &self.chains {
+        for chain in self.in_force.chains().iter() {
             let is_up = chain.scheme.availability() == Availability::Ready;
             self.metrics.network_up(chain.scheme.network().as_str(), is_up);
         }

@@ -50,10 +50,8 @@ const CSP_DATA: &str = "default-src 'none'; frame-ancestors 'none'";
 pub struct AdminParts {
     /// Where and with which token.
     pub config: AdminConfig,
-    /// The configuration in force.
+    /// The configuration in force, and its networks.
     pub in_force: Arc<InForce>,
-    /// The networks of business; empty when nothing is priced.
-    pub chains: Vec<WatchedChain>,
     /// Whether any route is priced, now.
     pub has_priced_routes: Arc<AtomicBool>,
     /// Who reads the configuration again.
@@ -80,7 +78,6 @@ pub trait Reload: Send + Sync {
 pub struct Admin {
     access: Access,
     in_force: Arc<InForce>,
-    chains: Vec<WatchedChain>,
     has_priced_routes: Arc<AtomicBool>,
     reloader: Option<Arc<dyn Reload>>,
     ledger: Arc<dyn Ledger>,
@@ -99,7 +96,6 @@ impl Admin {
         Self {
             access: Access::new(parts.config.listen, parts.config.token),
             in_force: parts.in_force,
-            chains: parts.chains,
             has_priced_routes: parts.has_priced_routes,
             reloader: parts.reloader,
             ledger: parts.ledger,
@@ -165,8 +161,8 @@ impl Admin {
             Endpoint::Payments => books::payments(self.ledger.as_ref(), query).await,
             Endpoint::Payment(id) => books::one(self.ledger.as_ref(), id).await,
             Endpoint::Routes => shop::routes(&self.in_force.get()),
-            Endpoint::Networks => shop::networks(&self.in_force.get(), &self.chains),
-            Endpoint::Signers => shop::signers(&self.chains),
+            Endpoint::Networks => shop::networks(&self.in_force.get(), &self.in_force.chains()),
+            Endpoint::Signers => shop::signers(&self.in_force.chains()),
             Endpoint::Stats => {
                 let (config, now) = (self.in_force.get(), self.clock.now());
                 self.last_stats.answer(self.ledger.as_ref(), &config, now, query).await

@@ -78,6 +78,9 @@ section! {
         dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
+        /// The socket at which a gateway that is started with --upgrade asks this one for its listeners, relative to this file;
+        /// without it none can.
+        upgrade_socket: String,
         /// Callers that pay in some other way, and are let through to every priced route.
         free_for: FreeFor,
     }

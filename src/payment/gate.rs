@@ -20,11 +20,12 @@ use super::decision::Decision;
 use super::delivery::Deliveries;
 use super::flight::{Entered, Flight, Flights};
 use super::held::{HeldPayment, release, release_lost};
+use super::markets::Markets;
 use super::priced::Market;
 use super::purchase::{new_payment, presentation};
-use super::queue::{Place, Seated};
+use super::queue::{Place, Seated, StandingAside};
 use super::receipt::success_response;
-use super::scheme::{Availability, SettlementPlan, VerifyError};
+use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::{Handover, Settlements};
 use super::standing::{Presentation, Standing};
 use super::verdict::{deliver, ended, failed, pending};
@@ -88,7 +89,7 @@ pub struct GateRules {
 pub struct Gate {
     flights: Arc<Flights>,
     settlements: Arc<Settlements>,
-    markets: HashMap<Network, Arc<Market>>,
+    markets: Arc<Markets>,
     deliveries: Arc<Deliveries>,
     quote_key: QuoteKey,
     clock: Arc<dyn Clock>,
@@ -130,7 +131,8 @@ impl Gate {
             deliveries_max: rules.deliveries_max,
             metrics: Arc::clone(&metrics),
         });
-        let settlements = Settlements::new(markets.clone(), Arc::clone(&deliveries));
+        let markets = Markets::new(markets);
+        let settlements = Settlements::new(Arc::clone(&markets), Arc::clone(&deliveries));
         let flights = Arc::new(Flights::default());
         Arc::new(Self {
             flights,
@@ -154,10 +156,16 @@ impl Gate {
     }
 
     pub(super) fn market(&self, network: &Network) -> Option<Arc<Market>> {
-        self.markets.get(network).map(Arc::clone)
+        self.markets.get(network)
     }
 
-    pub(super) fn markets(&self) -> &HashMap<Network, Arc<Market>> {
+    /// Every network of business, as of now.
+    #[must_use]
+    pub fn markets(&self) -> Arc<HashMap<Network, Arc<Market>>> {
+        self.markets.all()
+    }
+
+    pub(super) fn open_markets(&self) -> &Markets {
         &self.markets
     }
 
@@ -172,6 +180,10 @@ impl Gate {
     /// The books are not behind this network's chain, under the registration with the ledger of this epoch.
     pub(super) fn set_compared(&self, network: &Network, epoch: Option<i64>) {
         self.compared.insert(network.clone(), epoch);
+    }
+
+    pub(super) fn forget_compared(&self, network: &Network) {
+        self.compared.remove(network);
     }
 
     /// Whether what the books call due may be answered: not while they may be an old copy (threat E13). A registration anew may
@@ -381,7 +393,9 @@ impl Gate {
         };
         if request.settles_after {
             // A slow origin must not keep others from being settled: the place is taken again when the origin has answered.
+            let aside = payment.market.queue.stand_aside();
             drop(place);
+            let plan = Box::new(StandingAside { plan, _aside: aside });
             return self.claim_forwarded(claim, plan, payment, &request.trace, flight).await;
         }
         let plan: Arc<dyn SettlementPlan> = Arc::new(Seated { plan, _place: place });
@@ -424,7 +438,7 @@ impl Gate {
         if let Some(reason) = payment.stale {
             return Err(refused(reason));
         }
-        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
+        if let Some(detail) = payment.market.scheme.availability_of(&payment.terms.asset).refusal() {
             tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
             return Err(Decision::Unavailable);
         }

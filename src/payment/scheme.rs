@@ -159,8 +159,22 @@ pub struct Standings {
 pub enum Availability {
     /// Yes.
     Ready,
+    /// In a moment: what earlier runs left unfinished is being put in hand.
+    Opening,
     /// Not now; the text is for operators.
     Unavailable(String),
+}
+
+impl Availability {
+    /// Why not, in words for operators.
+    #[must_use]
+    pub fn refusal(self) -> Option<String> {
+        match self {
+            Self::Ready => None,
+            Self::Opening => Some("unfinished payments are being reconciled".to_owned()),
+            Self::Unavailable(detail) => Some(detail),
+        }
+    }
 }
 
 /// One payment scheme on one network.

@@ -81,6 +81,9 @@ impl Gate {
         payload: &PaymentPayload,
         candidates: Vec<Candidate>,
     ) -> Result<VerifiedPayment, Decision> {
+        if !self.ledger().is_open() {
+            return Err(Decision::Unavailable);
+        }
         let mut refusal = Reason::NoMatchingRequirements;
         let mut stale = Vec::new();
         for candidate in candidates {

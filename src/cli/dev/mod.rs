@@ -236,7 +236,7 @@ impl Shop {
         stop: impl Future<Output = ()>,
         ready: impl FnOnce(&Self) -> std::io::Result<()>,
     ) -> anyhow::Result<ExitCode> {
-        Runtimes::new(&blueprint)?.run(blueprint, stop, |_server| Ok(ready(&self)?))
+        Runtimes::new(&blueprint)?.run(blueprint, None, stop, |_server| Ok(ready(&self)?))
     }
 
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {
