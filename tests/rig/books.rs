@@ -113,7 +113,11 @@ impl Books {
     pub async fn rows(&self) -> Vec<PaymentRecord> {
         let reader = match self {
             Self::File { file, .. } => BooksReader::Sqlite(SqliteReader::open(file).await.unwrap()),
-            Self::Database { url, .. } => BooksReader::Postgres(PostgresReader::open(url).await.unwrap()),
+            Self::Database { url, .. } => {
+                // Sees that there is an answer first: a reader doesn't wait long for one.
+                self.standings().await;
+                BooksReader::Postgres(PostgresReader::open(url).await.unwrap())
+            }
         };
         let rows = reader.list(&PaymentFilter::default()).await.unwrap();
         reader.close().await;
