@@ -120,9 +120,11 @@ impl App {
                     return;
                 }
                 tracing::info!("The ledger is this gateway's.");
-                if let Err(error) = gate.recover_deliveries().await {
-                    tracing::error!(%error, "What the gateway before left over could not be put back.");
+                while let Err(error) = gate.recover_deliveries().await {
+                    tracing::error!(%error, "What the gateway before left over could not be put back; trying again.");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
                 }
+                awaited.set_in_order();
                 let markets = gate.markets();
                 if let Err(error) = refuse_orphans(ledger.as_ref(), &server.server, &markets, clock.now()).await {
                     tracing::error!(%error, "Payments were left over that nobody looks after.");

@@ -1,6 +1,7 @@
 //! Books that another gateway is about to let go of: read a little meanwhile, written by nobody here until they are open.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub struct AwaitedLedger {
     observer: Observer,
     reader: SqliteReader,
     open: OnceLock<Arc<dyn Ledger>>,
+    is_in_order: AtomicBool,
     failure: watch::Sender<Option<String>>,
 }
 
@@ -38,8 +40,8 @@ impl AwaitedLedger {
     /// [`LedgerError::Open`] when there are none, or another version wrote them.
     pub async fn new(path: &Path, clock: Arc<dyn Clock>, observer: Observer) -> Result<Self, LedgerError> {
         let reader = SqliteReader::open(path).await?;
-        let (path, open) = (path.to_path_buf(), OnceLock::new());
-        Ok(Self { path, clock, observer, reader, open, failure: watch::Sender::new(None) })
+        let (path, open, is_in_order) = (path.to_path_buf(), OnceLock::new(), AtomicBool::new(false));
+        Ok(Self { path, clock, observer, reader, open, is_in_order, failure: watch::Sender::new(None) })
     }
 
     /// Waits for the lock, however long that takes, and makes this process the books' only writer.
@@ -69,6 +71,12 @@ impl AwaitedLedger {
         }
     }
 
+    /// What the process before left over is put back: payments may be taken. Any sooner, an answer that is on its way would be
+    /// taken for one that was left over.
+    pub fn set_in_order(&self) {
+        self.is_in_order.store(true, Ordering::Release);
+    }
+
     fn opened(&self) -> Result<&Arc<dyn Ledger>, LedgerError> {
         self.open.get().ok_or_else(|| LedgerError::NotWritten("another gateway still has it".to_owned()))
     }
@@ -77,7 +85,7 @@ impl AwaitedLedger {
 #[async_trait]
 impl Ledger for AwaitedLedger {
     fn is_open(&self) -> bool {
-        self.open.get().is_some()
+        self.is_in_order.load(Ordering::Acquire)
     }
 
     fn tenure(&self) -> Option<Tenure> {
