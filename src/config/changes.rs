@@ -1,4 +1,5 @@
-//! What a running gateway can't take up from a changed configuration: listeners, the books, and how networks are spoken to.
+//! What a running gateway can't take up from a changed configuration, such as listeners and the books; and which networks are
+//! spoken to in another way.
 
 use super::model::{
     ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, NetworkConfig, ServerConfig, SignerSource,

@@ -50,10 +50,6 @@ fn place(path: &str) -> (String, String) {
 fn needs_restart(path: &str) -> bool {
     let compared = include_str!("changes.rs");
     let mut named = path.match_indices('.').map(|(at, _)| &path[..at]).chain([path]);
-    if path.starts_with("networks.") {
-        // Routes hold where the money goes; all else is how a network is spoken to.
-        return path != "networks.NAME.pay_to";
-    }
     named.any(|part| compared.contains(&format!("(\"{part}\"")))
 }
 

@@ -122,10 +122,6 @@ impl Ledger for AwaitedLedger {
         }
     }
 
-    async fn is_open(&self) -> bool {
-        self.opened()?.is_open().await
-    }
-
     async fn find(&self, id: &PaymentId) -> Result<Option<PaymentRecord>, LedgerError> {
         self.opened()?.find(id).await
     }
