@@ -17,7 +17,8 @@ use crate::telemetry::Trace;
 use crate::types::{AccountId, ChainKind, DecimalAmount, Network, WaitFor};
 
 use super::decision::Decision;
-use super::gate::{Gate, OriginProbe, PaidRequest};
+use super::gate::Gate;
+use super::request::{OriginProbe, PaidRequest};
 use super::verify::{Candidate, VerifiedPayment, refused};
 
 /// The route's name in the books; no route of a configuration is called so, since each holds a path.

@@ -5,12 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use dashmap::DashMap;
 use tokio::sync::oneshot;
 
 use crate::ledger::{
-    ClaimOutcome, DeliveryBegun, Digest, ForwardOutcome, Ledger, LedgerError, NewPayment, PaymentRecord, RecordId,
+    ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewPayment, PaymentRecord, RecordId,
 };
 use crate::protocol::{QuoteKey, Reason};
 use crate::telemetry::{Metrics, Stage, Trace};
@@ -25,6 +24,7 @@ use super::priced::Market;
 use super::purchase::{new_payment, presentation};
 use super::queue::{Place, Seated, StandingAside};
 use super::receipt::success_response;
+use super::request::PaidRequest;
 use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::{Handover, Settlements};
 use super::standing::{Presentation, Standing};
@@ -33,46 +33,6 @@ use super::verify::{VerifiedPayment, refused};
 
 /// How often a decision is looked up again after the ledger changed under it.
 const LOOKUPS_MAX: usize = 8;
-
-/// The payment headers of a request, each as often as it came.
-#[derive(Debug, Clone, Default)]
-pub struct PaymentHeaders<'a> {
-    /// `PAYMENT-SIGNATURE`.
-    pub v2: Vec<&'a [u8]>,
-    /// `X-PAYMENT`.
-    pub v1: Vec<&'a [u8]>,
-}
-
-/// A request that presents a verified payment.
-pub struct PaidRequest<'a> {
-    /// SHA-256 over all that identifies the request: method, host, path, query, `Range`, whatever chose the price, body.
-    pub fingerprint: Digest,
-    /// Whether the same request may be presented again after an origin failure.
-    pub redeliverable: bool,
-    /// Whether the money moves only once the origin has answered.
-    pub settles_after: bool,
-    /// Where it came from.
-    pub client: IpAddr,
-    /// The route's key, for the books.
-    pub route: &'a str,
-    /// Method and path, for the books.
-    pub summary: String,
-    /// Whether the origin would answer.
-    pub origin: &'a dyn OriginProbe,
-    /// Where its stages are told.
-    pub trace: Trace,
-}
-
-/// Whether the origin of a request would answer.
-#[async_trait]
-pub trait OriginProbe: Send + Sync {
-    /// Asks now.
-    async fn is_up(&self) -> bool;
-
-    /// Keeps a place at the origin for this request, however often it is asked, so that what is paid for finds it free;
-    /// false if none came free in time. Asked before anything is claimed.
-    async fn reserve(&self) -> bool;
-}
 
 /// How the gate does business.
 #[derive(Debug, Clone)]

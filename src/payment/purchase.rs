@@ -3,7 +3,7 @@
 use crate::ledger::{Holder, NewPayment};
 use crate::types::UnixMillis;
 
-use super::gate::PaidRequest;
+use super::request::PaidRequest;
 use super::scheme::SettlementPlan;
 use super::standing::Presentation;
 use super::verify::VerifiedPayment;
