@@ -1,6 +1,6 @@
 //! A proxy that is pingora and nothing else, with the settings Tollhouse uses: what `benches/proxy.sh` compares with.
 //!
-//! `bare_pingora LISTEN ORIGIN THREADS [timeouts]`: with `timeouts` it bounds what every proxy in service has to bound, as
+//! `bare_pingora LISTEN ORIGIN THREADS [timeouts|bare [CERT KEY]]`: with a certificate it speaks TLS, HTTP/2 and HTTP/1.1; with `timeouts` it bounds what every proxy in service has to bound, as
 //! nginx does unasked and Tollhouse does: connecting to, reading from and writing to the origin, and writing to the client.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a benchmark that fails should stop and say where")]
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::Result;
+use pingora::listeners::tls::TlsSettings;
 use pingora::proxy::{ProxyHttp, Session, http_proxy_service};
 use pingora::server::Server;
 use pingora::server::configuration::ServerConf;
@@ -50,7 +51,7 @@ impl ProxyHttp for Bare {
 pub fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let [_, listen, origin, threads, rest @ ..] = arguments.as_slice() else {
-        eprintln!("usage: bare_pingora LISTEN ORIGIN THREADS [timeouts]");
+        eprintln!("usage: bare_pingora LISTEN ORIGIN THREADS [timeouts|bare [CERT KEY]]");
         std::process::exit(2);
     };
     let conf =
@@ -61,7 +62,14 @@ pub fn main() {
         &server.configuration,
         Bare { origin: origin.parse().unwrap(), has_timeouts: rest.first().is_some_and(|word| word == "timeouts") },
     );
-    service.add_tcp(listen);
+    match rest {
+        [_, cert, key] => {
+            let mut settings = TlsSettings::intermediate(cert, key).unwrap();
+            settings.enable_h2();
+            service.add_tls_with_settings(listen, None, settings);
+        }
+        _ => service.add_tcp(listen),
+    }
     server.add_service(service);
     server.run_forever();
 }

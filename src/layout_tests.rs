@@ -129,6 +129,7 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
     ),
     ("wincode", &[("chain::solana", "wincode"), ("cli", "wincode"), ("devnet", "wincode")]),
     ("cosmrs", &[("chain::cosmos", "cosmrs"), ("cli", "cosmrs"), ("devnet", "cosmrs"), ("types", "cosmrs::AccountId")]),
+    ("nix", &[("server", "nix")]),
     ("tonic", &[("chain::cosmos", "tonic"), ("cli", "tonic"), ("devnet", "tonic")]),
     ("k256", &[("chain::cosmos", "k256"), ("cli", "k256"), ("devnet", "k256")]),
     (

@@ -112,6 +112,10 @@ fn take(filter: &mut PageFilter, key: &str, value: &str) -> Result<(), Wrong> {
         "payer" => filter.payer = Some(payer(value)?),
         "since_millis" => filter.since = Some(moment(value)?),
         "until_millis" => filter.until = Some(moment(value)?),
+        "unresolved" => {
+            let unresolved = value.parse().map_err(|_error| ("bad_unresolved", "unresolved is true or false"))?;
+            filter.unresolved = unresolved;
+        }
         "cursor" => filter.after = Some(place(value).ok_or(("bad_cursor", "cursor is the next of the page before"))?),
         _ => return Err(("unknown_parameter", "this path has no such parameter")),
     }
@@ -170,6 +174,7 @@ fn payment(record: &PaymentRecord) -> Value {
         "claimed_at_millis": claim.claimed_at.0,
         "paid_at_millis": record.paid_at.map(|at| at.0),
         "updated_at_millis": record.updated_at.0,
+        "resolved_at_millis": record.resolution.as_ref().map(|resolution| resolution.at.0),
     })
 }
 
@@ -189,6 +194,7 @@ fn whole(record: &PaymentRecord) -> Value {
         "block_hash": settlement.map(|settlement| settlement.block_hash.as_str()),
         "is_external": settlement.map(|settlement| settlement.is_external),
         "failed_transaction": record.failed_transaction,
+        "refund_transaction": record.resolution.as_ref().map(|resolution| resolution.transaction.as_str()),
         "attempts": record.attempts.iter().map(attempt).collect::<Vec<_>>(),
     });
     let mut all = payment(record);

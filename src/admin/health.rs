@@ -1,6 +1,5 @@
 //! Whether the gateway is well: for load balancers, supervisors and Prometheus.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -28,13 +27,13 @@ impl Admin {
     pub(super) async fn readiness(&self) -> Answer {
         let mut networks = serde_json::Map::new();
         let mut has_open_network = false;
-        for chain in &self.chains {
-            let state = match chain.scheme.availability() {
-                Availability::Ready => {
+        for chain in self.in_force.chains().iter() {
+            let state = match chain.scheme.availability().refusal() {
+                None => {
                     has_open_network = true;
                     json!({ "ready": true })
                 }
-                Availability::Unavailable(detail) => json!({ "ready": false, "detail": detail }),
+                Some(detail) => json!({ "ready": false, "detail": detail }),
             };
             networks.insert(chain.scheme.network().as_str().to_owned(), state);
         }
@@ -45,7 +44,7 @@ impl Admin {
     }
 
     pub(super) fn metrics(&self) -> Answer {
-        for chain in &self.chains {
+        for chain in self.in_force.chains().iter() {
             let is_up = chain.scheme.availability() == Availability::Ready;
             self.metrics.network_up(chain.scheme.network().as_str(), is_up);
         }
@@ -59,8 +58,8 @@ impl Admin {
     }
 
     async fn probe(&self) -> bool {
-        let known = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, is_there)) = known
+        let mut probed = self.probed.lock().await;
+        if let Some((at, is_there)) = *probed
             && at.elapsed() < PROBE_AGE_MAX
         {
             return is_there;
@@ -76,7 +75,7 @@ impl Admin {
                 false
             }
         };
-        *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), is_there));
+        *probed = Some((Instant::now(), is_there));
         is_there
     }
 }

@@ -13,8 +13,8 @@ mod stats;
 mod tests;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -50,10 +50,8 @@ const CSP_DATA: &str = "default-src 'none'; frame-ancestors 'none'";
 pub struct AdminParts {
     /// Where and with which token.
     pub config: AdminConfig,
-    /// The configuration in force.
+    /// The configuration in force, and its networks.
     pub in_force: Arc<InForce>,
-    /// The networks of business; empty when nothing is priced.
-    pub chains: Vec<WatchedChain>,
     /// Whether any route is priced, now.
     pub has_priced_routes: Arc<AtomicBool>,
     /// Who reads the configuration again.
@@ -80,14 +78,14 @@ pub trait Reload: Send + Sync {
 pub struct Admin {
     access: Access,
     in_force: Arc<InForce>,
-    chains: Vec<WatchedChain>,
     has_priced_routes: Arc<AtomicBool>,
     reloader: Option<Arc<dyn Reload>>,
     ledger: Arc<dyn Ledger>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     is_serving: AtomicBool,
-    probed: Mutex<Option<(Instant, bool)>>,
+    /// Held while the ledger is asked, so that those who ask at the same time share one answer.
+    probed: tokio::sync::Mutex<Option<(Instant, bool)>>,
     last_stats: LastStats,
 }
 
@@ -98,14 +96,13 @@ impl Admin {
         Self {
             access: Access::new(parts.config.listen, parts.config.token),
             in_force: parts.in_force,
-            chains: parts.chains,
             has_priced_routes: parts.has_priced_routes,
             reloader: parts.reloader,
             ledger: parts.ledger,
             metrics: parts.metrics,
             clock: parts.clock,
             is_serving: AtomicBool::new(false),
-            probed: Mutex::new(None),
+            probed: tokio::sync::Mutex::new(None),
             last_stats: LastStats::default(),
         }
     }
@@ -164,8 +161,8 @@ impl Admin {
             Endpoint::Payments => books::payments(self.ledger.as_ref(), query).await,
             Endpoint::Payment(id) => books::one(self.ledger.as_ref(), id).await,
             Endpoint::Routes => shop::routes(&self.in_force.get()),
-            Endpoint::Networks => shop::networks(&self.in_force.get(), &self.chains),
-            Endpoint::Signers => shop::signers(&self.chains),
+            Endpoint::Networks => shop::networks(&self.in_force.get(), &self.in_force.chains()),
+            Endpoint::Signers => shop::signers(&self.in_force.chains()),
             Endpoint::Stats => {
                 let (config, now) = (self.in_force.get(), self.clock.now());
                 self.last_stats.answer(self.ledger.as_ref(), &config, now, query).await

@@ -15,25 +15,30 @@ use crate::types::{AccountId, AssetId, AtomicAmount, KNOWN_NETWORKS, Network, Wa
 const INTEGER_MAX: u64 = (1 << 53) - 1;
 
 /// The configuration in force: a reload puts another one in its place.
-#[derive(Debug)]
-pub struct InForce(RwLock<Arc<Config>>);
+pub struct InForce(RwLock<(Arc<Config>, Arc<[WatchedChain]>)>);
 
 impl InForce {
     /// Begins with this one.
     #[must_use]
-    pub fn new(config: Arc<Config>) -> Self {
-        Self(RwLock::new(config))
+    pub fn new(config: Arc<Config>, chains: Vec<WatchedChain>) -> Self {
+        Self(RwLock::new((config, chains.into())))
     }
 
     /// The one that holds now.
     #[must_use]
     pub fn get(&self) -> Arc<Config> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// Its networks.
+    #[must_use]
+    pub fn chains(&self) -> Arc<[WatchedChain]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner).1)
     }
 
     /// From now on this one holds.
-    pub fn set(&self, config: Arc<Config>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    pub fn set(&self, config: Arc<Config>, chains: Vec<WatchedChain>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (config, chains.into());
     }
 }
 
@@ -166,10 +171,8 @@ fn assets(network: &NetworkConfig, scheme: &dyn Scheme) -> Vec<Value> {
 }
 
 fn told(availability: Availability) -> (bool, Option<String>) {
-    match availability {
-        Availability::Ready => (true, None),
-        Availability::Unavailable(detail) => (false, Some(detail)),
-    }
+    let refusal = availability.refusal();
+    (refusal.is_none(), refusal)
 }
 
 /// `GET /signers`.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{RouteAction, Secret};
-use crate::ledger::{LedgerError, NewPayment, PaymentId, PaymentRecord};
+use crate::ledger::{LedgerError, NewPayment, PaymentId, PaymentRecord, SqliteLedger};
 use crate::proxy::testing::{TestGate, config, paid_route, route, upstream};
 use crate::types::{AccountId, AssetId, Network, UnixMillis};
 
@@ -74,6 +74,28 @@ async fn health_says_no_until_the_gateway_serves_and_readiness_until_a_network_i
     gate.chain.is_open.store(false, Ordering::SeqCst);
     assert_eq!(ask(&admin, "GET", "/readyz", &host).await, 503);
     assert_eq!(ask(&admin, "GET", "/healthz", &host).await, 200);
+}
+
+#[tokio::test]
+async fn any_number_of_questions_after_health_at_once_are_one_write_of_the_ledger() {
+    let gate = TestGate::open(Duration::from_millis(300)).await;
+    let routes = vec![route("/free", RouteAction::Free)];
+    let mut parts = gate.admin_parts(&config(upstream(&["127.0.0.1:1"]), routes));
+    let folder = tempfile::tempdir().unwrap();
+    let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = Arc::clone(&writes);
+    let observer: crate::ledger::Observer = Arc::new(move |operation, _took| {
+        // Several writes may share a commit.
+        counter.fetch_add(usize::from(operation != "commit"), Ordering::SeqCst);
+    });
+    let path = folder.path().join("books.db");
+    parts.ledger = Arc::new(SqliteLedger::open_observed(&path, parts.clock.clone(), observer).await.unwrap());
+    let admin = Admin::new(parts);
+    admin.set_serving(true);
+    let before = writes.load(Ordering::SeqCst);
+    let asked = futures::future::join_all((0..50).map(|_| ask(&admin, "GET", "/healthz", &HERE))).await;
+    assert_eq!(asked, vec![200; 50]);
+    assert_eq!(writes.load(Ordering::SeqCst) - before, 1);
 }
 
 /// Takes every other configuration.

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
+use super::networks::Business;
 use crate::chain::{Chain, SignerBalance};
 use crate::config::{Config, RouteAction};
 use crate::payment::scheme::Availability;
@@ -23,11 +26,12 @@ struct Said {
 }
 
 /// Keeps the gauges, for ever.
-pub(super) async fn keep(chains: Vec<Arc<dyn Chain>>, config: Arc<Config>, metrics: Arc<Metrics>) {
+pub(super) async fn keep(business: watch::Receiver<Business>, metrics: Arc<Metrics>) {
     let mut ticks = tokio::time::interval(EVERY);
     let mut said = Said::default();
     loop {
         ticks.tick().await;
+        let Business { config, chains, .. } = business.borrow().clone();
         for chain in &chains {
             let network = chain.network();
             metrics.network_up(network.as_str(), chain.availability() == Availability::Ready);

@@ -3,25 +3,29 @@
 //! The only place that knows every part. Decides nothing itself.
 
 mod gauges;
+mod networks;
 mod reload;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
-use crate::admin::{AdminParts, ChainStatus, InForce, Reload, WatchedChain, WatchedSigner};
+use crate::admin::{AdminParts, InForce, Reload};
 use crate::chain::{self, Chain, ChainError, ChainObserver, RpcOutcome};
 use crate::config::{
     self, AccessLogTarget, BodyKind, Config, Diagnostics, LedgerUrl, Location, NetworkConfig, PaidRoute, RouteAction,
     RouteConfig, RouteOffer, Secret, ServerConfig,
 };
 use crate::facilitator::FacilitatorParts;
-use crate::ledger::{Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger};
+use crate::ledger::{
+    AwaitedLedger, Ledger, LedgerError, PaymentFilter, PaymentRecord, PaymentState, PostgresLedger, SqliteLedger,
+};
 use crate::payment::scheme::Scheme;
 use crate::payment::{Clearing, Gate, GateRules, Market, Payable, PricedOffer, PricedRoute, Queue};
 use crate::protocol::{BodyType, EXACT, MEMO_KEY, Offer, PaymentRequirements, QuoteKey, ResourceInfo, Usage};
@@ -29,7 +33,8 @@ use crate::proxy::{Current, Parts, check_files};
 use crate::route::RouteTable;
 use crate::server::tls;
 use crate::telemetry::{AccessLog, AccessTarget, ExporterError, Metrics, Observers, Tracer, TracerConfig};
-use crate::types::{AccountId, AtomicAmount, ChainKind, Clock, Network, SystemClock, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, Clock, Network, SystemClock, UnixMillis};
+use networks::Business;
 pub use reload::Reloader;
 
 /// How long a start waits for its chains before it goes on without those that don't answer.
@@ -98,6 +103,36 @@ pub struct App {
     pub reloader: Arc<Reloader>,
     /// Traces and the access log, which are to be flushed at the end.
     pub observers: Observers,
+    /// Books that another gateway still has.
+    awaited: Option<Arc<AwaitedLedger>>,
+}
+
+impl App {
+    /// What is left to do once requests are served: takes over the books if another gateway still has them, and from then on
+    /// looks after payments. To be run on the runtime of money.
+    pub fn begin(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (awaited, gate, ledger) = (self.awaited.clone(), Arc::clone(&self.gate), Arc::clone(&self.ledger));
+        let (server, clock) = (Arc::clone(&self.parts.config), Arc::clone(&self.parts.clock));
+        async move {
+            if let Some(awaited) = awaited {
+                if awaited.take().await.is_err() {
+                    // Whoever waits for the ledger to halt is told why.
+                    return;
+                }
+                tracing::info!("The ledger is this gateway's.");
+                while let Err(error) = gate.recover_deliveries().await {
+                    tracing::error!(%error, "What the gateway before left over could not be put back; trying again.");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                awaited.set_in_order();
+                let markets = gate.markets();
+                if let Err(error) = refuse_orphans(ledger.as_ref(), &server.server, &markets, clock.now()).await {
+                    tracing::error!(%error, "Payments were left over that nobody looks after.");
+                }
+            }
+            gate.look_after().await;
+        }
+    }
 }
 
 struct Observer(Arc<Metrics>);
@@ -114,8 +149,17 @@ impl Blueprint {
     /// # Errors
     /// Every mistake, each with its place.
     pub fn read(file: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Diagnostics> {
+        Self::read_with(file, env, None)
+    }
+
+    /// As [`Self::read`]; what its networks do is counted in the metrics of a gateway that runs.
+    fn read_with(
+        file: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+        metrics: Option<Arc<Metrics>>,
+    ) -> Result<Self, Diagnostics> {
         let mut parsed = config::read(file, env);
-        let metrics = Metrics::new().map(Arc::new);
+        let metrics = metrics.map_or_else(|| Metrics::new().map(Arc::new), Ok);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let mut built = None;
         if let (Some(config), Ok(metrics)) = (&parsed.config, &metrics) {
@@ -196,11 +240,14 @@ impl Blueprint {
     ///
     /// # Errors
     /// When the books can't be opened or a chain is not what the configuration says. Nothing listens then.
-    pub async fn start(self, runtime: Handle) -> Result<App, StartError> {
+    ///
+    /// With `awaits`, another gateway may still have the books: requests can be served meanwhile, and payments are taken once it
+    /// has let go of them.
+    pub async fn start(self, runtime: Handle, awaits: bool) -> Result<App, StartError> {
         let observers = self.observers(&runtime)?;
-        let ledger = self.open_ledger().await?;
+        let (ledger, awaited) = self.open_ledger(awaits).await?;
         let quote_key = self.quote_key(ledger.as_ref()).await?;
-        self.refuse_orphans(ledger.as_ref()).await?;
+        refuse_orphans(ledger.as_ref(), &self.config.server, &self.markets, self.clock.now()).await?;
         self.verify_chains().await?;
         for chain in &self.chains {
             Arc::clone(chain).start();
@@ -214,7 +261,8 @@ impl Blueprint {
         let payables = payables(&self.config, &self.markets);
         let current = Arc::<Current>::default();
         let has_priced_routes = Arc::new(AtomicBool::new(self.priced.iter().any(Option::is_some)));
-        let markets = self.markets.clone();
+        let business =
+            Business { config: Arc::clone(&self.config), chains: self.chains.clone(), markets: self.markets.clone() };
         let gate = Gate::new(
             ledger.clone(),
             self.markets,
@@ -224,12 +272,15 @@ impl Blueprint {
             Arc::clone(&self.metrics),
             runtime.clone(),
         );
-        let in_force = Arc::new(InForce::new(Arc::clone(&self.config)));
-        let clearing = Arc::new(Clearing::new(Arc::clone(&gate), payables));
+        let in_force = Arc::new(InForce::new(Arc::clone(&self.config), business.watched()));
+        let clearing = Arc::new(Clearing::new(Arc::clone(&gate), payables, business.signers()));
+        let (business, watched_business) = watch::channel(business);
         let reloader = Arc::new(Reloader {
             file: self.config.file.clone(),
-            config: tokio::sync::Mutex::new(Arc::clone(&self.config)),
-            markets,
+            business: tokio::sync::Mutex::new(business),
+            gate: Arc::clone(&gate),
+            runtime: runtime.clone(),
+            metrics: Arc::clone(&self.metrics),
             ledger: ledger.clone(),
             clock: Arc::clone(&self.clock),
             current: Arc::clone(&current),
@@ -238,13 +289,17 @@ impl Blueprint {
             access: observers.access.clone(),
             in_force: Arc::clone(&in_force),
         });
-        gate.recover_deliveries().await?;
-        runtime.spawn(Arc::clone(&gate).look_after());
-        runtime.spawn(gauges::keep(self.chains.clone(), Arc::clone(&self.config), Arc::clone(&self.metrics)));
+        if awaited.is_none() {
+            gate.recover_deliveries().await?;
+        } else {
+            for market in gate.markets().values() {
+                market.is_offered_early.store(true, Ordering::Relaxed);
+            }
+        }
+        runtime.spawn(gauges::keep(watched_business, Arc::clone(&self.metrics)));
         let admin = AdminParts {
             config: self.config.admin.clone(),
             in_force,
-            chains: self.chains.iter().map(watched).collect(),
             has_priced_routes,
             reloader: Some(Arc::clone(&reloader) as Arc<dyn Reload>),
             ledger: ledger.clone(),
@@ -254,7 +309,6 @@ impl Blueprint {
         let facilitator = self.config.facilitator.clone().map(|config| FacilitatorParts {
             config,
             clearing,
-            signers: signers(&self.chains),
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
         });
@@ -268,7 +322,7 @@ impl Blueprint {
             observers: observers.clone(),
             current,
         };
-        Ok(App { parts, admin, facilitator, gate, ledger, reloader, observers })
+        Ok(App { parts, admin, facilitator, gate, ledger, reloader, observers, awaited })
     }
 
     fn observers(&self, runtime: &Handle) -> Result<Observers, StartError> {
@@ -291,24 +345,19 @@ impl Blueprint {
         Ok(Observers { tracer: tracer.transpose()?, access })
     }
 
-    /// Nobody would look after an unfinished payment whose network is gone from the configuration.
-    async fn refuse_orphans(&self, ledger: &dyn Ledger) -> Result<(), StartError> {
-        let open = open_payments(ledger, &self.config.server, self.clock.now()).await?;
-        let Some(orphan) = open.iter().find(|row| !self.markets.contains_key(&row.claim.network)) else {
-            return Ok(());
-        };
-        let network = orphan.claim.network.clone();
-        let count = count_on(&open, &network);
-        Err(StartError::NetworkStillNeeded { network, count })
-    }
-
-    async fn open_ledger(&self) -> Result<Arc<dyn Ledger>, LedgerError> {
+    async fn open_ledger(&self, awaits: bool) -> Result<(Arc<dyn Ledger>, Option<Arc<AwaitedLedger>>), LedgerError> {
         let metrics = Arc::clone(&self.metrics);
         let observer = Arc::new(move |operation: &'static str, took| metrics.ledger(operation, took));
         let clock = Arc::clone(&self.clock);
         Ok(match &self.config.ledger.url {
-            LedgerUrl::Sqlite(path) => Arc::new(SqliteLedger::open_observed(path, clock, observer).await?),
-            LedgerUrl::Postgres(url) => Arc::new(PostgresLedger::open_observed(url.expose(), clock, observer).await?),
+            LedgerUrl::Sqlite(path) if awaits => {
+                let awaited = Arc::new(AwaitedLedger::new(path, clock, observer).await?);
+                (Arc::clone(&awaited) as Arc<dyn Ledger>, Some(awaited))
+            }
+            LedgerUrl::Sqlite(path) => (Arc::new(SqliteLedger::open_observed(path, clock, observer).await?), None),
+            LedgerUrl::Postgres(url) => {
+                (Arc::new(PostgresLedger::open_observed(url.expose(), clock, observer).await?), None)
+            }
         })
     }
 
@@ -325,6 +374,22 @@ impl Blueprint {
         };
         QuoteKey::new(text.as_bytes()).ok_or(StartError::QuoteKey("not usable with HMAC"))
     }
+}
+
+/// Nobody would look after an unfinished payment whose network is gone from the configuration.
+async fn refuse_orphans(
+    ledger: &dyn Ledger,
+    server: &ServerConfig,
+    markets: &HashMap<Network, Arc<Market>>,
+    now: UnixMillis,
+) -> Result<(), StartError> {
+    let open = open_payments(ledger, server, now).await?;
+    let Some(orphan) = open.iter().find(|row| !markets.contains_key(&row.claim.network)) else {
+        return Ok(());
+    };
+    let network = orphan.claim.network.clone();
+    let count = count_on(&open, &network);
+    Err(StartError::NetworkStillNeeded { network, count })
 }
 
 /// Payments that can't do without their network: those that it has yet to settle, and those that it settled and that may
@@ -360,6 +425,7 @@ fn markets(config: &Config, chains: &[Arc<dyn Chain>]) -> HashMap<Network, Arc<M
                 pay_to_exclusive: network.pay_to_exclusive,
                 settle_timeout: network.settle_timeout,
                 queue: Queue::new(network.settlements_max, network.queue_timeout),
+                is_offered_early: AtomicBool::new(false),
             };
             Some((network.network.clone(), Arc::new(market)))
         })
@@ -470,7 +536,6 @@ fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Pay
             };
             payables.push(Payable {
                 terms: terms(&offer, Duration::ZERO, market.scheme.as_ref()),
-                market: Arc::clone(market),
                 wait_for: network.wait_for,
                 decimals: asset.decimals,
                 ceiling: asset.is_usd.then_some(config.server.max_price),
@@ -478,31 +543,6 @@ fn payables(config: &Config, markets: &HashMap<Network, Arc<Market>>) -> Vec<Pay
         }
     }
     payables
-}
-
-/// A chain as the operator's listener shows it.
-fn watched(chain: &Arc<dyn Chain>) -> WatchedChain {
-    let of_chain = Arc::clone(chain);
-    let status = move || ChainStatus {
-        head: of_chain.head().map(|head| (head.number, head.age)),
-        clock_skew_secs: of_chain.clock_skew_secs(),
-        native_decimals: of_chain.native_decimals(),
-        signers: of_chain
-            .signer_balances()
-            .into_iter()
-            .map(|signer| WatchedSigner { signer: signer.signer, balance: signer.balance, lasts: signer.lasts })
-            .collect(),
-    };
-    WatchedChain { scheme: Arc::clone(chain) as Arc<dyn Scheme>, status: Arc::new(status) }
-}
-
-/// The gas payers of each chain family.
-fn signers(chains: &[Arc<dyn Chain>]) -> Vec<(ChainKind, AccountId)> {
-    let signers = chains.iter().flat_map(|chain| {
-        let kind = chain.network().kind();
-        chain.signer_balances().into_iter().map(move |balance| (kind, balance.signer))
-    });
-    signers.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]
@@ -592,6 +632,6 @@ mod tests {
         );
         std::fs::write(&file, text).unwrap();
         let blueprint = Blueprint::read(&file, &|_| Some("11".repeat(32))).unwrap();
-        blueprint.start(Handle::current()).await
+        blueprint.start(Handle::current(), false).await
     }
 }

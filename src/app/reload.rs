@@ -1,7 +1,6 @@
-//! Reads the configuration again while the gateway runs, and takes up what can be taken up: routes, prices, origins. In all
-//! else, and when anything is wrong with it, the old one stays, loudly (contract §4).
+//! Reads the configuration again while the gateway runs, and takes up what can be taken up: routes, prices, origins, networks.
+//! In all else, and when anything is wrong with it, the old one stays, loudly (contract §4).
 
-use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -10,17 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 use tokio::signal::unix::Signal;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
-use super::{Blueprint, StartError, count_on, open_payments, payables, price};
+use super::networks::{Business, Change};
+use super::{Blueprint, payables, price};
 use crate::admin::{InForce, Reload};
-use crate::config::{Config, changed_networks, restart_only};
+use crate::config::restart_only;
 use crate::ledger::Ledger;
-use crate::payment::{Clearing, Market};
+use crate::payment::{Clearing, Gate};
 use crate::proxy::{Current, Snapshot};
-use crate::telemetry::AccessLog;
-use crate::types::{Clock, Network};
+use crate::telemetry::{AccessLog, Metrics};
+use crate::types::Clock;
 
 /// How often the file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -32,8 +33,11 @@ type Look = Option<(Option<SystemTime>, u64, u64)>;
 pub struct Reloader {
     pub(super) file: PathBuf,
     /// The configuration in force; held while another is read, so that there is one reload at a time.
-    pub(super) config: Mutex<Arc<Config>>,
-    pub(super) markets: HashMap<Network, Arc<Market>>,
+    pub(super) business: Mutex<watch::Sender<Business>>,
+    pub(super) gate: Arc<Gate>,
+    /// That of money.
+    pub(super) runtime: Handle,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) current: Arc<Current>,
@@ -64,49 +68,45 @@ impl Reload for Reloader {
 
 impl Reloader {
     async fn try_reload(&self) -> Result<(), Vec<String>> {
-        let mut in_force = self.config.lock().await;
-        let file = self.file.clone();
+        let in_force = self.business.lock().await;
+        let old = in_force.borrow().clone();
+        let (file, metrics) = (self.file.clone(), Arc::clone(&self.metrics));
         // All that `check` does: a new payee may be one of the gas payers, for one. Keystores take their time.
-        let reading = tokio::task::spawn_blocking(move || Blueprint::read(&file, &|name| std::env::var(name).ok()));
+        let reading = self
+            .runtime
+            .spawn_blocking(move || Blueprint::read_with(&file, &|name| std::env::var(name).ok(), Some(metrics)));
         let read = reading.await.map_err(|error| vec![error.to_string()])?;
-        let Blueprint { config, routes, .. } =
-            read.map_err(|mistakes| mistakes.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
-        self.refuse_what_is_for_a_restart(&in_force, &config).await?;
-        let priced = price(&config, &self.markets)
+        let read = read.map_err(|mistakes| mistakes.to_string().lines().map(str::to_owned).collect::<Vec<_>>())?;
+        let reasons = restart_only(&old.config, &read.config).into_iter();
+        let reasons: Vec<String> = reasons.map(|key| format!("{key} changes only with a restart")).collect();
+        if !reasons.is_empty() {
+            return Err(reasons);
+        }
+        let change = Arc::new(Change::new(&old, &read));
+        let asking = Arc::clone(&change);
+        let asked = self.runtime.spawn(async move { asking.verify().await });
+        asked.await.map_err(|error| vec![error.to_string()])??;
+        let next = &change.next;
+        let priced = price(&next.config, &next.markets)
             .map_err(|list| list.iter().map(|mistake| mistake.message.clone()).collect::<Vec<_>>())?;
         let has_priced_routes = priced.iter().any(Option::is_some);
         let before = self.current.get();
-        let snapshot = Snapshot::new(&config, routes, priced, before.as_deref(), self.clock.now())
+        let snapshot = Snapshot::new(&next.config, read.routes, priced, before.as_deref(), self.clock.now())
             .map_err(|error| vec![error.to_string()])?;
+        // The last that may fail, and the last that waits: whoever asked for it may leave.
+        let retired = change.retire(&old, &self.gate, self.ledger.as_ref(), self.clock.as_ref()).await?;
+        {
+            let _inside = self.runtime.enter();
+            change.start();
+        }
+        self.gate.replace_markets(next.markets.clone(), retired);
         self.current.set(snapshot);
-        self.clearing.replace(payables(&config, &self.markets));
+        self.clearing.replace(payables(&next.config, &next.markets), next.signers());
         self.has_priced_routes.store(has_priced_routes, Ordering::Relaxed);
-        self.in_force.set(Arc::clone(&config));
-        *in_force = config;
+        self.in_force.set(Arc::clone(&next.config), next.watched());
+        in_force.send_replace(next.clone());
+        change.forget(&old, &self.metrics);
         Ok(())
-    }
-
-    async fn refuse_what_is_for_a_restart(&self, old: &Config, new: &Config) -> Result<(), Vec<String>> {
-        let mut reasons: Vec<String> =
-            restart_only(old, new).into_iter().map(|key| format!("{key} changes only with a restart")).collect();
-        let (changed, gone) = changed_networks(old, new);
-        let open = open_payments(self.ledger.as_ref(), &old.server, self.clock.now()).await;
-        let open = open.map_err(|error| vec![error.to_string()])?;
-        for network in changed {
-            let what = "is new, or its endpoints, signers, assets or rules differ, which takes a restart";
-            let needed = match count_on(&open, &network) {
-                0 => String::new(),
-                count => format!("; {count} unfinished payments need it as it was"),
-            };
-            reasons.push(format!("the network {network} {what}{needed}"));
-        }
-        for network in gone {
-            let count = count_on(&open, &network);
-            if count > 0 {
-                reasons.push(StartError::NetworkStillNeeded { network, count }.to_string());
-            }
-        }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
     /// Reloads on every SIGHUP, and when the file has changed and stayed so for a moment. Never ends by itself.

@@ -117,6 +117,9 @@ pub(super) struct Rpc {
 /// A method and its parameters.
 pub(super) type Call = (&'static str, Value);
 
+/// What an endpoint answered to each of several calls, or why it gave no usable answer to any.
+pub(super) type Answers = Result<Vec<Result<Value, RpcError>>, RpcError>;
+
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -219,13 +222,17 @@ impl Rpc {
     /// them is an error in its place.
     pub(super) async fn ask_all(&self, calls: &[Call]) -> Vec<Result<Vec<Value>, RpcError>> {
         let answers = self.ask_each(calls).await;
-        answers.into_iter().map(|results| results?.into_iter().collect()).collect()
+        answers.into_iter().map(|(results, _took)| results?.into_iter().collect()).collect()
     }
 
-    /// The same with what each call was answered.
-    pub(super) async fn ask_each(&self, calls: &[Call]) -> Vec<Result<Vec<Result<Value, RpcError>>, RpcError>> {
+    /// The same with what each call was answered, and how long the endpoint took for all of them.
+    pub(super) async fn ask_each(&self, calls: &[Call]) -> Vec<(Answers, Duration)> {
         let Ok(_permit) = self.permits.acquire().await else { return Vec::new() };
-        futures::future::join_all(self.endpoints.iter().map(|endpoint| self.ask(endpoint, calls))).await
+        let ask = async |endpoint| {
+            let started = Instant::now();
+            (self.ask(endpoint, calls).await, started.elapsed())
+        };
+        futures::future::join_all(self.endpoints.iter().map(ask)).await
     }
 
     /// Lets other endpoints go first for a while: the one asked last is behind the chain.

@@ -47,6 +47,18 @@ impl Default for ConfigArgs {
     }
 }
 
+/// `tollhouse run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Take the listeners over from the gateway that runs, which then ends: no connection is refused meanwhile. Asks at
+    /// server.upgrade_socket; starts as ever if none is there
+    #[arg(long)]
+    pub upgrade: bool,
+}
+
 /// `tollhouse explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
@@ -66,7 +78,7 @@ pub struct ExplainArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the gateway
-    Run(ConfigArgs),
+    Run(RunArgs),
     /// Check the configuration, all that `run` does before it binds
     Check(ConfigArgs),
     /// Ask every chain, asset, signer balance, payee and origin whether business can open; one line each

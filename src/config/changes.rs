@@ -1,4 +1,5 @@
-//! What a running gateway can't take up from a changed configuration: listeners, the books, and how networks are spoken to.
+//! What a running gateway can't take up from a changed configuration, such as listeners and the books; and which networks are
+//! spoken to in another way.
 
 use super::model::{
     ChainConfig, Config, CosmosConfig, EvmConfig, FacilitatorConfig, NetworkConfig, ServerConfig, SignerSource,
@@ -43,6 +44,7 @@ fn server(old: &ServerConfig, new: &ServerConfig) -> Vec<&'static str> {
         max_deliveries,
         redeliver_for,
         drain_timeout,
+        upgrade_socket,
         // These are taken up.
         public_url: _,
         discovery: _,
@@ -61,6 +63,7 @@ fn server(old: &ServerConfig, new: &ServerConfig) -> Vec<&'static str> {
         ("server.quote_key", *quote_key == new.quote_key),
         ("server.max_deliveries", *max_deliveries == new.max_deliveries),
         ("server.redeliver_for", *redeliver_for == new.redeliver_for),
+        ("server.upgrade_socket", *upgrade_socket == new.upgrade_socket),
         ("server.drain_timeout", *drain_timeout == new.drain_timeout),
     ];
     keys.into_iter().filter(|(_, is_same)| !is_same).map(|(key, _)| key).collect()

@@ -49,4 +49,6 @@ pub use crate::types::WaitFor;
 #[cfg(test)]
 mod document_tests;
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;

@@ -72,6 +72,8 @@ pub struct ServerConfig {
     pub redeliver_for: Duration,
     /// How long SIGTERM lets running requests and settlements end.
     pub drain_timeout: Duration,
+    /// Where the next process asks for the listeners.
+    pub upgrade_socket: Option<PathBuf>,
     /// Who is let through to priced routes without a payment.
     pub free_for: FreeFor,
 }

@@ -49,26 +49,28 @@ section! {
         /// Certificate and key, or a list of them of which the client's server name chooses; with it the listener speaks TLS
         /// (HTTP/2 and HTTP/1.1) and nothing else.
         tls: OneOrMany<Tls>,
-        /// The addresses of proxies in front of this one, which are believed about who the client is.
+        /// The addresses of proxies in front of this one, or ranges of them ("10.0.0.0/8"), which are believed about who the client
+        /// is.
         trusted_proxies: List<String>,
         /// Whether connections from trusted proxies start with a PROXY protocol header (version 1 or 2); others are refused.
         proxy_protocol: bool = false,
         /// What one client, and all together, may take up.
         limits: Limits = {},
-        /// The scheme and host that payers see in the terms; without it the request's own Host and the listener's scheme.
+        /// The scheme and host that payers see in the terms, such as "https://shop.example"; without it the request's own Host and
+        /// the listener's scheme.
         public_url: String,
         /// Whether GET /.well-known/x402 lists the priced routes with their terms, and the 402 says how they are called. A route
         /// of your own that matches that path wins.
         discovery: bool = false,
-        /// Worker threads of the proxy; without it one for each processor.
+        /// Worker threads of the proxy, 1 to 1024; without it one for each processor.
         threads: u64,
         /// The key that seals quotes, 32 bytes or more; without it one is made and kept in the ledger.
         quote_key: SecretSource,
         /// How long a quoted price holds.
         offer_ttl: Duration = "5min",
-        /// The highest price a route may ask; guards against a slip of the decimal point.
+        /// The highest price a route may ask, in dollars; guards against a slip of the decimal point.
         max_price: String = "$100",
-        /// How often a paid request may be sent to its origin in all.
+        /// How often a paid request may be sent to its origin in all, 1 to 100.
         max_deliveries: u64 = 2,
         /// How long after settlement a payment may be presented again for an answer that failed.
         redeliver_for: Duration = "24h",
@@ -76,6 +78,9 @@ section! {
         dialects: List<Dialect> = ["x402"],
         /// How long SIGTERM lets running requests and settlements end.
         drain_timeout: Duration = "8s",
+        /// The socket at which a gateway that is started with --upgrade asks this one for its listeners, relative to this file;
+        /// without it none can.
+        upgrade_socket: String,
         /// Callers that pay in some other way, and are let through to every priced route.
         free_for: FreeFor,
     }
@@ -86,7 +91,8 @@ section! {
     struct Tls {
         /// The file with the certificate and those between it and its root, relative to this file.
         cert: String => required,
-        /// The file with the private key, relative to this file; readable by its owner only.
+        /// The file with the private key, relative to this file; readable by its owner only (0600), or root's and its group's
+        /// (0640).
         key: String => required,
     }
 }
@@ -108,7 +114,7 @@ section! {
 section! {
     /// What one client, and all together, may take up.
     struct Limits {
-        /// Connections from clients at one time; more wait in the system's queue.
+        /// Connections from clients at one time, 1 to 10,000,000; more wait in the system's queue.
         connections: u64 = 10000,
         /// Connections from one client address at one time; more are closed. Trusted proxies are not counted.
         connections_per_address: u64 = 256,
@@ -183,7 +189,7 @@ section! {
     struct Log {
         /// How much is logged: error, warn, info, debug or trace, also for single parts, as in "info,tollhouse=debug".
         level: String = "info",
-        /// How a line looks: text for people, json for programs.
+        /// How a line looks: text for people, or a JSON object for programs.
         format: LogFormat = "text",
         /// Where a JSON object for each request goes: "off", "stdout", or a file's path, relative to this file; opened again on
         /// SIGHUP.
@@ -218,12 +224,12 @@ section! {
         tls_ca: String,
         /// The file with the certificate, in PEM, that the gateway shows to the origin.
         tls_cert: String,
-        /// The file with that certificate's private key; readable by its owner only.
+        /// The file with that certificate's private key; readable by its owner only (0600), or root's and its group's (0640).
         tls_key: String,
         /// Whether to speak HTTP/2 to the origin: over TLS if it offers it, without TLS in any case.
         http2: bool = false,
-        /// Which server gets the next request: in turn, the one with the fewest requests running, or always the same one for
-        /// a client's address.
+        /// Which server gets the next request: the next in turn, the one with the fewest requests running, or always the same one
+        /// for a client's address.
         balance: Balance = "round-robin",
         /// The path that every server is asked for now and then; one that doesn't answer with 200 to 399 gets no requests.
         /// Without it a server is as well as its connections.
@@ -232,19 +238,19 @@ section! {
         health_interval: Duration = "5s",
         /// How long a server may take to answer.
         health_timeout: Duration = "2s",
-        /// Answers in a row that make a server well again.
+        /// Answers in a row that make a server well again, 1 to 1000.
         health_passes: u64 = 2,
-        /// Failures in a row that make a server unwell.
+        /// Failures in a row that make a server unwell, 1 to 1000.
         health_failures: u64 = 3,
         /// How long a connection may take.
         connect_timeout: Duration = "5s",
-        /// How long the origin may be silent.
+        /// How long the origin may be silent; a paid answer that is cut off so may be asked for again.
         read_timeout: Duration = "60s",
         /// How long a write to the origin may take.
         write_timeout: Duration = "60s",
         /// How long the whole answer may take; without it as long as it goes on.
         total_timeout: Duration,
-        /// Requests that may be at this origin at one time: free ones and paid ones are counted apart, so that neither keeps the
+        /// Requests that may be at this origin at one time, 1 to 1,000,000: free ones and paid ones are counted apart, so that neither keeps the
         /// other out. Without it there is no limit.
         max_concurrent: u64,
         /// How long a request over that limit waits for its turn, before it is answered 503; a payment is not claimed before.
@@ -280,13 +286,14 @@ section! {
         payers: List<PayerKind>,
         /// The longest validity of a payment that is accepted.
         max_window: Duration = "24h",
-        /// EVM: blocks that count as confirmed. Without it 1, the block that holds the transaction.
+        /// EVM: blocks that count as confirmed, 1 to 10,000. Without it 1, the block that holds the transaction.
         confirmations: u64,
         /// The symbol of the asset that prices in dollars are asked in; without it USDC, or the only one.
         asset: String,
         /// Assets of your own, by symbol; a known network brings its USDC.
         assets: Named<Asset> = {},
-        /// When a settlement counts as done.
+        /// When a settlement counts as done: in a block (EVM: of so many confirmations), or when the chain itself says that it can't
+        /// be taken back.
         wait_for: WaitFor = "confirmed",
         /// The most the gateway pays for one settlement, in the chain's native unit. Without it 0.001 ether (EVM) or 0.0001
         /// SOL (Solana). EVM: above it the network is not offered.
@@ -302,8 +309,8 @@ section! {
         require_timeout_height: bool,
         /// How long a request waits for its settlement before it is answered "pending".
         settle_timeout: Duration = "30s",
-        /// Settlements that may be under way at one time, for each signer; on Cosmos in all. Without it 64 (EVM, which takes no
-        /// more) or 256.
+        /// Settlements that may be under way at one time, for each signer; on Cosmos in all. 1 to 64, which is what holds
+        /// without it (EVM), or 1 to 100,000, without it 256.
         max_settlements: u64,
         /// How long a payment over that limit waits for its turn, before it is answered 503 with nothing claimed.
         queue_timeout: Duration = "1s",
@@ -315,7 +322,7 @@ section! {
     struct Asset {
         /// The contract (EVM), mint (Solana) or denom (Cosmos).
         address: String => required,
-        /// Digits after the point of one whole token.
+        /// Digits after the point of one whole token, 0 to 36.
         decimals: u64 => required,
         /// EVM: the token's EIP-712 domain name.
         name: Lenient<String>,
@@ -338,11 +345,11 @@ section! {
         upstream: String,
         /// The networks that are offered, in that order; without it all of them.
         networks: List<String>,
-        /// Shown to payers.
+        /// What is sold, shown to payers; at most 500 characters.
         description: String = "",
         /// The answer's media type, shown to payers.
         mime_type: String = "",
-        /// The answer's shape, shown to payers.
+        /// The answer's shape as a JSON Schema, shown to payers.
         output_schema: JsonObject,
         /// How the route is called, by example; catalogues of paid resources are told (x402's bazaar extension).
         input: Input,
@@ -355,13 +362,14 @@ section! {
         settle: SettleMode = "before",
         /// When a settlement counts as done; without it as the network says.
         wait_for: WaitFor,
-        /// What a payer must write into the payment's memo (Solana, Cosmos), so that it names this route on the chain.
+        /// What a payer must write into the payment's memo (Solana, Cosmos), 1 to 256 bytes, so that it names this route on the chain.
         memo: String,
         /// For routes that earn for somebody else: an address for each network's name.
         pay_to: Named<String> = {},
         /// Whose words the 402 speaks, as in [server]; without it as there.
         dialects: List<Dialect>,
-        /// Which requests a payer may present again after an origin failure.
+        /// Which requests a payer may present again after an origin failure: all, those that HTTP calls idempotent (GET, HEAD,
+        /// PUT, DELETE and the like), or none, so that the payment is owed at once.
         redeliver: Redeliver = "always",
         /// The start of the path that the origin doesn't get.
         strip_prefix: String,

@@ -69,6 +69,7 @@ pub(super) fn server(raw: Server, secrets: &Secrets<'_>, report: &mut Report) ->
         max_deliveries: u32::try_from(max_deliveries).ok()?,
         redeliver_for: raw.redeliver_for?.value,
         drain_timeout: raw.drain_timeout?.value,
+        upgrade_socket: raw.upgrade_socket.map(|path| secrets.dir.join(path.value)),
         free_for,
     })
 }

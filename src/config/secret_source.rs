@@ -29,7 +29,7 @@ section! {
     struct SecretTable {
         /// The environment variable that holds it.
         env: String,
-        /// The file that holds it, relative to this file; readable by its owner only.
+        /// The file that holds it, relative to this file; readable by its owner only (0600), or root's and its group's (0640).
         file: String,
     }
 }
@@ -40,7 +40,7 @@ section! {
         /// The environment variable that holds the private key in hexadecimal (EVM) or the key pair in base58 (Solana).
         env: String,
         /// The file that holds the private key in hexadecimal (EVM) or the key pair as solana-keygen wrote it (Solana),
-        /// relative to this file; readable by its owner only.
+        /// relative to this file; readable by its owner only (0600), or root's and its group's (0640).
         file: String,
         /// An encrypted keystore file (Web3 Secret Storage), relative to this file.
         keystore: String,

@@ -234,6 +234,7 @@ fn every_default_in_the_schema_is_the_default_in_force() {
     full.server.trusted_proxies = Vec::new();
     full.server.free_for = FreeFor::default();
     full.server.limits.rates = Rates::default();
+    full.server.upgrade_socket = None;
     full.admin.token = None;
     full.facilitator = None;
     full.telemetry = None;

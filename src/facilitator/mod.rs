@@ -21,7 +21,7 @@ use crate::protocol::{FacilitatorRequest, Reason};
 use crate::proxy::connection::{self, Stage};
 use crate::service::{Access, Answer};
 use crate::telemetry::Metrics;
-use crate::types::{AccountId, ChainKind, Clock};
+use crate::types::Clock;
 
 /// Longest body; a payment with its terms has a few kilobytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -41,8 +41,6 @@ pub struct FacilitatorParts {
     pub config: FacilitatorConfig,
     /// Who verifies and settles.
     pub clearing: Arc<Clearing>,
-    /// The gas payers of each chain family, for `GET /supported`.
-    pub signers: Vec<(ChainKind, AccountId)>,
     /// Now.
     pub clock: Arc<dyn Clock>,
     /// Counts requests and refusals.
@@ -53,7 +51,6 @@ pub struct FacilitatorParts {
 pub struct Facilitator {
     access: Access,
     clearing: Arc<Clearing>,
-    signers: Vec<(ChainKind, AccountId)>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     seats: Semaphore,
@@ -106,7 +103,6 @@ impl Facilitator {
         Self {
             access: Access::new(parts.config.listen, parts.config.token),
             clearing: parts.clearing,
-            signers: parts.signers,
             clock: parts.clock,
             metrics: parts.metrics,
             seats: Semaphore::new(REQUESTS_MAX),
@@ -116,7 +112,7 @@ impl Facilitator {
     fn supported(&self) -> Value {
         let networks = self.clearing.networks();
         let networks: Vec<_> = networks.iter().map(|(network, terms)| (network, terms)).collect();
-        shapes::supported(&networks, &self.signers)
+        shapes::supported(&networks, &self.clearing.signers())
     }
 
     /// Everything that can be refused before a body is read.

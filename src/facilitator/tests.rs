@@ -6,6 +6,7 @@ use super::*;
 use crate::config::Secret;
 use crate::payment::Outcome;
 use crate::proxy::testing::TestGate;
+use crate::types::{AccountId, ChainKind};
 
 async fn facilitator(listen: &str, token: Option<&str>) -> (Facilitator, TestGate) {
     let gate = TestGate::open(Duration::from_millis(300)).await;
@@ -14,8 +15,7 @@ async fn facilitator(listen: &str, token: Option<&str>) -> (Facilitator, TestGat
             listen: listen.parse().unwrap(),
             token: token.map(|token| Secret::new(token.to_owned())),
         },
-        clearing: Arc::new(Clearing::new(Arc::clone(&gate.gate), Vec::new())),
-        signers: Vec::new(),
+        clearing: Arc::new(Clearing::new(Arc::clone(&gate.gate), Vec::new(), Vec::new())),
         clock: Arc::new(crate::types::SystemClock),
         metrics: Arc::new(Metrics::new().unwrap()),
     });

@@ -2,6 +2,7 @@
 //!
 //! Knows no chain and no HTTP. The store is the authority: what is held in memory only ever says "in flight here".
 
+mod awaited;
 mod hex;
 mod model;
 #[allow(clippy::duplicate_mod, reason = "the steps in `books` are compiled for each store's driver")]
@@ -12,6 +13,7 @@ mod schema;
 mod sqlite;
 mod sums;
 
+pub use awaited::AwaitedLedger;
 pub use model::{
     AccountNonce, Attempt, DeliveryBegun, Digest, Holder, NewAttempt, NewPayment, Outlay, PaymentId, PaymentRecord,
     PaymentState, RecordId, Resolution, SettledBlock, Settlement,
@@ -97,6 +99,9 @@ pub enum LedgerError {
     /// The store can't be opened.
     #[error("can't open the ledger: {0}")]
     Open(String),
+    /// The store can't be opened as long as another process has it.
+    #[error("can't open the ledger: {0}")]
+    InUse(String),
 }
 
 /// How long a process may act on what it holds in a ledger that it shares.
@@ -144,6 +149,11 @@ pub struct PaymentFilter {
 /// Where payments are remembered. Every write that returned `Ok` is durable.
 #[async_trait]
 pub trait Ledger: Send + Sync {
+    /// Whether it takes writes yet: not while another gateway is about to let go of it.
+    fn is_open(&self) -> bool {
+        true
+    }
+
     /// The newest row of a payment id that is neither released nor (if another exists) failed; else the newest failed one.
     ///
     /// # Errors

@@ -21,6 +21,8 @@ pub struct PageFilter {
     pub since: Option<UnixMillis>,
     /// Claimed before this moment.
     pub until: Option<UnixMillis>,
+    /// Leaves out owed payments whose refund is recorded.
+    pub unresolved: bool,
     /// Only what comes after this row: the last one of the page before.
     pub after: Option<(UnixMillis, RecordId)>,
     /// At most so many.

@@ -14,11 +14,11 @@ use crate::protocol::{
     Accepted, EXACT, FacilitatorRequest, MEMO_KEY, PaymentRequirements, Reason, SettlementResponse, terms_digest,
 };
 use crate::telemetry::Trace;
-use crate::types::{AccountId, DecimalAmount, Network, WaitFor};
+use crate::types::{AccountId, ChainKind, DecimalAmount, Network, WaitFor};
 
 use super::decision::Decision;
-use super::gate::{Gate, OriginProbe, PaidRequest};
-use super::priced::Market;
+use super::gate::Gate;
+use super::request::{OriginProbe, PaidRequest};
 use super::verify::{Candidate, VerifiedPayment, refused};
 
 /// The route's name in the books; no route of a configuration is called so, since each holds a path.
@@ -34,8 +34,6 @@ const ANYWHERE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 pub struct Payable {
     /// The terms as a route would offer them: of these only amount and time are the resource server's to set.
     pub terms: PaymentRequirements,
-    /// Where it is settled.
-    pub market: Arc<Market>,
     /// When a settlement counts as done.
     pub wait_for: WaitFor,
     /// The asset's decimals.
@@ -83,6 +81,8 @@ pub struct Clearing {
 /// Whom payments are settled to.
 #[derive(Default)]
 struct Payables {
+    /// The gas payers of each chain family.
+    signers: Vec<(ChainKind, AccountId)>,
     today: Vec<Arc<Payable>>,
     /// Nothing new is settled to them; what was may still be asked for.
     retired: Vec<Arc<Payable>>,
@@ -105,19 +105,19 @@ impl OriginProbe for NoOrigin {
 impl Clearing {
     /// Clears to these and to nobody else (contract §3, threat C11).
     #[must_use]
-    pub fn new(gate: Arc<Gate>, payables: Vec<Payable>) -> Self {
+    pub fn new(gate: Arc<Gate>, payables: Vec<Payable>, signers: Vec<(ChainKind, AccountId)>) -> Self {
         let clearing = Self { gate, payables: RwLock::default() };
-        clearing.replace(payables);
+        clearing.replace(payables, signers);
         clearing
     }
 
-    /// From now on clears to these.
-    pub fn replace(&self, payables: Vec<Payable>) {
+    /// From now on clears to these, with these gas payers.
+    pub fn replace(&self, payables: Vec<Payable>, signers: Vec<(ChainKind, AccountId)>) {
         let today: Vec<_> = payables.into_iter().map(Arc::new).collect();
         let mut known = self.payables.write().unwrap_or_else(PoisonError::into_inner);
         let is_gone = |old: &&Arc<Payable>| !today.iter().any(|new| is_same_payee(&old.terms, &new.terms));
         let retired = known.today.iter().chain(&known.retired).filter(is_gone).map(Arc::clone).collect();
-        *known = Arc::new(Payables { today, retired });
+        *known = Arc::new(Payables { signers, today, retired });
     }
 
     fn payables(&self) -> Arc<Payables> {
@@ -194,7 +194,9 @@ impl Clearing {
         terms.amount = asked.amount;
         terms.max_timeout_seconds = asked.max_timeout_seconds;
         demand_memo(&mut terms, asked)?;
-        Ok(Candidate { terms, market: Arc::clone(&known.market), wait_for: known.wait_for, quote: None, stale })
+        // A network that a reload has taken away settles nothing, and has nothing unfinished.
+        let market = self.gate.market(&terms.network).ok_or(Reason::InvalidNetwork)?;
+        Ok(Candidate { terms, market, wait_for: known.wait_for, quote: None, stale })
     }
 
     /// What a decision that isn't a delivery says.
@@ -263,6 +265,12 @@ impl Clearing {
                 None
             }
         }
+    }
+
+    /// The gas payers of each chain family.
+    #[must_use]
+    pub fn signers(&self) -> Vec<(ChainKind, AccountId)> {
+        self.payables().signers.clone()
     }
 
     /// The networks that payments are cleared on, each with what payers need to know of it besides the asset.

@@ -5,13 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use dashmap::DashMap;
 use tokio::sync::oneshot;
 
 use crate::ledger::{
-    ClaimOutcome, DeliveryBegun, Digest, ForwardOutcome, Holder, Ledger, LedgerError, NewPayment, PaymentRecord,
-    RecordId,
+    ClaimOutcome, DeliveryBegun, ForwardOutcome, Ledger, LedgerError, NewPayment, PaymentRecord, RecordId,
 };
 use crate::protocol::{QuoteKey, Reason};
 use crate::telemetry::{Metrics, Stage, Trace};
@@ -21,10 +19,13 @@ use super::decision::Decision;
 use super::delivery::Deliveries;
 use super::flight::{Entered, Flight, Flights};
 use super::held::{HeldPayment, release, release_lost};
+use super::markets::Markets;
 use super::priced::Market;
-use super::queue::{Place, Seated};
+use super::purchase::{new_payment, presentation};
+use super::queue::{Place, Seated, StandingAside};
 use super::receipt::success_response;
-use super::scheme::{Availability, SettlementPlan, VerifyError};
+use super::request::PaidRequest;
+use super::scheme::{SettlementPlan, VerifyError};
 use super::settlements::{Handover, Settlements};
 use super::standing::{Presentation, Standing};
 use super::verdict::{deliver, ended, failed, pending};
@@ -32,46 +33,6 @@ use super::verify::{VerifiedPayment, refused};
 
 /// How often a decision is looked up again after the ledger changed under it.
 const LOOKUPS_MAX: usize = 8;
-
-/// The payment headers of a request, each as often as it came.
-#[derive(Debug, Clone, Default)]
-pub struct PaymentHeaders<'a> {
-    /// `PAYMENT-SIGNATURE`.
-    pub v2: Vec<&'a [u8]>,
-    /// `X-PAYMENT`.
-    pub v1: Vec<&'a [u8]>,
-}
-
-/// A request that presents a verified payment.
-pub struct PaidRequest<'a> {
-    /// SHA-256 over all that identifies the request: method, host, path, query, `Range`, whatever chose the price, body.
-    pub fingerprint: Digest,
-    /// Whether the same request may be presented again after an origin failure.
-    pub redeliverable: bool,
-    /// Whether the money moves only once the origin has answered.
-    pub settles_after: bool,
-    /// Where it came from.
-    pub client: IpAddr,
-    /// The route's key, for the books.
-    pub route: &'a str,
-    /// Method and path, for the books.
-    pub summary: String,
-    /// Whether the origin would answer.
-    pub origin: &'a dyn OriginProbe,
-    /// Where its stages are told.
-    pub trace: Trace,
-}
-
-/// Whether the origin of a request would answer.
-#[async_trait]
-pub trait OriginProbe: Send + Sync {
-    /// Asks now.
-    async fn is_up(&self) -> bool;
-
-    /// Keeps a place at the origin for this request, however often it is asked, so that what is paid for finds it free;
-    /// false if none came free in time. Asked before anything is claimed.
-    async fn reserve(&self) -> bool;
-}
 
 /// How the gate does business.
 #[derive(Debug, Clone)]
@@ -88,7 +49,7 @@ pub struct GateRules {
 pub struct Gate {
     flights: Arc<Flights>,
     settlements: Arc<Settlements>,
-    markets: HashMap<Network, Arc<Market>>,
+    markets: Arc<Markets>,
     deliveries: Arc<Deliveries>,
     quote_key: QuoteKey,
     clock: Arc<dyn Clock>,
@@ -130,7 +91,8 @@ impl Gate {
             deliveries_max: rules.deliveries_max,
             metrics: Arc::clone(&metrics),
         });
-        let settlements = Settlements::new(markets.clone(), Arc::clone(&deliveries));
+        let markets = Markets::new(markets);
+        let settlements = Settlements::new(Arc::clone(&markets), Arc::clone(&deliveries));
         let flights = Arc::new(Flights::default());
         Arc::new(Self {
             flights,
@@ -154,10 +116,16 @@ impl Gate {
     }
 
     pub(super) fn market(&self, network: &Network) -> Option<Arc<Market>> {
-        self.markets.get(network).map(Arc::clone)
+        self.markets.get(network)
     }
 
-    pub(super) fn markets(&self) -> &HashMap<Network, Arc<Market>> {
+    /// Every network of business, as of now.
+    #[must_use]
+    pub fn markets(&self) -> Arc<HashMap<Network, Arc<Market>>> {
+        self.markets.all()
+    }
+
+    pub(super) fn open_markets(&self) -> &Markets {
         &self.markets
     }
 
@@ -172,6 +140,10 @@ impl Gate {
     /// The books are not behind this network's chain, under the registration with the ledger of this epoch.
     pub(super) fn set_compared(&self, network: &Network, epoch: Option<i64>) {
         self.compared.insert(network.clone(), epoch);
+    }
+
+    pub(super) fn forget_compared(&self, network: &Network) {
+        self.compared.remove(network);
     }
 
     /// Whether what the books call due may be answered: not while they may be an old copy (threat E13). A registration anew may
@@ -372,7 +344,7 @@ impl Gate {
             Ok(planned) => planned,
             Err(decision) => return self.unless_known_by_now(decision, payment, request).await,
         };
-        let claim = match self.new_payment(payment, request, plan.as_ref()) {
+        let claim = match new_payment(payment, request, plan.as_ref(), self.now()) {
             Ok(claim) => claim,
             Err(error) => {
                 tracing::error!(%error, "Terms can't be written down.");
@@ -381,7 +353,9 @@ impl Gate {
         };
         if request.settles_after {
             // A slow origin must not keep others from being settled: the place is taken again when the origin has answered.
+            let aside = payment.market.queue.stand_aside();
             drop(place);
+            let plan = Box::new(StandingAside { plan, _aside: aside });
             return self.claim_forwarded(claim, plan, payment, &request.trace, flight).await;
         }
         let plan: Arc<dyn SettlementPlan> = Arc::new(Seated { plan, _place: place });
@@ -424,7 +398,7 @@ impl Gate {
         if let Some(reason) = payment.stale {
             return Err(refused(reason));
         }
-        if let Availability::Unavailable(detail) = payment.market.scheme.availability_of(&payment.terms.asset) {
+        if let Some(detail) = payment.market.scheme.availability_of(&payment.terms.asset).refusal() {
             tracing::warn!(network = %payment.terms.network, %detail, "A payment came for a network that is closed.");
             return Err(Decision::Unavailable);
         }
@@ -502,8 +476,7 @@ impl Gate {
         let started = Instant::now();
         let (network, id) = (claim.network.clone(), claim.id.clone());
         let (gate, attempts_max) = (Arc::clone(self), self.rules.deliveries_max);
-        // The claim may be written though the request is gone by then, or though nobody is told: who takes the answer, or its
-        // want, lets it go. Until then nobody else of this process begins with it.
+        // It may be written though the request is gone by then, or though nobody is told: then it is let go, with the flight.
         let (sender, receiver) = oneshot::channel();
         let flown = flight.take();
         self.deliveries.runtime.spawn(async move {
@@ -578,7 +551,7 @@ impl Gate {
                 tracing::error!(%error, "A delivery's task died.");
                 return Step::Done(Decision::Unavailable);
             }
-            // It goes on, and gives back what it began; until then nobody else of this process begins one.
+            // It goes on with the flight, and gives back what it began.
             Err(_elapsed) => {
                 tracing::error!("A delivery was not recorded in time.");
                 return Step::Done(Decision::Unavailable);
@@ -596,46 +569,5 @@ impl Gate {
                 Step::Done(Decision::Unavailable)
             }
         }
-    }
-
-    fn new_payment(
-        &self,
-        payment: &VerifiedPayment,
-        request: &PaidRequest<'_>,
-        plan: &dyn SettlementPlan,
-    ) -> Result<NewPayment, serde_json::Error> {
-        let facts = payment.facts();
-        Ok(NewPayment {
-            id: facts.id.clone(),
-            payload_digest: facts.digest,
-            fingerprint: request.fingerprint,
-            redeliverable: request.redeliverable,
-            holder: payment.quote.map_or(Holder::Address(request.client), Holder::Quote),
-            route: request.route.to_owned(),
-            request: request.summary.clone(),
-            terms: serde_json::to_string(&payment.terms)?,
-            wait_for: payment.wait_for.as_str().to_owned(),
-            confirmations: payment.market.confirmations,
-            pay_to_exclusive: payment.market.pay_to_exclusive,
-            network: payment.terms.network.clone(),
-            asset: facts.asset.clone(),
-            payer: facts.payer.clone(),
-            pay_to: facts.pay_to.clone(),
-            amount: facts.amount,
-            payload: facts.payload.to_string(),
-            valid_until: facts.valid_until,
-            signer: plan.signer().cloned(),
-            claimed_at: self.now(),
-            identifier: payment.identifier.clone(),
-        })
-    }
-}
-
-fn presentation(payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Presentation {
-    Presentation {
-        payload_digest: payment.facts().digest,
-        fingerprint: request.fingerprint,
-        quote: payment.shown_quote,
-        client: request.client,
     }
 }

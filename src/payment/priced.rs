@@ -1,6 +1,7 @@
 //! A priced route as the money path sees it: its offers, each with the chain that can settle it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -25,6 +26,9 @@ pub struct Market {
     pub settle_timeout: Duration,
     /// Room for its settlements, from simulation to end.
     pub queue: Queue,
+    /// Whether it is offered while it is being opened: the gateway that had the books before is still letting go of them, and
+    /// its clients shall not notice.
+    pub is_offered_early: AtomicBool,
 }
 
 impl Market {
@@ -144,7 +148,11 @@ impl PricedRoute {
     fn open_offers(&self) -> u64 {
         self.offers.iter().take(64).enumerate().fold(0, |open, (index, priced)| {
             let (terms, scheme) = (&priced.offer.terms, &priced.market.scheme);
-            let is_ready = scheme.availability_of(&terms.asset) == Availability::Ready;
+            let is_ready = match scheme.availability_of(&terms.asset) {
+                Availability::Ready => true,
+                Availability::Opening => priced.market.is_offered_early.load(Ordering::Relaxed),
+                Availability::Unavailable(_) => false,
+            };
             if is_ready && scheme.covers_fee(&terms.asset, terms.amount) { open | 1 << index } else { open }
         })
     }

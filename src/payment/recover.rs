@@ -58,19 +58,8 @@ impl Gate {
 
     /// Brings every market into business, and keeps looking after what is left over, for ever.
     pub async fn look_after(self: Arc<Self>) {
-        for market in self.markets().values() {
-            let gate = Arc::clone(&self);
-            let market = Arc::clone(market);
-            if self.ledger().tenure().is_some() {
-                tokio::spawn(Arc::clone(&self).hold_market(Arc::clone(&market)));
-                tokio::spawn(gate.watch_blocks(market, Vigil::default()));
-                continue;
-            }
-            tokio::spawn(async move {
-                let vigil = gate.open_market(&market).await;
-                gate.watch_blocks(market, vigil).await;
-            });
-        }
+        self.begin_to_look_after();
+        self.look_after_markets();
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
@@ -81,7 +70,7 @@ impl Gate {
     }
 
     /// Reconciles a network's unfinished payments with its chain before it takes new ones (contract §4).
-    async fn open_market(self: &Arc<Self>, market: &Market) -> Vigil {
+    pub(super) async fn open_market(self: &Arc<Self>, market: &Market) -> Vigil {
         loop {
             let mut vigil = Vigil::default();
             match self.try_open_market(market, &mut vigil).await {

@@ -159,8 +159,22 @@ pub struct Standings {
 pub enum Availability {
     /// Yes.
     Ready,
+    /// In a moment: what earlier runs left unfinished is being put in hand.
+    Opening,
     /// Not now; the text is for operators.
     Unavailable(String),
+}
+
+impl Availability {
+    /// Why not, in words for operators.
+    #[must_use]
+    pub fn refusal(self) -> Option<String> {
+        match self {
+            Self::Ready => None,
+            Self::Opening => Some("unfinished payments are being reconciled".to_owned()),
+            Self::Unavailable(detail) => Some(detail),
+        }
+    }
 }
 
 /// One payment scheme on one network.
@@ -196,6 +210,12 @@ pub trait Scheme: Send + Sync {
 
     /// What this scheme adds to the `extra` of an offer in an asset: the EIP-712 domain (EVM), the fee payer (Solana).
     fn terms_extra(&self, asset: &AssetId) -> Map<String, Value>;
+
+    /// What a wallet in a browser needs besides the terms to pay in an asset: a page has no node to ask. Nothing where the
+    /// terms are enough. Cheap: no network.
+    fn wallet_facts(&self, _asset: &AssetId) -> Map<String, Value> {
+        Map::new()
+    }
 
     /// Reads a scheme payload as a payment in `asset` under the EIP-712 domain or other facts of `terms`.
     /// No network, no cryptography beyond hashing.

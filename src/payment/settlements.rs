@@ -1,6 +1,5 @@
 //! Settlements that run on their own: no client, no shutdown of the proxy and no time-out cancels one.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use crate::telemetry::{Stage, Trace};
 use crate::types::Network;
 
 use super::delivery::{Deliveries, Delivery};
-use super::priced::Market;
+use super::markets::Markets;
 use super::scheme::{AttemptError, Attempts, SettleOutcome, SettlementPlan};
 use super::spoilers::Spoilers;
 
@@ -42,7 +41,7 @@ enum Origin {
 
 /// The settlements under way in this process.
 pub(super) struct Settlements {
-    markets: HashMap<Network, Arc<Market>>,
+    markets: Arc<Markets>,
     deliveries: Arc<Deliveries>,
     running: DashMap<RecordId, Arc<Running>>,
     pub spoilers: Spoilers,
@@ -71,11 +70,16 @@ struct Running {
     onlookers: Mutex<Vec<oneshot::Sender<Handover>>>,
     /// Its row says paid, and its block is gone.
     is_again: bool,
+    network: Option<Network>,
     /// Of the request that claimed it.
     trace: Trace,
 }
 
 impl Running {
+    fn on(record: &PaymentRecord) -> Self {
+        Self { network: Some(record.claim.network.clone()), ..Self::default() }
+    }
+
     fn wait(&self) -> oneshot::Receiver<Handover> {
         let (sender, receiver) = oneshot::channel();
         *self.claimant.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
@@ -112,13 +116,18 @@ impl Drop for Registration {
 }
 
 impl Settlements {
-    pub fn new(markets: HashMap<Network, Arc<Market>>, deliveries: Arc<Deliveries>) -> Arc<Self> {
+    pub fn new(markets: Arc<Markets>, deliveries: Arc<Deliveries>) -> Arc<Self> {
         Arc::new(Self { markets, deliveries, running: DashMap::new(), spoilers: Spoilers::default() })
     }
 
     /// How many are under way.
     pub fn running(&self) -> usize {
         self.running.len()
+    }
+
+    /// How many run on a network.
+    pub fn running_on(&self, network: &Network) -> usize {
+        self.running.iter().filter(|running| running.network.as_ref() == Some(network)).count()
     }
 
     /// Starts the settlement of a signed payment if it is not under way.
@@ -149,7 +158,7 @@ impl Settlements {
     /// Settles a paid payment again whose block the chain took back, if that is not under way: with what was signed for it.
     pub fn restore(self: &Arc<Self>, record: PaymentRecord) {
         if let Entry::Vacant(entry) = self.running.entry(record.record.clone()) {
-            entry.insert(Arc::new(Running { is_again: true, ..Running::default() }));
+            entry.insert(Arc::new(Running { is_again: true, ..Running::on(&record) }));
             self.deliveries.metrics.settlements_running(self.running.len());
             self.deliveries.runtime.spawn(Arc::clone(self).run_again(record));
         }
@@ -221,7 +230,7 @@ impl Settlements {
     fn enlist(self: &Arc<Self>, record: PaymentRecord, origin: Origin, trace: Trace) -> Arc<Running> {
         let running = match self.running.entry(record.record.clone()) {
             Entry::Occupied(entry) => return Arc::clone(entry.get()),
-            Entry::Vacant(entry) => Arc::clone(&entry.insert(Arc::new(Running { trace, ..Running::default() }))),
+            Entry::Vacant(entry) => Arc::clone(&entry.insert(Arc::new(Running { trace, ..Running::on(&record) }))),
         };
         self.deliveries.metrics.settlements_running(self.running.len());
         let settlements = Arc::clone(self);

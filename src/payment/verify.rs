@@ -10,8 +10,9 @@ use crate::protocol::{
 use crate::types::{AccountId, IdentifierRule, WaitFor};
 
 use super::decision::Decision;
-use super::gate::{Gate, PaymentHeaders};
+use super::gate::Gate;
 use super::priced::{Market, PricedRoute};
+use super::request::PaymentHeaders;
 use super::scheme::{IncomingPayment, PaymentFacts, VerifyError};
 
 /// Unfinished payments that are looked through for the terms of one.
@@ -81,6 +82,9 @@ impl Gate {
         payload: &PaymentPayload,
         candidates: Vec<Candidate>,
     ) -> Result<VerifiedPayment, Decision> {
+        if !self.ledger().is_open() {
+            return Err(Decision::Unavailable);
+        }
         let mut refusal = Reason::NoMatchingRequirements;
         let mut stale = Vec::new();
         for candidate in candidates {

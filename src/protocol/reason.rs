@@ -1,4 +1,4 @@
-//! Why a payment was refused: the stable words of `protocol.md` §8.
+//! Why a payment was refused: the stable words of `docs/protocol.md` §8.
 
 use std::fmt;
 

@@ -2,11 +2,12 @@
 
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
+use serde_json::{Map, Value};
 
 use super::respond::Answer;
 use super::snapshot::Snapshot;
 use super::{Proxy, page};
-use crate::config::RouteAction;
+use crate::config::{RouteAction, RouteOffer};
 use crate::payment::PricedRoute;
 use crate::protocol::{QuoteNonce, Reason};
 use crate::route::Route;
@@ -60,10 +61,18 @@ impl Proxy {
                     method: &asked.head.method,
                     url: &whole,
                     terms: &challenge.header,
+                    facts: &|offer| wallet_facts(asked.priced, offer),
                 }))
             }
             _ => None,
         };
         Answer::challenge(challenge, page)
     }
+}
+
+/// What a wallet must know of an offer's chain, from what the chain was last seen at.
+fn wallet_facts(priced: &PricedRoute, offer: &RouteOffer) -> Map<String, Value> {
+    let mut offers = priced.offers().iter();
+    let found = offers.find(|it| it.offer.terms.network == offer.network && it.offer.terms.asset == offer.asset.id);
+    found.map(|it| it.market.scheme.wallet_facts(&offer.asset.id)).unwrap_or_default()
 }

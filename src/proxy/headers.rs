@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::limits::{Left, Pass};
@@ -15,6 +15,12 @@ const PAYMENT_PREFIX: &str = "x-payment";
 
 /// x402's names without that prefix.
 const PAYMENT: [&str; 3] = [names::PAYMENT_SIGNATURE, names::PAYMENT_REQUIRED, names::PAYMENT_RESPONSE];
+
+/// With this the gateway's own page asks.
+const PAGE: &str = "x-payment-page";
+
+/// Where an answer that is a redirect leads, for that page.
+const PAGE_LOCATION: &str = "x-payment-location";
 
 /// Names that are the gateway's besides.
 const OWNED: [&str; 9] = [
@@ -208,6 +214,20 @@ pub(super) fn mark_paid(head: &mut ResponseHeader, receipt: &Receipt) -> pingora
     make_private(head)
 }
 
+/// Gives the gateway's own page a redirect as a header of an answer with status 200: browsers keep redirects from scripts, receipt and
+/// all, and who paid for one must get it.
+pub(super) fn show_redirect(head: &mut ResponseHeader, request: &HeaderMap) -> pingora::Result<()> {
+    let is_redirect = matches!(head.status.as_u16(), 301 | 302 | 303 | 307 | 308);
+    if is_redirect
+        && request.contains_key(PAGE)
+        && let Some(location) = head.remove_header(&header::LOCATION)
+    {
+        head.set_status(StatusCode::OK)?;
+        head.insert_header(PAGE_LOCATION, location)?;
+    }
+    Ok(())
+}
+
 /// Headers that caches between gateway and client believe more than `Cache-Control` (RFC 9213 and its forerunners).
 fn is_cache_override(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -271,6 +291,31 @@ mod tests {
             write_timeout: Duration::from_secs(1),
             set_headers: vec![("authorization".parse().unwrap(), Secret::new("origin's own".into()))],
         }
+    }
+
+    #[test]
+    fn a_redirect_is_told_as_a_header_to_the_page_only() {
+        let redirected = |status: u16, location: Option<&'static str>, page: bool| {
+            let mut head = ResponseHeader::build(status, None).unwrap();
+            if let Some(location) = location {
+                head.insert_header(header::LOCATION, location).unwrap();
+            }
+            let mut request = HeaderMap::new();
+            if page {
+                request.insert("x-payment-page", HeaderValue::from_static("1"));
+            }
+            show_redirect(&mut head, &request).unwrap();
+            let field = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+            (head.status.as_u16(), field("location"), field("x-payment-location"))
+        };
+        let there = || Some("/there".to_owned());
+        for status in [301, 302, 303, 307, 308] {
+            assert_eq!(redirected(status, Some("/there"), true), (200, None, there()));
+            assert_eq!(redirected(status, Some("/there"), false), (status, there(), None));
+        }
+        assert_eq!(redirected(302, None, true), (302, None, None));
+        assert_eq!(redirected(201, Some("/there"), true), (201, there(), None));
+        assert_eq!(redirected(304, None, true), (304, None, None));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The 402 for people: what it costs, where, who gets it, and how to pay. Nothing from elsewhere; without a script it is
-//! plain terms, with it a wallet in the browser can pay (EIP-6963, EIP-1193).
+//! plain terms, with it a wallet in the browser can pay (EIP-6963, EIP-1193, the Solana wallet standard).
 
 use std::sync::LazyLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::config::{PaidRoute, RouteOffer};
@@ -36,7 +36,7 @@ pub(super) fn headers() -> Vec<(HeaderName, HeaderValue)> {
 
 const TEMPLATE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/pay.js");
+const SCRIPT: &str = concat!(include_str!("page/solana.js"), include_str!("page/pay.js"));
 
 /// Nothing runs or styles but what is in this file's folder; nothing is asked but the page's own site. `data:` is for the
 /// icons of wallets (EIP-6963), `blob:` for answers that are pictures or sound.
@@ -62,13 +62,15 @@ pub(super) struct Page<'a> {
     pub url: &'a str,
     /// The value of `PAYMENT-REQUIRED`.
     pub terms: &'a str,
+    /// What a wallet needs to know of an offer's chain.
+    pub facts: &'a dyn Fn(&RouteOffer) -> Map<String, Value>,
 }
 
 /// The page that a browser would get for a GET of a route, for whoever wants to look at it beforehand. `terms` is the value of
 /// `PAYMENT-REQUIRED`.
 #[must_use]
 pub fn page_for_people(name: &str, route: &PaidRoute, url: &str, terms: &str) -> String {
-    render(&Page { name, route, method: &Method::GET, url, terms })
+    render(&Page { name, route, method: &Method::GET, url, terms, facts: &|_offer| Map::new() })
 }
 
 /// The page: the terms as people read them, and a script that pays from a wallet.
@@ -91,23 +93,26 @@ pub(super) fn render(page: &Page<'_>) -> String {
         .replace("{url}", &escaped(&quoted(page.url)))
         .replace("{method}", &escaped(page.method.as_str()))
         .replace("{terms}", &escaped(page.terms))
-        .replace("{labels}", &escaped(&labels(page.route).to_string()))
+        .replace("{labels}", &escaped(&labels(page).to_string()))
         .replace("{style}", STYLE)
         .replace("{script}", SCRIPT)
 }
 
-/// What the script shows of each offer; it finds an offer's by what is paid, where and to whom.
-fn labels(route: &PaidRoute) -> Value {
+/// What the script shows of each offer and what else its wallet needs; the script finds an offer's by what is paid, where and
+/// to whom.
+fn labels(page: &Page<'_>) -> Value {
     let label = |offer: &RouteOffer| {
         json!({
             "network": offer.network,
             "asset": offer.asset.id,
             "amount": offer.amount,
             "payTo": offer.pay_to,
+            "decimals": offer.asset.decimals,
             "text": format!("{} on {}", price(offer), network_name(offer)),
+            "wallet": (page.facts)(offer),
         })
     };
-    route.offers.iter().map(label).collect()
+    page.route.offers.iter().map(label).collect()
 }
 
 fn price(offer: &RouteOffer) -> String {
@@ -145,7 +150,8 @@ mod tests {
     use super::*;
 
     fn rendered(route: &PaidRoute, url: &str) -> String {
-        render(&Page { name: "GET /", route, method: &Method::GET, url, terms: "dGVybXM=" })
+        let facts = |_offer: &RouteOffer| Map::from_iter([("blockhash".to_owned(), json!("</body>"))]);
+        render(&Page { name: "GET /", route, method: &Method::GET, url, terms: "dGVybXM=", facts: &facts })
     }
 
     #[test]
@@ -175,6 +181,8 @@ mod tests {
         for bad in ["<script>alert", "<b>", "<i>"] {
             assert!(!page.contains(bad), "{bad} in {page}");
         }
+        assert_eq!(page.matches("</body>").count(), 1);
+        assert!(page.contains("&quot;wallet&quot;:&#123;&quot;blockhash&quot;:&quot;&lt;/body&gt;&quot;}"), "{page}");
         assert!(page.contains("tollhouse pay &#39;http://h/&quot;&gt;&lt;script&gt;"));
         assert!(page.contains("0.01 &lt;i&gt;") && page.contains("base-sepolia"), "{page}");
         assert_eq!(page.matches("<td>").count(), 3, "{page}");

@@ -257,6 +257,7 @@ impl ProxyHttp for Proxy {
         }
         if let Some(receipt) = &context.receipt {
             headers::mark_paid(head, receipt)?;
+            headers::show_redirect(head, &session.req_header().headers)?;
         }
         if let Some(pass) = &context.pass {
             headers::mark_passed(head, pass)?;

@@ -124,6 +124,7 @@ pub(crate) fn config(upstream: UpstreamConfig, routes: Vec<RouteConfig>) -> Conf
             max_deliveries: 2,
             redeliver_for: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(3),
+            upgrade_socket: None,
             free_for: crate::config::FreeFor::default(),
         },
         admin: AdminConfig { listen: any_port, token: None },
@@ -163,6 +164,7 @@ impl TestGate {
             pay_to_exclusive: false,
             settle_timeout,
             queue: crate::payment::Queue::new(64, Duration::from_secs(1)),
+            is_offered_early: false.into(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let rules = GateRules {
@@ -209,8 +211,10 @@ impl TestGate {
     pub(crate) fn admin_parts(&self, config: &Config) -> AdminParts {
         AdminParts {
             config: config.admin.clone(),
-            in_force: Arc::new(InForce::new(Arc::new(config.clone()))),
-            chains: vec![WatchedChain { scheme: self.chain.clone(), status: Arc::new(chain_status) }],
+            in_force: Arc::new(InForce::new(
+                Arc::new(config.clone()),
+                vec![WatchedChain { scheme: self.chain.clone(), status: Arc::new(chain_status) }],
+            )),
             has_priced_routes: Arc::new(true.into()),
             reloader: None,
             ledger: self.ledger.clone(),

@@ -27,6 +27,15 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections by address; never one of none.
 type Counts = Mutex<HashMap<IpAddr, usize>>;
 
+/// When what ends.
+#[derive(Clone)]
+pub(crate) struct Stopping {
+    /// No new connections, and no further request on those that are there.
+    pub shutdown: watch::Receiver<bool>,
+    /// What has not sent a request yet is closed.
+    pub closing: watch::Receiver<bool>,
+}
+
 /// How connections from clients are taken in.
 pub(crate) struct Front {
     tls: Option<Acceptor>,
@@ -72,27 +81,24 @@ impl Front {
     }
 
     /// Serves a connection to its end.
-    pub async fn serve<A>(
-        &self,
-        mut socket: TcpStream,
-        peer: SocketAddr,
-        app: &Arc<A>,
-        shutdown: &watch::Receiver<bool>,
-    ) where
+    pub async fn serve<A>(&self, mut socket: TcpStream, peer: SocketAddr, app: &Arc<A>, stopping: &Stopping)
+    where
         A: HttpServerApp + Send + Sync + 'static,
     {
-        let Some(client) = in_time(self.client(&mut socket, peer.ip().to_canonical()), shutdown).await.flatten() else {
+        let Some(client) =
+            in_time(self.client(&mut socket, peer.ip().to_canonical()), &stopping.closing).await.flatten()
+        else {
             return;
         };
         let Some(_place) = self.place(client) else {
             tracing::debug!(%client, "Closed a connection: its address has too many.");
             return;
         };
-        let stream = plain(socket, peer);
+        let (stream, shutdown) = (plain(socket, peer), &stopping.shutdown);
         let Some(acceptor) = &self.tls else {
             return self.run(stream, Connection::new(client, None), app, shutdown).await;
         };
-        match in_time(acceptor.tls_handshake(stream), shutdown).await {
+        match in_time(acceptor.tls_handshake(stream), &stopping.closing).await {
             Some(Ok(stream)) => {
                 let name = stream.get_ssl().and_then(|tls| tls.server_name()).map(Box::from);
                 self.run(stream, Connection::new(client, Some(name)), app, shutdown).await;

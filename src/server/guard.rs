@@ -16,7 +16,7 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, IO, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID, UniqueIDType,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::LimitsConfig;
@@ -33,9 +33,13 @@ const H2_OPENING_BYTES: usize = 24 + 9;
 const H2_FIRST_KIND_AT: usize = 24 + 3;
 const H2_SETTINGS: u8 = 4;
 
+/// What an answer's head, and a short body with it, may have to leave in one piece.
+const HELD_BYTES_MAX: usize = 1460;
+
 /// A connection and its limits.
 pub(super) struct Guarded<S> {
-    inner: S,
+    /// Holds a head back until its body follows, and no longer than that: whoever waits for the client has nothing more to say.
+    inner: BufWriter<S>,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     limits: Arc<LimitsConfig>,
@@ -52,6 +56,8 @@ impl<S: IO> Guarded<S> {
         let writing = Pace::new(limits.min_response_rate);
         let is_h2 = matches!(inner.selected_alpn_proto(), Some(ALPN::H2));
         let opening_left = if is_h2 { H2_OPENING_BYTES } else { 0 };
+        // The h2 crate puts frames together by itself.
+        let inner = BufWriter::with_capacity(if is_h2 { 0 } else { HELD_BYTES_MAX }, inner);
         Self { inner, connection, digest, limits, deadline: Deadline::default(), reading, writing, opening_left }
     }
 
@@ -191,7 +197,14 @@ impl<S: IO> AsyncRead for Guarded<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         match read {
-            Poll::Pending => self.poll_overdue(context),
+            Poll::Pending => {
+                if !self.inner.buffer().is_empty()
+                    && let Poll::Ready(flushed) = self.as_mut().poll_flush(context)
+                {
+                    flushed?;
+                }
+                self.poll_overdue(context)
+            }
             Poll::Ready(read) => {
                 let fresh = buffer.filled().get(before..).unwrap_or_default();
                 Poll::Ready(self.has_read(fresh).and(read))
@@ -229,6 +242,10 @@ impl<S: IO> AsyncWrite for Guarded<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(context);
+        if flushed.is_ready() {
+            // The wait is over: from here on it is the origin that is waited for.
+            self.writing.moved(0);
+        }
         self.poll_written(context, flushed)
     }
 
@@ -247,41 +264,43 @@ impl<S> fmt::Debug for Guarded<S> {
 #[async_trait]
 impl<S: IO> Shutdown for Guarded<S> {
     async fn shutdown(&mut self) {
-        self.inner.shutdown().await;
+        // What is still held goes first, to a client that takes it.
+        let _gone = self.flush().await;
+        self.inner.get_mut().shutdown().await;
     }
 }
 
 impl<S: IO> UniqueID for Guarded<S> {
     fn id(&self) -> UniqueIDType {
-        self.inner.id()
+        self.inner.get_ref().id()
     }
 }
 
 impl<S: IO> Ssl for Guarded<S> {
     fn get_ssl(&self) -> Option<&TlsRef> {
-        self.inner.get_ssl()
+        self.inner.get_ref().get_ssl()
     }
 
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ssl_digest()
+        self.inner.get_ref().get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.inner.selected_alpn_proto()
+        self.inner.get_ref().selected_alpn_proto()
     }
 }
 
 impl<S: IO> GetTimingDigest for Guarded<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
+        self.inner.get_ref().get_timing_digest()
     }
 
     fn get_read_pending_time(&self) -> Duration {
-        self.inner.get_read_pending_time()
+        self.inner.get_ref().get_read_pending_time()
     }
 
     fn get_write_pending_time(&self) -> Duration {
-        self.inner.get_write_pending_time()
+        self.inner.get_ref().get_write_pending_time()
     }
 }
 
@@ -293,11 +312,11 @@ impl<S: IO> GetProxyDigest for Guarded<S> {
 
 impl<S: IO> GetSocketDigest for Guarded<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
+        self.inner.get_ref().get_socket_digest()
     }
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.inner.set_socket_digest(digest);
+        self.inner.get_mut().set_socket_digest(digest);
     }
 }
 
@@ -305,7 +324,7 @@ impl<S: IO> Peek for Guarded<S> {}
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
     use super::*;
 
@@ -351,6 +370,21 @@ mod tests {
             }
         };
         (started.elapsed().as_secs(), kind, total)
+    }
+
+    #[tokio::test]
+    async fn a_head_waits_for_its_body_but_not_while_the_client_is_waited_for() {
+        let (mut client, mut server, _) = guarded(4096);
+        let mut seen = [0; 64];
+        server.write_all(b"head ").await.unwrap();
+        assert!(futures::poll!(Box::pin(client.read(&mut seen))).is_pending(), "held");
+        server.write_all(b"body").await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(client.read(&mut seen).await.unwrap(), 9);
+        server.write_all(b"head ").await.unwrap();
+        let mut request = [0; 1];
+        assert!(futures::poll!(Box::pin(server.read(&mut request))).is_pending());
+        assert_eq!(client.read(&mut seen).await.unwrap(), 5, "sent as nothing came");
     }
 
     #[tokio::test(start_paused = true)]
@@ -468,6 +502,28 @@ mod tests {
         });
         for _ in 0..10 {
             guarded.write_all(&[0; 100]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        guarded.flush().await.unwrap();
+        drop(guarded);
+        assert_eq!(taking.await.unwrap(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_s_silence_after_a_flush_that_waited_is_not_the_client_s_fault() {
+        let (mut client, mut guarded, _connection) = guarded(64);
+        let taking = tokio::spawn(async move {
+            let (mut taken, mut piece) = (0, [0; 10]);
+            // Slowly enough that each flush waits, and ten times as fast as it must.
+            while let Ok(count @ 1..) = client.read(&mut piece).await {
+                taken += count;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            taken
+        });
+        for _ in 0..10 {
+            guarded.write_all(&[0; 100]).await.unwrap();
+            guarded.flush().await.unwrap();
             tokio::time::sleep(Duration::from_secs(60)).await;
         }
         drop(guarded);

@@ -5,11 +5,13 @@
 
 mod front;
 mod guard;
+mod handover;
 mod proxy_protocol;
 pub mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +28,8 @@ use crate::admin::{Admin, AdminParts};
 use crate::config::{Location, ServerConfig};
 use crate::facilitator::{Facilitator, FacilitatorParts};
 use crate::proxy::{BuildError, ForwardAuth, Parts, Proxy};
-use front::Front;
+use front::{Front, Stopping};
+pub use handover::{Door, Sockets, Taken};
 use tls::{Certificates, TlsError};
 
 /// How long an accept loop rests when the process has run out of file descriptors.
@@ -34,6 +37,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a connection may take to send its first byte or to end after the drain.
 const ADMIN_DRAIN: Duration = Duration::from_millis(500);
+
+/// How long clients that are connected may still send a request to a gateway whose listeners another one has. After that
+/// connections that are idle are closed.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Most bytes of an HTTP/2 request's fields (threat F2), as of an HTTP/1 request's head.
 const H2_FIELDS_BYTES_MAX: u32 = 32 * 1024;
@@ -43,6 +50,12 @@ const H2_STREAMS_MAX: u32 = 64;
 
 /// What one HTTP/2 request may have in the gateway of an answer that its client doesn't take.
 const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// The services, as they are named in the log and to the next process.
+const PROXY: &str = "proxy";
+const ADMIN: &str = "admin";
+const FACILITATOR: &str = "facilitator";
+const FORWARD_AUTH: &str = "forward_auth";
 
 /// Connections to origins that are kept for reuse.
 const ORIGIN_POOL_SIZE: usize = 1024;
@@ -102,15 +115,17 @@ impl Server {
         parts: Parts,
         admin: AdminParts,
         facilitator: Option<FacilitatorParts>,
+        taken: Option<&mut Taken>,
     ) -> Result<Self, ServeError> {
         let config = Arc::clone(&parts.config);
-        let proxy_listener = listen(config.server.listen).await?;
-        let admin_listener = listen(config.admin.listen).await?;
+        let mut ground = Ground(taken);
+        let proxy_listener = ground.listen(PROXY, config.server.listen).await?;
+        let admin_listener = ground.listen(ADMIN, config.admin.listen).await?;
         let facilitator = match facilitator {
             Some(parts) => {
                 let asked = parts.config.listen;
-                let listener = listen(asked).await?;
-                Some(Listening::new("facilitator", listener, asked, Arc::new(Facilitator::new(parts))))
+                let listener = ground.listen(FACILITATOR, asked).await?;
+                Some(Listening::new(FACILITATOR, listener, asked, Arc::new(Facilitator::new(parts))))
             }
             None => None,
         };
@@ -126,10 +141,10 @@ impl Server {
         let forward_auth = match config.forward_auth.clone() {
             Some(its) => {
                 let (asked, front) = (its.listen, Front::trusting(&config.server.limits, its.fronts.clone()));
-                let listener = listen(asked).await?;
+                let listener = ground.listen(FORWARD_AUTH, asked).await?;
                 let mut app = HttpProxy::new(ForwardAuth::new(&proxy, its), Arc::clone(&conf));
                 app.handle_init_modules();
-                Some((Listening::new("forward_auth", listener, asked, Arc::new(app)), front))
+                Some((Listening::new(FORWARD_AUTH, listener, asked, Arc::new(app)), front))
             }
             None => None,
         };
@@ -140,8 +155,8 @@ impl Server {
         proxy.server_options = Some(options);
         proxy.h2_options = Some(h2_options());
         Ok(Self {
-            proxy: Listening::new("proxy", proxy_listener, config.server.listen, Arc::new(proxy)),
-            admin: Listening::new("admin", admin_listener, config.admin.listen, Arc::new(Admin::new(admin))),
+            proxy: Listening::new(PROXY, proxy_listener, config.server.listen, Arc::new(proxy)),
+            admin: Listening::new(ADMIN, admin_listener, config.admin.listen, Arc::new(Admin::new(admin))),
             facilitator,
             forward_auth,
             front: Front::new(&config.server, acceptor),
@@ -157,6 +172,17 @@ impl Server {
         self.proxy.address
     }
 
+    /// Every listener once more, for the process that comes after this one.
+    ///
+    /// # Errors
+    /// When the process has no file descriptors left.
+    pub fn sockets(&self) -> std::io::Result<Sockets> {
+        let mut sockets = vec![self.proxy.socket()?, self.admin.socket()?];
+        sockets.extend(self.facilitator.as_ref().map(Listening::socket).transpose()?);
+        sockets.extend(self.forward_auth.as_ref().map(|(listening, _)| listening.socket()).transpose()?);
+        Ok(sockets)
+    }
+
     /// Where operators connect.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {
@@ -167,7 +193,7 @@ impl Server {
     /// within the configured drain time. The operator's listener stays until the end and says that the gateway drains.
     pub async fn run<D: Future<Output = ()>>(
         self,
-        stop: impl Future<Output = ()>,
+        stop: impl Future<Output = Ending>,
         drain: impl FnOnce(Duration) -> D + Send,
     ) {
         let admin_app = Arc::clone(&self.admin.app);
@@ -186,34 +212,64 @@ impl Server {
         let admin = self.admin.start(None);
         let watching = self.certificates.map(|certificates| tokio::spawn(watch_files(certificates)));
         admin_app.set_serving(true);
-        stop.await;
+        let linger = match stop.await {
+            Ending::Stopped => Duration::ZERO,
+            Ending::HandedOver => LINGER,
+        };
         let deadline = Instant::now() + self.drain_timeout;
         tracing::info!(within = ?self.drain_timeout, "Stopping: no new connections; running requests end.");
         admin_app.set_serving(false);
+        if linger > Duration::ZERO {
+            // Who asks now is meant for the next gateway.
+            admin.stop_accepting();
+        }
         let clearing_ended = async {
             match facilitator {
-                Some(facilitator) => facilitator.stop(deadline).await,
+                Some(facilitator) => facilitator.stop(linger, deadline).await,
                 None => true,
             }
         };
         let checks_ended = async {
             match forward_auth {
-                Some(forward_auth) => forward_auth.stop(deadline).await,
+                Some(forward_auth) => forward_auth.stop(linger, deadline).await,
                 None => true,
             }
         };
         let (requests_ended, clearing_ended, checks_ended) =
-            tokio::join!(proxy.stop(deadline), clearing_ended, checks_ended);
+            tokio::join!(proxy.stop(linger, deadline), clearing_ended, checks_ended);
         // Settlements outlive their requests' clients, so they are waited for by themselves.
         drain(deadline.saturating_duration_since(Instant::now())).await;
         if !(requests_ended && clearing_ended && checks_ended) {
             tracing::warn!("Requests were still running at the end of the drain time.");
         }
-        admin.stop(Instant::now() + ADMIN_DRAIN).await;
+        admin.stop(Duration::ZERO, Instant::now() + ADMIN_DRAIN).await;
         if let Some(watching) = watching {
             watching.abort();
         }
         tracing::info!("Stopped.");
+    }
+}
+
+/// How a gateway comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to stop.
+    Stopped,
+    /// Another process has its listeners.
+    HandedOver,
+}
+
+/// Where listeners come from: another process, or the system.
+struct Ground<'a>(Option<&'a mut Taken>);
+
+impl Ground<'_> {
+    async fn listen(&mut self, name: &str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+        let Some(taken) = self.0.as_mut().and_then(|taken| taken.listener(name, address)) else {
+            return listen(address).await;
+        };
+        let failed = |source| ServeError::Listen { address, source };
+        taken.set_nonblocking(true).map_err(failed)?;
+        TcpListener::from_std(taken).map_err(failed)
     }
 }
 
@@ -285,7 +341,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 /// A service that accepts.
 pub(crate) struct Running<A> {
     app: Arc<A>,
+    /// No new connections, and no further request on those that are there.
     shutdown: watch::Sender<bool>,
+    /// What has not sent a request yet is closed.
+    closing: watch::Sender<bool>,
     /// Closes when the accept loop and every connection have ended.
     ended: mpsc::Receiver<()>,
 }
@@ -294,6 +353,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listening<A> {
     fn new(name: &'static str, listener: TcpListener, asked: SocketAddr, app: Arc<A>) -> Self {
         let address = listener.local_addr().unwrap_or(asked);
         Self { name, listener, address, app }
+    }
+
+    fn socket(&self) -> std::io::Result<(&'static str, OwnedFd)> {
+        Ok((self.name, self.listener.as_fd().try_clone_to_owned()?))
     }
 
     /// A service on a free port that only this machine reaches.
@@ -316,18 +379,28 @@ impl<A: HttpServerApp + Send + Sync + 'static> Listening<A> {
 
     /// Accepts from now on, until what is returned is dropped. Without a front everybody is taken in as they come.
     pub(crate) fn start(self, front: Option<Arc<Front>>) -> Running<A> {
-        let (shutdown, watcher) = watch::channel(false);
+        let ((shutdown, watcher), (closing, closes)) = (watch::channel(false), watch::channel(false));
+        let stopping = Stopping { shutdown: watcher, closing: closes };
         let (alive, ended) = mpsc::channel(1);
         let app = Arc::clone(&self.app);
-        tokio::spawn(accept(self.name, self.listener, self.app, watcher, alive, front));
-        Running { app, shutdown, ended }
+        tokio::spawn(accept(self.name, self.listener, self.app, stopping, alive, front));
+        Running { app, shutdown, closing, ended }
     }
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Running<A> {
-    /// Stops accepting, closes idle connections, and waits for the others. Whether all ended in time.
-    async fn stop(mut self, deadline: Instant) -> bool {
+    /// New connections stay in the system's queue.
+    fn stop_accepting(&self) {
         self.shutdown.send_replace(true);
+    }
+
+    /// Stops accepting, closes idle connections after a while, and waits for the others. Whether all ended in time.
+    async fn stop(mut self, linger: Duration, deadline: Instant) -> bool {
+        self.stop_accepting();
+        if linger > Duration::ZERO && tokio::time::timeout(linger, self.ended.recv()).await.is_ok() {
+            return true;
+        }
+        self.closing.send_replace(true);
         self.app.http_cleanup().await;
         tokio::time::timeout_at(deadline, self.ended.recv()).await.is_ok()
     }
@@ -337,7 +410,7 @@ async fn accept<A: HttpServerApp + Send + Sync + 'static>(
     name: &'static str,
     listener: TcpListener,
     app: Arc<A>,
-    mut shutdown: watch::Receiver<bool>,
+    mut stopping: Stopping,
     alive: mpsc::Sender<()>,
     front: Option<Arc<Front>>,
 ) {
@@ -352,15 +425,15 @@ async fn accept<A: HttpServerApp + Send + Sync + 'static>(
         };
         let (room, accepted) = tokio::select! {
             taken = taking => taken,
-            _ = shutdown.wait_for(|is_down| *is_down) => return,
+            _ = stopping.shutdown.wait_for(|is_down| *is_down) => return,
         };
         match accepted {
             Ok((socket, peer)) => {
-                let (app, shutdown, alive, front) = (Arc::clone(&app), shutdown.clone(), alive.clone(), front.clone());
+                let (app, stopping, alive, front) = (Arc::clone(&app), stopping.clone(), alive.clone(), front.clone());
                 tokio::spawn(async move {
                     match front {
-                        Some(front) => front.serve(socket, peer, &app, &shutdown).await,
-                        None => drop(app.process_new(Box::new(front::plain(socket, peer)), &shutdown).await),
+                        Some(front) => front.serve(socket, peer, &app, &stopping).await,
+                        None => drop(app.process_new(Box::new(front::plain(socket, peer)), &stopping.shutdown).await),
                     }
                     drop((room, alive));
                 });

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How often a failure to write is told of.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Who may read a file that is created: its owner and its group. It names who paid for what.
+const FILE_MODE: u32 = 0o640;
 
 /// Where the access log goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +185,11 @@ impl Output {
     fn open(target: &AccessTarget) -> io::Result<Self> {
         match target {
             AccessTarget::Stdout => Ok(Self::Stdout),
-            AccessTarget::File(path) => OpenOptions::new().create(true).append(true).open(path).map(Self::File),
+            AccessTarget::File(path) => {
+                let mut options = OpenOptions::new();
+                options.create(true).append(true).mode(FILE_MODE);
+                options.open(path).map(Self::File)
+            }
         }
     }
 
@@ -267,6 +275,8 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn line(path: &str) -> AccessLine<'_> {
@@ -298,6 +308,8 @@ mod tests {
         let hostile = "/a\n{\"status\":200}\r\u{1b}[31m\u{9b}\u{7f}\"";
         log.log(&line(hostile));
         log.flush(Duration::from_secs(5));
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o137, 0, "nobody but the owner and the group: {mode:o}");
         let text = std::fs::read_to_string(path).unwrap();
         assert_eq!(text.lines().count(), 1);
         assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");

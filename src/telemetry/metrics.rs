@@ -259,6 +259,19 @@ impl Metrics {
         self.clock_skew.with_label_values(&[network]).set(secs);
     }
 
+    /// A network is not in business any more, and says nothing of itself from now on; nor do its so many gas payers.
+    pub fn forget_network(&self, network: &str, signers: usize) {
+        // What was never told can't be forgotten, which is as good.
+        for gauge in [&self.network_up, &self.clock_skew, &self.offers_below_fee] {
+            let _unknown = gauge.remove_label_values(&[network]);
+        }
+        for index in (0..signers).map(|index| index.to_string()) {
+            for gauge in [&self.signer_balance, &self.signer_payments_left] {
+                let _unknown = gauge.remove_label_values(&[network, &index]);
+            }
+        }
+    }
+
     /// How many settlements have no proven outcome yet.
     pub fn settlements_running(&self, count: usize) {
         self.settlements_running.set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -2,6 +2,7 @@
 
 mod access;
 mod logging;
+mod lossy;
 mod metrics;
 mod otlp;
 mod trace;
@@ -9,7 +10,7 @@ mod trace;
 use std::sync::Arc;
 
 pub use access::{AccessLine, AccessLog, AccessTarget, PaymentFields};
-pub use logging::{LoggingError, init};
+pub use logging::{LogGuard, LoggingError, init, init_lossy};
 pub use metrics::{Metrics, Stage, StageLatency};
 pub use otlp::ExporterError;
 pub use trace::{Attribute, Parent, Trace, Tracer, TracerConfig};

@@ -102,6 +102,7 @@ export async function dashboard(browser, shop, pictures, step) {
     await words('Open');
     await compare(shop, page, 30);
     assert.match(await page.textContent('#payments'), /No payment yet/);
+    await gasPayers(shop, page);
     await look(opened, 'empty', pictures, problems);
   });
   await step('one payment, shown as it happens', async () => {
@@ -109,6 +110,7 @@ export async function dashboard(browser, shop, pictures, step) {
     await compare(shop, page, 30);
     assert.equal(await page.textContent('[data-figure=all]'), '$0.001');
     await page.waitForSelector('[data-stage=settle]');
+    await stages(shop, page);
     await look(opened, 'one', pictures, problems);
   });
   await step('ten thousand', async () => {
@@ -144,6 +146,40 @@ export async function dashboard(browser, shop, pictures, step) {
   problems.push(...opened.complaints.filter((text) => !/status of 503/.test(text)));
   await opened.close();
   await step('no error, no barrier and nothing too wide in any of them', () => assert.deepEqual(problems, []));
+}
+
+/** Who pays fees, and what is left to them: as the chains have it, before anything was paid. */
+async function gasPayers(shop, page) {
+  const { signers } = await (await fetch(`${shop.admin}/signers`)).json();
+  assert.deepEqual(signers.map(({ network }) => network.split(':')[0]).sort(), ['eip155', 'solana']);
+  for (const { network, signer, balance, decimals, payments_left_min: left } of signers) {
+    const isEvm = network.startsWith('eip155');
+    const onChain = isEvm ? BigInt(await shop.askEvm('eth_getBalance', [signer, 'latest'])) : BigInt((await shop.askSolana('getBalance', [signer])).value);
+    assert.equal(BigInt(balance), onChain, network);
+    const row = `#signers [data-signer="${signer}"]`;
+    const exact = (BigInt(balance) * 10_000n / 10n ** BigInt(decimals)).toString().padStart(5, '0').replace(/(\d{4})$/, '.$1');
+    const shown = await page.textContent(`${row} td.num`);
+    assert.ok(Number(shown.replace('…', '').replaceAll(',', '')) === Number(exact), `${shown} is not ${exact}`);
+    const words = left < 1e6 ? `${left.toLocaleString('en-US')} payments` : `${Math.floor(left / 1e6).toLocaleString('en-US')} million payments`;
+    assert.equal(await page.textContent(`${row} .chip`), words);
+    // At least so many: nobody is told that more fits into the balance than does, at any fee that is ever paid.
+    assert.ok(left > 0 && BigInt(left) <= onChain / 10_000n, `${left} payments from ${onChain}`);
+  }
+}
+
+/** Each stage of the one payment so far: as often as the gateway has it, the median within the bucket that holds it. */
+async function stages(shop, page) {
+  const { stages } = await (await fetch(`${shop.admin}/latency`)).json();
+  assert.ok(stages.some(({ stage }) => stage === 'settle') && stages.some(({ stage }) => stage === 'verify'), JSON.stringify(stages));
+  for (const { stage, count, buckets } of stages) {
+    const cells = await page.$$eval(`[data-stage="${stage}"] td.num`, (found) => found.map((cell) => cell.textContent));
+    assert.equal(cells[0], String(count), stage);
+    const at = buckets.findIndex((bucket) => bucket.count >= count / 2);
+    const [, number, unit] = cells[1].match(/^([\d.]+)\s*(\S+)$/);
+    const secs = Number(number) * { 'µs': 1e-6, ms: 1e-3, s: 1 }[unit];
+    const [from, to] = [at > 0 ? buckets[at - 1].le_seconds : 0, buckets[at].le_seconds];
+    assert.ok(secs >= from * 0.95 && secs <= to * 1.05, `${stage}: ${cells[1]} is not of ${from} to ${to}`);
+  }
 }
 
 async function controls(shop, page) {

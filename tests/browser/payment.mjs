@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { privateKeyToAccount } from 'viem/accounts';
-import { barriers, eachLook, overflow, shoot, WIDTHS } from './lib/browser.mjs';
+import { barriers, eachLook, overflow, shoot, spilled, WIDTHS } from './lib/browser.mjs';
 
 const PRICED = '/weather';
 const CHAIN = 84532;
@@ -75,6 +75,7 @@ async function looks(page, pictures, name) {
   await eachLook(page, async (look) => {
     assert.deepEqual(await barriers(page), [], `${name} ${look}`);
     assert.deepEqual(await overflow(page), [], `${name} ${look}`);
+    assert.deepEqual(await spilled(page), [], `${name} ${look}`);
     await shoot(page, pictures, `payment-${name}-${look}`);
   });
 }

@@ -9,7 +9,7 @@ use tollhouse::devnet::cosmos::{COSMOS_DENOM, Dialect};
 use tollhouse::ledger::PaymentState;
 
 use crate::harness::{
-    Answer, Chain, CosmosPlan, CosmosShop, Fault, PAY_TO, PRICE, Payment, Plan, Serve, Shop, Transfer, Wallet,
+    Answer, Call, Chain, CosmosPlan, CosmosShop, Fault, PAY_TO, PRICE, Payment, Plan, Serve, Shop, Transfer, Wallet,
     eventually, paid,
 };
 
@@ -288,6 +288,15 @@ async fn a_refund_is_noted_while_the_gateway_works_and_checked_on_chain() {
     assert!(!refused.status.success() && why.contains("only an owed payment"), "{refused:?}");
     let list = payments(&shop, &["list", "--state", "owed", "--unresolved", "--json"]).await;
     assert_eq!(String::from_utf8_lossy(&list.stdout), "[]\n");
+    // Nor does the operator's listener call it open any more, which is what the dashboard asks.
+    let count = async |query: &str| {
+        let answer = Call::local(&format!("/payments?{query}")).send(shop.admin_port).await.unwrap();
+        let page: Value = serde_json::from_slice(&answer.body).unwrap();
+        page["payments"].as_array().unwrap().iter().map(|row| row["resolved_at_millis"].is_i64()).collect::<Vec<_>>()
+    };
+    assert_eq!(count("state=owed").await, [true]);
+    assert!(count("state=owed&unresolved=true").await.is_empty());
+    assert_eq!(count("unresolved=true").await, [false]);
     let show = payments(&shop, &["show", id, "--json"]).await;
     let row: Value = serde_json::from_slice(&show.stdout).unwrap();
     assert_eq!((&row["state"], &row["refund_transaction"]), (&"owed".into(), &refund.as_str().into()));

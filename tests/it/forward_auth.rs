@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Call, Fault, PRICE, Plan, Shop, Terms, eventually, free_port, paid};
+use crate::harness::{Answer, Call, Fault, PRICE, Plan, Serve, Shop, Terms, eventually, free_port, paid};
 
 /// Nothing here takes longer to start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,8 +18,35 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Debian keeps it where only administrators' shells look.
 const NGINX: &str = "/usr/sbin/nginx";
 
+/// Names by which a client could have an origin serve another URL or method than the one that was priced.
+const OVERRIDES: [&str; 14] = [
+    "X-Original-URL",
+    "X-Rewrite-URL",
+    "X-Forwarded-Uri",
+    "X-Forwarded-Path",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-Method",
+    "X-Forwarded-Server",
+    "X-HTTP-Method",
+    "X-HTTP-Method-Override",
+    "X-Method-Override",
+    "X-Override-URL",
+    "X-Envoy-Original-Path",
+    "X-Forwarded-Port",
+    "Proxy",
+];
+
+/// What caches on the way believe more than `Cache-Control`.
+const CACHE_OVERRIDES: [&str; 5] =
+    ["CDN-Cache-Control", "Cloudflare-CDN-Cache-Control", "Surrogate-Control", "Edge-Control", "X-Accel-Expires"];
+
 fn plan(lines: &'static str) -> Plan {
-    Plan { forward_auth: Some(lines), network: "settle_timeout = \"2s\"".to_owned(), ..Plan::default() }
+    Plan {
+        server: "discovery = true".to_owned(),
+        forward_auth: Some(lines),
+        network: "settle_timeout = \"2s\"".to_owned(),
+        ..Plan::default()
+    }
 }
 
 /// A front's process.
@@ -120,6 +147,8 @@ fn documented(language: &str, shop: &Shop, port: u16) -> String {
         assert!(block.contains(&format!(":{documented}")), "no port {documented}");
         block = block.replace(&format!(":{documented}"), &format!(":{own}"));
     }
+    // The gateway's own listener, for who needs it.
+    block = block.replace(":8402", &format!(":{}", shop.port));
     block
 }
 
@@ -131,15 +160,17 @@ async fn assert_sells(shop: &Shop, front: &Front) {
 
     // Paid: the origin's answer, with a receipt; the origin is told by whom, whatever the client says.
     let payment = shop.payer.pay(&terms);
+    shop.origin.then([Serve::Cacheable]);
     let spoofed = paid(&payment.v2()).with("X-Payment-Payer", "0xMallory").with("X-Payment-Amount", "1");
+    let spoofed = OVERRIDES.iter().fold(spoofed, |call, name| call.with(name, "/mallory"));
+    let spoofed = spoofed.with("X_Payment_Payer", "0xMallory").with("X_HTTP_Method_Override", "DELETE");
     let answer = front.call(&spoofed).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.json()["origin"], true);
     let [transfer] = &shop.node.transfers().await[..] else { panic!("not one transfer") };
     let receipt = answer.outcome().expect("a receipt");
     assert_eq!((&receipt["success"], &receipt["transaction"]), (&true.into(), &transfer.transaction.as_str().into()));
-    let cache: Vec<_> = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("cache-control")).collect();
-    assert!(cache.iter().any(|(_, value)| value == "private"), "{cache:?}");
+    assert_is_for_its_payer(&answer);
     let [hit] = &shop.origin.hits()[..] else { panic!("not one hit") };
     let all = |name: &str| {
         let fields = hit.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
@@ -150,6 +181,10 @@ async fn assert_sells(shop: &Shop, front: &Front) {
     assert_eq!(all("x-payment-network"), ["eip155:84532"]);
     assert_eq!(all("x-payment-transaction"), [transfer.transaction.as_str()]);
     assert_eq!((all("payment-signature"), all("x-payment")), (vec![], vec![]));
+    let forged = hit.headers.iter().filter(|(name, value)| {
+        value == "/mallory" || value.contains("Mallory") || value == "DELETE" || name.contains('_')
+    });
+    assert_eq!(forged.collect::<Vec<_>>(), Vec::<&(String, String)>::new());
     shop.assert_sold_once().await;
 
     // Presented again, also for another path: refused, and nothing moves.
@@ -173,6 +208,32 @@ async fn assert_sells(shop: &Shop, front: &Front) {
         (rows.iter().filter(|row| row.state == PaymentState::Served).count() == 2).then_some(())
     })
     .await;
+}
+
+/// What was paid for gets into no shared cache, whatever the origin said.
+fn assert_is_for_its_payer(answer: &Answer) {
+    let all = |name: &str| {
+        let fields = answer.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+        fields.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(all("cache-control"), ["private, no-store"]);
+    assert!(all("vary").contains(&"PAYMENT-SIGNATURE, X-PAYMENT"), "{answer:?}");
+    for name in CACHE_OVERRIDES {
+        assert_eq!(all(name), Vec::<&str>::new(), "{name}");
+    }
+}
+
+/// The price list is the gateway's own answer, and what was free stays as the origin would have it cached.
+async fn assert_lists_prices_and_leaves_free_answers_alone(shop: &Shop, front: &Front) {
+    let hits = shop.origin.hits().len();
+    let prices = front.get("/.well-known/x402").await;
+    assert_eq!(prices.status, 200, "{prices:?}");
+    assert!(prices.json()["resources"].as_array().is_some_and(|list| !list.is_empty()), "{prices:?}");
+    assert_eq!(shop.origin.hits().len(), hits);
+    shop.origin.then([Serve::Cacheable]);
+    let free = front.get("/health").await;
+    assert_eq!((free.status, free.header("cache-control")), (200, Some("public, s-maxage=600")), "{free:?}");
+    assert_eq!(free.header("cdn-cache-control"), Some("max-age=600"), "{free:?}");
 }
 
 /// What no client may do behind a front.
@@ -277,6 +338,7 @@ async fn a_payment_buys_one_answer_through_nginx_as_documented() {
     assert_sells(&shop, &front).await;
     assert_refuses(&shop, &front).await;
     assert_pends(&shop, &front).await;
+    assert_lists_prices_and_leaves_free_answers_alone(&shop, &front).await;
     let answer = front.call(&preflight()).await;
     assert_eq!(answer.status, 204, "{answer:?}");
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://page.test"));
@@ -292,6 +354,7 @@ async fn a_payment_buys_one_answer_through_caddy_as_documented() {
     assert_sells(&shop, &front).await;
     assert_refuses(&shop, &front).await;
     assert_pends(&shop, &front).await;
+    assert_lists_prices_and_leaves_free_answers_alone(&shop, &front).await;
     let hits = shop.origin.hits().len();
     assert_eq!(front.call(&preflight()).await.status, 403, "a success would let it pass to the origin");
     assert_eq!(shop.origin.hits().len(), hits);

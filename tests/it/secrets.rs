@@ -126,7 +126,14 @@ async fn no_secret_is_in_any_output() {
     shop.gateway().terminate();
     shop.gateway().wait_end().await;
     said.add("the log", shop.gateway().log());
-    assert!(said.0.last().unwrap().1.contains("Stopped."), "the log is whole");
+    // Who knocked and what was asked to be changed is in it; and it is whole.
+    for line in [
+        "Admin: asked to read the configuration again.",
+        "Admin: refused, the request was meant for another host.",
+        "Stopped.",
+    ] {
+        assert!(said.0.last().unwrap().1.contains(line), "{line}");
+    }
     let payload: serde_json::Value = serde_json::from_str(&shop.rows().await[0].claim.payload).unwrap();
     let signature = Node::payment_secret(&payload);
     for secret in [SIGNER, QUOTE_KEY, ADMIN_TOKEN, "canary-origin-header-77aa", "canary-rpc-token-9d2e", &signature] {

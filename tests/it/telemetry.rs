@@ -114,6 +114,21 @@ fn traced(port: u16, server: &str) -> Plan {
     Plan { server: server.to_owned(), upstream: telemetry, ..Plan::default() }
 }
 
+#[tokio::test]
+async fn a_reader_of_the_log_that_stalls_holds_up_no_request_and_no_end() {
+    // Standard error is a pipe that is open for reading and that nobody reads: it is full after 64 KiB.
+    let limit = "d=$(mktemp -d) && mkfifo $d/log && exec 2<>$d/log && rm -r $d";
+    let mut shop = Shop::open_with(Plan { limit: Some(limit), log: "trace", ..Plan::default() }).await;
+    for _ in 0..300 {
+        let answer = tokio::time::timeout(Duration::from_secs(30), Call::get("/health").send(shop.port)).await;
+        assert_eq!(answer.expect("a request waits for the log").unwrap().status, 200);
+    }
+    shop.buy().await;
+    let gateway = shop.gateway();
+    gateway.terminate();
+    assert!(gateway.wait_end().await.success());
+}
+
 async fn metrics(shop: &Shop) -> String {
     let answer = Call::local("/metrics").send(shop.admin_port).await.unwrap();
     String::from_utf8(answer.body.to_vec()).unwrap()

@@ -218,7 +218,7 @@ impl Scheme for CosmosScheme {
             return no(inner.problem.lock().map(|problem| problem.clone()).unwrap_or_default());
         }
         if !inner.reconciled.load(Ordering::Acquire) {
-            return no("unfinished payments are being reconciled".to_owned());
+            return Availability::Opening;
         }
         if inner.tenure.is_over() {
             return no(tenure::OVER.to_owned());

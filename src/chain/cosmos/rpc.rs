@@ -96,7 +96,7 @@ pub(super) enum RpcError {
 }
 
 impl RpcError {
-    /// Whether the node looked and found nothing. Older SDKs say so with other codes (nodes §3).
+    /// Whether the node looked and found nothing. Older SDKs say so with other codes.
     pub(super) fn is_not_found(&self) -> bool {
         match self {
             Self::Node { code: Code::NotFound, .. } => true,

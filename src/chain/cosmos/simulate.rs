@@ -113,7 +113,7 @@ async fn is_committed(inner: &Inner, decoded: &Decoded) -> Result<bool, VerifyEr
     }
 }
 
-/// Amount and fee in every denom: CheckTx looks at the fee only, and lets an overspend into a block (nodes §3).
+/// Amount and fee in every denom: CheckTx looks at the fee only, and lets an overspend into a block.
 async fn check_funds(inner: &Inner, decoded: &Decoded) -> Result<(), VerifyError> {
     let facts = &decoded.facts;
     let mut needed = vec![(facts.asset.as_str().to_owned(), facts.amount)];
@@ -191,7 +191,7 @@ fn is_closed(message: &str) -> bool {
     WORDS.iter().any(|word| message.contains(word))
 }
 
-/// The reason behind a simulation's error, as real nodes word it (nodes §3).
+/// The reason behind a simulation's error, as real nodes word it.
 fn refusal(message: &str) -> Reason {
     let known = [
         ("account sequence mismatch", Reason::CosmosSequenceMismatch),

@@ -1,7 +1,5 @@
 //! Whether business can open on an EVM chain: endpoints, clock, tokens, payees, gas payers. Asks and changes nothing.
 
-use std::time::Instant;
-
 use alloy::primitives::{Address, Bytes, U256};
 use alloy::sol_types::SolCall;
 use serde_json::{Value, json};
@@ -43,14 +41,12 @@ pub(super) async fn diagnose(scheme: &EvmScheme, paid: &[AccountId]) -> Vec<Find
 /// Each endpoint's chain and head, and the newest block's time.
 async fn look_at_endpoints(inner: &Inner) -> (Vec<EndpointSeen>, Option<UnixMillis>) {
     let calls = [("eth_getBlockByNumber", json!(["latest", false]))];
-    let started = Instant::now();
-    let answers = inner.rpc.ask_all(&calls).await;
-    let took = started.elapsed();
+    let answers = inner.rpc.ask_each(&calls).await;
     let mut newest: Option<Block> = None;
     let mut seen = Vec::with_capacity(answers.len());
-    for (url, answer) in inner.rpc.urls().zip(answers) {
-        let block =
-            answer.and_then(|mut values| parse::<Block>("eth_getBlockByNumber", values.pop().unwrap_or(Value::Null)));
+    for (url, (answer, took)) in inner.rpc.urls().zip(answers) {
+        let value = answer.and_then(|mut values| values.pop().unwrap_or(Ok(Value::Null)));
+        let block = value.and_then(|value| parse::<Block>("eth_getBlockByNumber", value));
         let what = match block {
             Ok(block) => {
                 let number = block.number;

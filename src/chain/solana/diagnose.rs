@@ -1,16 +1,14 @@
 //! Whether business can open on a Solana cluster: endpoints, clock, mints, payees' token accounts, fee payers. Asks and
 //! changes nothing.
 
-use std::time::Instant;
-
-use serde_json::{Value, json};
+use serde_json::json;
 use solana_pubkey::Pubkey;
 
 use super::startup::{self, account_problem, accounts, check_mint};
 use super::{Inner, SOL_DECIMALS, SolanaScheme, Token, health};
 use crate::chain::Chain;
 use crate::chain::finding::{self, EndpointSeen, Finding, Seen, host_of};
-use crate::chain::jsonrpc::RpcError;
+use crate::chain::jsonrpc::{Answers, RpcError};
 use crate::types::UnixMillis;
 
 /// Slots that an endpoint may be behind another: a third of a blockhash's life.
@@ -39,10 +37,8 @@ pub(super) async fn diagnose(scheme: &SolanaScheme) -> Vec<Finding> {
 async fn look_at_endpoints(inner: &Inner) -> Vec<EndpointSeen> {
     let mut calls = vec![("getSlot", json!([{"commitment": "confirmed"}]))];
     calls.extend(health::calls());
-    let started = Instant::now();
     let answers = inner.rpc.ask_each(&calls).await;
-    let took = started.elapsed();
-    let look = |answer: Result<Vec<Result<Value, RpcError>>, RpcError>| {
+    let look = |answer: Answers| {
         let mut answers = match answer {
             Ok(answers) => answers.into_iter(),
             Err(error @ RpcError::WrongChain { .. }) => return Seen::WrongChain(error.to_string()),
@@ -63,7 +59,7 @@ async fn look_at_endpoints(inner: &Inner) -> Vec<EndpointSeen> {
         }
     };
     let list = inner.rpc.urls().zip(answers);
-    list.map(|(url, answer)| EndpointSeen { host: host_of(url), seen: look(answer), took }).collect()
+    list.map(|(url, (answer, took))| EndpointSeen { host: host_of(url), seen: look(answer), took }).collect()
 }
 
 async fn clock(inner: &Inner) -> Finding {

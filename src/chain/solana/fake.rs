@@ -16,6 +16,7 @@ use solana_transaction::versioned::VersionedTransaction;
 use super::testing::{fee_payer, mint, payee_account, payee_key, payer_account, signer_of};
 
 pub(super) const GENESIS: &str = "EtWTRABZaYq6iMfeYKouRu166VU2xqa1wcaWoxPkrZBG";
+pub(super) const BLOCKHASH: &str = "9zrUHnA1nCByPksy3aL8tQ47vqdaG2vnFs4HrxgcZj4F";
 /// Blocks behind the head that are final.
 const FINAL_AFTER: u64 = 32;
 
@@ -243,7 +244,7 @@ impl World {
         let context = json!({"slot": self.height});
         Ok(match method {
             "getGenesisHash" => json!(self.genesis),
-            "getLatestBlockhash" => json!({"context": context, "value": {"blockhash": "x",
+            "getLatestBlockhash" => json!({"context": context, "value": {"blockhash": BLOCKHASH,
                 "lastValidBlockHeight": self.height + 150}}),
             "getBlockHeight" => json!(self.height - FINAL_AFTER),
             "getSlot" => json!(self.height - FINAL_AFTER),

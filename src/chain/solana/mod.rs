@@ -15,6 +15,7 @@ mod standing;
 mod startup;
 mod trial;
 mod verify;
+mod wallet;
 mod watch;
 
 #[cfg(test)]
@@ -278,7 +279,7 @@ impl Scheme for SolanaScheme {
             return no(inner.problem.lock().map(|problem| problem.clone()).unwrap_or_default());
         }
         if !inner.reconciled.load(Ordering::Acquire) {
-            return no("unfinished payments are being reconciled".to_owned());
+            return Availability::Opening;
         }
         if inner.tenure.is_over() {
             return no(tenure::OVER.to_owned());
@@ -342,6 +343,10 @@ impl Scheme for SolanaScheme {
     fn terms_extra(&self, _asset: &AssetId) -> Map<String, Value> {
         let fee_payer = self.0.fee_payers.first().map(|fee_payer| Value::from(fee_payer.account.as_str()));
         fee_payer.map(|account| (FEE_PAYER_KEY.to_owned(), account)).into_iter().collect()
+    }
+
+    fn wallet_facts(&self, asset: &AssetId) -> Map<String, Value> {
+        wallet::facts(&self.0, asset)
     }
 
     fn decode(&self, payload: &Value, terms: &PaymentRequirements) -> Result<Box<dyn IncomingPayment>, Reason> {

@@ -339,7 +339,7 @@ impl Job {
         let mut agreed = 0;
         let mut first_kept = 0;
         let mut is_behind = false;
-        for answers in self.inner.rpc.ask_each(&calls).await {
+        for (answers, _took) in self.inner.rpc.ask_each(&calls).await {
             let Ok(answers) = answers else { continue };
             let mut answers = answers.into_iter();
             // A node that is catching up knows neither what landed nor how far the chain is, and the bound may have been drawn

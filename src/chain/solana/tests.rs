@@ -9,8 +9,8 @@ use solana_signer::Signer;
 use solana_transaction::versioned::VersionedTransaction;
 
 use super::SolanaScheme;
-use super::fake::{self, Answer, GENESIS, Runs, Send, World, is_cosigned, mint_account, token_account};
-use super::programs::TOKEN_2022;
+use super::fake::{self, Answer, BLOCKHASH, GENESIS, Runs, Send, World, is_cosigned, mint_account, token_account};
+use super::programs::{TOKEN, TOKEN_2022};
 use super::testing::*;
 use crate::chain::{Chain, ChainError, NoObserver};
 use crate::config::{Location, NetworkConfig, Secret, SignerSource};
@@ -555,6 +555,20 @@ fn offers_name_the_fee_payer() {
     let scheme = SolanaScheme::connect(&config(Vec::new()), &[], clock, Arc::new(NoObserver)).unwrap();
     let extra = scheme.terms_extra(&terms().asset);
     assert_eq!(json!(extra), json!({"feePayer": fee_payer().to_string()}));
+}
+
+#[tokio::test]
+async fn a_page_learns_what_its_wallet_needs_from_what_was_last_seen() {
+    let shop = shop().await;
+    shop.scheme.signer_nonces().await.unwrap();
+    let before = shop.world.lock().unwrap().calls();
+    let facts = shop.scheme.wallet_facts(&terms().asset);
+    assert_eq!(facts["chain"], "solana:devnet");
+    assert_eq!(facts["tokenProgram"], TOKEN.to_string());
+    assert_eq!(facts["blockhash"], BLOCKHASH);
+    let secs = facts["blockhashSecs"].as_u64().unwrap();
+    assert!((30..=60).contains(&secs), "{secs}");
+    assert_eq!(shop.world.lock().unwrap().calls(), before, "asked a node");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use solana_sdk::hash::Hash;
 use tokio::sync::{Notify, watch};
 
 use super::Inner;
@@ -78,6 +79,8 @@ pub(super) struct Statuses {
 /// The chain's head as last seen.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
+    /// The newest blockhash, if the node gave a readable one.
+    pub blockhash: Option<Hash>,
     /// The last block height at which the newest blockhash can be used; no older hash lives longer.
     pub last_valid: u64,
     pub seen_at: Instant,
@@ -98,6 +101,8 @@ struct LatestBlockhash {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct LatestBlockhashValue {
+    #[serde(default)]
+    blockhash: Option<String>,
     last_valid_block_height: u64,
 }
 
@@ -282,7 +287,8 @@ impl Watch {
         // Of when it was asked: a bound on hashes that were known by then holds for every earlier moment too.
         let seen_at = Instant::now();
         let latest: LatestBlockhash = rpc.call("getLatestBlockhash", json!([{"commitment": "processed"}])).await?;
-        let head = Head { last_valid: latest.value.last_valid_block_height, seen_at };
+        let blockhash = latest.value.blockhash.and_then(|text| text.parse().ok());
+        let head = Head { blockhash, last_valid: latest.value.last_valid_block_height, seen_at };
         self.head.send_replace(Some(head));
         Ok(head)
     }

@@ -94,7 +94,7 @@ pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     };
     let shop = devnet.block_on(Shop::open(args))?;
     let blueprint = shop.blueprint()?;
-    start_logging(&blueprint)?;
+    let _log = start_logging(&blueprint)?;
     let code = shop.run(blueprint, stop, |shop| shop.print(&mut std::io::stdout().lock()));
     devnet.shutdown_timeout(DEVNET_GRACE);
     code
@@ -236,7 +236,7 @@ impl Shop {
         stop: impl Future<Output = ()>,
         ready: impl FnOnce(&Self) -> std::io::Result<()>,
     ) -> anyhow::Result<ExitCode> {
-        Runtimes::new(&blueprint)?.run(blueprint, stop, |_server| Ok(ready(&self)?))
+        Runtimes::new(&blueprint)?.run(blueprint, None, stop, |_server| Ok(ready(&self)?))
     }
 
     fn print(&self, out: &mut dyn Write) -> std::io::Result<()> {

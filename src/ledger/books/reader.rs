@@ -82,6 +82,15 @@ impl Reader {
         self.one(select_payments!("WHERE p.record = $1 ORDER BY a.number"), &record.0).await
     }
 
+    /// As [`crate::ledger::Ledger::value_or_insert`], if it is there.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`].
+    pub async fn value(&self, name: &str) -> Result<Option<String>, LedgerError> {
+        let found = sqlx::query_scalar("SELECT value FROM named_values WHERE name = $1").bind(name);
+        found.fetch_optional(&self.pool).await.map_err(not_read)
+    }
+
     async fn one(&self, query: &'static str, key: &str) -> Result<Option<PaymentRecord>, LedgerError> {
         let found = sqlx::query(query).bind(key).fetch_all(&self.pool).await;
         Ok(rows::payments(&found.map_err(not_read)?)?.pop())

@@ -64,6 +64,9 @@ fn page_query(filter: &PageFilter) -> QueryBuilder<Driver> {
     if let Some(until) = filter.until {
         query.push(" AND claimed_at < ").push_bind(until.0);
     }
+    if filter.unresolved {
+        query.push(" AND NOT (state = 'owed' AND resolved_at IS NOT NULL)");
+    }
     if let Some((claimed_at, record)) = &filter.after {
         query.push(" AND (claimed_at < ").push_bind(claimed_at.0);
         query.push(" OR (claimed_at = ").push_bind(claimed_at.0);

@@ -55,7 +55,8 @@ impl OwnedFile {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(open_error(path.display(), "another gateway has it open; only one may write a ledger"));
+                let why = "another gateway has it open; only one may write a ledger";
+                return Err(LedgerError::InUse(format!("{}: {why}", path.display())));
             }
             Err(TryLockError::Error(error)) => return Err(open_error(lock_path.display(), error)),
         }

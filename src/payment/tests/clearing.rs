@@ -6,18 +6,11 @@ use crate::payment::tests::chain::settlement;
 use crate::protocol::{FacilitatorRequest, Reason};
 
 fn clearing(shop: &Shop) -> Clearing {
-    Clearing::new(Arc::clone(&shop.gate), vec![payable(shop)])
+    Clearing::new(Arc::clone(&shop.gate), vec![payable()], Vec::new())
 }
 
-fn payable(shop: &Shop) -> Payable {
-    let market = shop.route.offers()[0].market.clone();
-    Payable {
-        terms: terms(0),
-        market,
-        wait_for: WaitFor::Confirmed,
-        decimals: 6,
-        ceiling: Some("100".parse().unwrap()),
-    }
+fn payable() -> Payable {
+    Payable { terms: terms(0), wait_for: WaitFor::Confirmed, decimals: 6, ceiling: Some("100".parse().unwrap()) }
 }
 
 fn request(payload: &Value, change: impl FnOnce(&mut Value)) -> FacilitatorRequest {
@@ -79,14 +72,14 @@ async fn whom_the_configuration_names_no_more_gets_nothing_new_and_old_outcomes_
     let (clearing, first, second) =
         (clearing(&shop), request(&payment("1", 10_000), |_| {}), request(&payment("2", 10_000), |_| {}));
     assert_eq!(clearing.settle(&first).await.response.error_reason, Some("settlement_pending"));
-    clearing.replace(Vec::new());
+    clearing.replace(Vec::new(), Vec::new());
     assert_eq!(clearing.networks(), []);
     shop.chain.pays();
     shop.reaches(&[PaymentState::Paid]).await;
     assert_eq!(clearing.settle(&second).await.response.error_reason, Some("invalid_payment_requirements"));
     assert!(clearing.settle(&first).await.response.success);
     assert_eq!(shop.states().await, [PaymentState::Served]);
-    clearing.replace(vec![payable(&shop)]);
+    clearing.replace(vec![payable()], Vec::new());
     assert!(clearing.settle(&second).await.response.success);
 }
 

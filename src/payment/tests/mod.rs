@@ -76,6 +76,7 @@ impl Shop {
             pay_to_exclusive: false,
             settle_timeout: Duration::from_millis(300),
             queue: Queue::new(SETTLEMENTS_MAX, Duration::from_millis(50)),
+            is_offered_early: false.into(),
         });
         let offer = PricedOffer {
             offer: Offer::new(ROUTE, terms(10_000)),

@@ -225,7 +225,7 @@ async fn what_an_earlier_run_left_signed_is_settled_by_the_sweep() {
     // Another process over the same books: it knows of no task, only of the row.
     let other = Gate::new(
         shop.ledger.clone(),
-        shop.gate.markets().clone(),
+        shop.gate.markets().as_ref().clone(),
         shop.gate.quote_key().clone(),
         shop.gate.rules().clone(),
         Arc::new(shop.clock.clone()),

@@ -45,6 +45,8 @@
 
   // ---- EVM: EIP-1193 wallets, found by EIP-6963 or as window.ethereum ----
   const evm = {
+    kind: "eip155",
+    fits: () => true,
     takes: (offer) => /^eip155:[0-9]+$/.test(offer.network) && offer.extra?.name && offer.extra?.version,
     async sign(wallet, offer) {
       const request = (method, params) => wallet.provider.request({ method, params });
@@ -91,6 +93,8 @@
     },
   };
 
+  const solana = solanaWallets({ Told, hex, random, toBase64, status: (text) => status(text) });
+
   const isRefusal = (error) => error?.code === 4001 || /reject|denied|declin|cancel/i.test(error?.message ?? "");
 
   // ---- the page ----
@@ -125,15 +129,17 @@
 
   const payable = page.terms.accepts.flatMap((offer) => {
     const label = labelOf(page.labels, offer);
-    return offer.scheme === "exact" && label && evm.takes(offer) ? [{ offer, label }] : [];
+    const adapter = [evm, solana].find((one) => offer.scheme === "exact" && label && one.takes(offer, label));
+    return adapter ? [{ offer, label, adapter }] : [];
   });
   const wallets = [];
   let chosen = payable[0];
   let isBusy = false;
 
   const showWallets = () => {
-    byId("no-wallet").hidden = wallets.length > 0;
-    byId("wallets").replaceChildren(...wallets.map((wallet) => {
+    const fitting = wallets.filter(({ kind }) => kind === chosen.adapter.kind).filter((wallet) => chosen.adapter.fits(wallet, chosen));
+    byId("no-wallet").hidden = fitting.length > 0;
+    byId("wallets").replaceChildren(...fitting.map((wallet) => {
       const made = button("Pay with " + wallet.name, () => pay(wallet));
       made.disabled = isBusy;
       if (/^data:image\//.test(wallet.icon ?? "")) {
@@ -146,7 +152,7 @@
     }));
   };
   const addWallet = (wallet) => {
-    if (wallets.some((known) => known.id === wallet.id)) return;
+    if (wallets.some((known) => known.kind === wallet.kind && known.id === wallet.id)) return;
     wallets.push(wallet);
     showWallets();
   };
@@ -168,13 +174,31 @@
   const findWallets = () => {
     addEventListener("eip6963:announceProvider", ({ detail }) => {
       if (detail?.provider && detail.info) {
-        addWallet({ id: detail.info.uuid, name: detail.info.name, icon: detail.info.icon, provider: detail.provider });
+        addWallet({ kind: evm.kind, id: detail.info.uuid, name: detail.info.name, icon: detail.info.icon, provider: detail.provider });
       }
     });
     dispatchEvent(new Event("eip6963:requestProvider"));
+    const register = (...found) => {
+      for (const standard of found) {
+        const sign = standard.features["solana:signTransaction"];
+        if (standard.features["standard:connect"] && sign?.supportedTransactionVersions.includes(0)) {
+          addWallet({ kind: solana.kind, id: standard.name, name: standard.name, icon: standard.icon, standard });
+        }
+      }
+      return () => {
+        for (const standard of found) {
+          const index = wallets.findIndex((wallet) => wallet.standard === standard);
+          if (index >= 0) wallets.splice(index, 1);
+        }
+        showWallets();
+      };
+    };
+    const api = Object.freeze({ register });
+    addEventListener("wallet-standard:register-wallet", ({ detail }) => detail(api));
+    dispatchEvent(new CustomEvent("wallet-standard:app-ready", { detail: api }));
     setTimeout(() => {
-      if (window.ethereum && wallets.length === 0) {
-        addWallet({ id: "window.ethereum", name: "the browser's wallet", provider: window.ethereum });
+      if (window.ethereum && !wallets.some(({ kind }) => kind === evm.kind)) {
+        addWallet({ kind: evm.kind, id: "window.ethereum", name: "the browser's wallet", provider: window.ethereum });
       }
     }, 300);
   };
@@ -226,7 +250,7 @@
       status("Asking for the terms…");
       const { terms, offer, label } = await freshTerms();
       status("Please look at your wallet.");
-      const payload = await evm.sign(wallet, offer);
+      const payload = await chosen.adapter.sign(wallet, offer, label);
       const signed = { x402Version: 2, resource: terms.resource, accepted: offer, payload };
       const extensions = extensionsOf(terms);
       if (Object.keys(extensions).length > 0) signed.extensions = extensions;
@@ -274,7 +298,7 @@
       let answer;
       try {
         answer = await fetch(location.pathname + location.search,
-          { headers: { "payment-signature": payment.header, accept: "*/*" }, cache: "no-store", redirect: "manual" });
+          { headers: { "payment-signature": payment.header, "x-payment-page": "1", accept: "*/*" }, cache: "no-store", redirect: "manual" });
       } catch {
         answer = null;
       }
@@ -298,7 +322,8 @@
     };
     const receipt = receiptOf(answer);
     if (answer.type === "opaqueredirect") {
-      return over("The answer is a redirect, which a browser doesn't show to pages. Your payment is kept.");
+      // The gateway tells this page of its redirects: this one is of something in front of it.
+      return over("Something redirected the request, and browsers keep from pages what it said. Your payment is kept.");
     }
     if (receipt?.success && answer.status < 500 && answer.status !== 409) {
       if (await showAnswer(payment, answer, receipt)) {
@@ -396,7 +421,11 @@
     const blob = new Blob(parts, { type });
     const url = URL.createObjectURL(blob);
     const media = { image: "img", audio: "audio", video: "video" }[type.split("/")[0]];
-    if (media) {
+    const location = locationOf(answer);
+    if (location) {
+      shown.replaceChildren(note("The answer is a redirect: "));
+      shown.firstChild.append(location);
+    } else if (media) {
       const element = document.createElement(media);
       element.src = url;
       if (media === "img") element.alt = "The answer";
@@ -405,8 +434,22 @@
     } else if (!shown.firstChild) {
       shown.append(note(blob.size ? "The answer is a file of " + blob.size + " bytes." : "The answer is empty."));
     }
-    Object.assign(byId("save"), { href: url, download: fileName(answer), hidden: blob.size === 0 });
+    Object.assign(byId("save"), { href: url, download: fileName(answer), hidden: blob.size === 0 || location !== null });
     return true;
+  };
+  // Where an answer leads that is a redirect.
+  const locationOf = (answer) => {
+    const header = answer.headers.get("x-payment-location");
+    if (header === null) return null;
+    const link = document.createElement("a");
+    link.textContent = header;
+    try {
+      const url = new URL(header, answer.url);
+      if (["http:", "https:"].includes(url.protocol)) Object.assign(link, { href: url.href, textContent: url.href });
+    } catch {
+      // Shown as it came.
+    }
+    return link;
   };
   const note = (text) => {
     const made = document.createElement("p");
@@ -443,7 +486,7 @@
   };
   const showReceipt = (payment, answer, receipt) => {
     const rows = [["Paid", payment.text], ["Transaction", receipt?.transaction], ["Network", receipt?.network],
-      ["Payer", receipt?.payer], ["Status", String(answer.status)]];
+      ["Payer", receipt?.payer], ["Status", answer.headers.has("x-payment-location") ? "redirect" : String(answer.status)]];
     byId("receipt").replaceChildren(...rows.filter(([, value]) => value).flatMap(([name, value]) => {
       const term = document.createElement("dt");
       const text = document.createElement("dd");

@@ -54,6 +54,6 @@ async fn an_address_that_is_taken_is_an_error_and_no_panic() {
     let mut config = config(upstream(&["127.0.0.1:1"]), vec![route("/a", Free)]);
     config.server.listen = taken.local_addr().unwrap();
     let gate = TestGate::open(Duration::from_millis(300)).await;
-    let refused = Server::bind(gate.parts(&config), gate.admin_parts(&config), None).await.err().unwrap();
+    let refused = Server::bind(gate.parts(&config), gate.admin_parts(&config), None, None).await.err().unwrap();
     assert!(refused.to_string().contains("can't listen on"), "{refused}");
 }

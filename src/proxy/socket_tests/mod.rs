@@ -82,10 +82,16 @@ async fn open(opening: Opening) -> Shop {
     let mut config = config(upstream, routes);
     config.server.discovery = opening.discovery;
     let gate = TestGate::open(opening.settle_timeout).await;
-    let server = Server::bind(gate.parts(&config), gate.admin_parts(&config), None).await.unwrap();
+    let server = Server::bind(gate.parts(&config), gate.admin_parts(&config), None, None).await.unwrap();
     let (address, admin) = (server.address(), server.admin_address());
     let (stop, stopped) = oneshot::channel();
-    let ended = tokio::spawn(server.run(async { drop(stopped.await) }, |_within| async {}));
+    let ended = tokio::spawn(server.run(
+        async {
+            drop(stopped.await);
+            crate::server::Ending::Stopped
+        },
+        |_within| async {},
+    ));
     Shop { address, admin, gate, origin, stop: Some(stop), ended }
 }
 

@@ -15,7 +15,9 @@ export function launch() {
   return chromium.launch({
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
     // Containers have little shared memory, and root no sandbox.
-    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--force-color-profile=srgb'],
+    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu', '--force-color-profile=srgb',
+      // A name that browsers don't hold for this machine: pages from there came without TLS.
+      '--host-resolver-rules=MAP shop.test 127.0.0.1'],
   });
 }
 
@@ -73,6 +75,13 @@ export async function overflow(page) {
       element.getBoundingClientRect().right > width + 1 && !element.closest('.skip, dialog, legend, .tall'));
     return wide.slice(0, 5).map((element) => `${element.tagName}.${element.getAttribute('class')} reaches ${element.getBoundingClientRect().right}`);
   });
+}
+
+/** Whether any line of text sticks out of its paragraph or field. */
+export async function spilled(page) {
+  return page.evaluate(() => [...document.querySelectorAll('p, dd, dt, li, h1, h2, h3, td')]
+    .filter((element) => element.clientWidth > 0 && element.scrollWidth > element.clientWidth + 1)
+    .map((element) => `${element.tagName} is ${element.scrollWidth} wide in ${element.clientWidth}: ${element.textContent}`));
 }
 
 /** A picture of the whole page. */

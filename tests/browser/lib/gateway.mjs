@@ -2,6 +2,7 @@
 
 import { execFile, spawn } from 'node:child_process';
 import { createWriteStream, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
 import net from 'node:net';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -61,6 +62,32 @@ export async function wire(target) {
   };
 }
 
+/** Leads HTTP to another port; what `answer` takes, given request, body and response, never gets there. */
+export async function relay(target, answer) {
+  const server = http.createServer((request, response) => {
+    const parts = [];
+    request.on('data', (part) => parts.push(part)).on('end', () => {
+      const body = Buffer.concat(parts);
+      if (answer(request, body, response)) return;
+      const { method, url, headers } = request;
+      const onward = http.request({ host: '127.0.0.1', port: target, method, path: url, headers }, (answered) => {
+        response.writeHead(answered.statusCode, answered.rawHeaders);
+        answered.on('error', () => response.destroy()).pipe(response);
+      });
+      onward.on('error', () => response.destroy()).end(body);
+      response.on('close', () => onward.destroy());
+    });
+  });
+  await new Promise((done) => server.listen(0, '127.0.0.1', done));
+  return { port: server.address().port, close() { server.close(); server.closeAllConnections(); } };
+}
+
+async function ask(port, method, params) {
+  const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method, params });
+  const answer = await fetch(`http://127.0.0.1:${port}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+  return (await answer.json()).result;
+}
+
 function start(folder, name, args) {
   const child = spawn(BINARY, args, { stdio: ['ignore', 'pipe', 'pipe'] });
   const log = createWriteStream(path.join(folder, `${name}.log`));
@@ -99,11 +126,32 @@ export class Shop {
   /** Another gateway on the same chains, with books of its own. */
   async configure(dev) {
     [this.port, this.adminPort] = [await freePort(), await freePort()];
-    this.rpc = await wire(Number(dev.match(/rpc_url = "http:\/\/127\.0\.0\.1:(\d+)"/)[1]));
+    const port = (pattern) => Number(dev.match(pattern)[1]);
+    const evm = /rpc_url = "http:\/\/127\.0\.0\.1:(\d+)"/, origin = /servers = \["127\.0\.0\.1:(\d+)"\]/;
+    const solana = /(?<=solana-devnet\]\n)rpc_url = "http:\/\/127\.0\.0\.1:(\d+)"/;
+    this.evmPort = port(evm);
+    this.rpc = await wire(this.evmPort);
+    /** Methods of the Solana node that nothing is heard of. */
+    this.silent = [];
+    this.solanaPort = port(solana);
+    this.solana = await relay(this.solanaPort, (_request, body, response) => {
+      const isSilent = this.silent.some((method) => body.includes(`"${method}"`));
+      if (isSilent) response.destroy();
+      return isSilent;
+    });
+    // The origin, and a resource of it that moved: `?moved=` tells where.
+    this.origin = await relay(port(origin), (request, _body, response) => {
+      const moved = new URL(request.url, 'http://origin').searchParams.get('moved');
+      if (moved) response.writeHead(302, { location: moved }).end();
+      return moved !== null;
+    });
     const listens = [this.port, this.adminPort].map((port) => `127.0.0.1:${port}`);
     const text = dev
-      .replace(/rpc_url = "http:\/\/127\.0\.0\.1:\d+"/, `rpc_url = "http://127.0.0.1:${this.rpc.port}"`)
+      .replace(solana, `rpc_url = "http://127.0.0.1:${this.solana.port}"\nsettle_timeout = "5s"`)
+      .replace(evm, `rpc_url = "http://127.0.0.1:${this.rpc.port}"`)
+      .replace(origin, `servers = ["127.0.0.1:${this.origin.port}"]`)
       .replace(/listen = "[^"]+"/g, () => `listen = "${listens.shift()}"`)
+      .replace('"GET /file" = "$0.05"', '"GET /file" = { price = "$0.05", memo = "the file" }')
       .replace('sqlite:tollhouse.db', 'sqlite:books.db');
     this.config = path.join(this.devFolder, 'shop.toml');
     this.books = path.join(this.devFolder, 'books.db');
@@ -123,9 +171,19 @@ export class Shop {
     await run(BINARY, ['pay', '--key-file', key, '--state-dir', path.join(this.folder, 'payer'), `http://127.0.0.1:${this.port}${target}`]);
   }
 
-  /** The books as `payments export` tells them, newest first. */
-  async export() {
-    const { stdout } = await run(BINARY, ['payments', '--config', this.config, 'export', '--format', 'json'], { maxBuffer: 1 << 28 });
+  /** What the Solana node says, past the gateway. */
+  askSolana(method, params = []) {
+    return ask(this.solanaPort, method, params);
+  }
+
+  /** What the EVM node says, past the gateway. */
+  askEvm(method, params = []) {
+    return ask(this.evmPort, method, params);
+  }
+
+  /** The books as `payments export` tells them, newest first; those of a filter only. */
+  async export(...filter) {
+    const { stdout } = await run(BINARY, ['payments', '--config', this.config, 'export', '--format', 'json', ...filter], { maxBuffer: 1 << 28 });
     return JSON.parse(stdout).reverse();
   }
 
@@ -135,9 +193,11 @@ export class Shop {
     await run('python3', [script, this.books, ...args]);
   }
 
-  async close() {
-    this.rpc?.close();
+  /** Ends what runs; the logs stay. */
+  async stop() {
+    for (const way of [this.rpc, this.solana, this.origin]) way?.close();
     await this.gateway?.stop();
     await this.dev?.stop();
+    this.gateway = this.dev = null;
   }
 }

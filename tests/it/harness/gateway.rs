@@ -17,6 +17,8 @@ pub struct Gateway {
     log: PathBuf,
     /// Where in the log this process begins.
     log_start: u64,
+    /// What it was given and must never say.
+    secrets: Vec<String>,
 }
 
 impl Gateway {
@@ -45,7 +47,10 @@ impl Gateway {
         }
         command.envs(environment.iter().map(|(name, value)| (*name, value)));
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
-        Self { child: command.spawn().unwrap(), log, log_start }
+        let is_secret = |name: &str| ["SIGNER", "KEY", "PASSWORD", "TOKEN"].iter().any(|word| name.contains(word));
+        let secrets = environment.iter().filter(|(name, value)| is_secret(name) && value.len() >= 12);
+        let secrets = secrets.map(|(_, value)| value.to_lowercase()).collect();
+        Self { child: command.spawn().unwrap(), log, log_start, secrets }
     }
 
     /// How it ended, if it has.
@@ -134,6 +139,13 @@ impl Drop for Gateway {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             eprintln!("--- the gateway's last lines ---\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+        } else {
+            // Every test is one of this too.
+            let log = self.log().to_lowercase();
+            assert!(
+                !self.secrets.iter().any(|secret| log.contains(secret)),
+                "a secret of its own is in the gateway's log"
+            );
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum Serve {
     Status(u16),
     /// As `Fine`, after a while.
     Slow(Duration),
+    /// As `Fine`, and meant for every cache on the way.
+    Cacheable,
     /// As `Fine`, after an interim answer (103) that says something.
     Hints,
     /// Half of a body.
@@ -133,8 +135,12 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
     let answer = json!({"origin": true, "target": target, "body_bytes": body.len()}).to_string();
     state.hits.lock().unwrap().push(Hit { method, target, headers, body });
     let plan = state.plans.lock().unwrap().pop_front().unwrap_or(Serve::Fine);
+    let cacheable = "Cache-Control: public, s-maxage=600\r\nCDN-Cache-Control: max-age=600\r\n\
+                     Cloudflare-CDN-Cache-Control: max-age=600\r\nSurrogate-Control: max-age=600\r\n\
+                     Edge-Control: max-age=600\r\nX-Accel-Expires: 600\r\n";
+    let more = if matches!(plan, Serve::Cacheable) { cacheable } else { "" };
     let (status, sent) = match plan {
-        Serve::Fine => (200, answer.as_str()),
+        Serve::Fine | Serve::Cacheable => (200, answer.as_str()),
         Serve::Status(status) => (status, answer.as_str()),
         Serve::CutOff => (200, &answer[..answer.len() / 2]),
         Serve::Hints => {
@@ -163,7 +169,7 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
         }
     };
     let head = format!(
-        "HTTP/1.1 {status} Some\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status} Some\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{more}Connection: close\r\n\r\n",
         answer.len()
     );
     reader.get_mut().write_all(format!("{head}{sent}").as_bytes()).await

@@ -267,6 +267,18 @@ impl<N: Chain> Shop<N> {
         Gateway::spawn(&self.config(), &environment, self.plan.limit)
     }
 
+    /// Runs a gateway that takes over from the one that runs, whatever comes of it.
+    pub fn spawn_upgrade(&self) -> Gateway {
+        let environment = self.node.environment(&self.plan);
+        Gateway::spawn(&self.config(), &environment, Some("set -- \"$@\" --upgrade"))
+    }
+
+    /// Has another gateway take over; gives the one before, which is about to end.
+    pub fn upgrade(&mut self) -> Gateway {
+        let next = self.spawn_upgrade();
+        self.gateway.replace(next).expect("the gateway was started")
+    }
+
     /// Starts the gateway and waits until it takes payments.
     pub async fn start(&mut self) {
         self.start_until("/readyz").await;

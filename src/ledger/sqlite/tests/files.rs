@@ -14,7 +14,7 @@ async fn open(path: &Path) -> Result<SqliteLedger, LedgerError> {
 fn message<T>(opened: Result<T, LedgerError>) -> String {
     match opened {
         Ok(_) => panic!("it was opened"),
-        Err(LedgerError::Open(message)) => message,
+        Err(LedgerError::Open(message) | LedgerError::InUse(message)) => message,
         Err(other) => panic!("{other:?}"),
     }
 }
