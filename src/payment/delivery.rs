@@ -104,19 +104,24 @@ impl Delivery {
         }
     }
 
+    /// Nothing is left but the ending.
+    pub fn finishing(&mut self) {
+        if let Some(flight) = self.open.as_mut().and_then(|open| open.flight.as_mut()) {
+            flight.finishing();
+        }
+    }
+
     /// Served. What this gives ends once that is written, with whether it was.
     pub fn served(mut self) -> Option<JoinHandle<bool>> {
         self.end(|_open| Ending::Served)
     }
 
     fn end(&mut self, ending: impl FnOnce(&Open) -> Ending) -> Option<JoinHandle<bool>> {
-        let mut open = self.open.take()?;
+        self.finishing();
+        let open = self.open.take()?;
         let mut ending = ending(&open);
         if crate::crash::bug("bug_credit_twice") {
             ending = Ending::Undelivered { uncount: true };
-        }
-        if let Some(flight) = &mut open.flight {
-            flight.finishing();
         }
         let runtime = open.surroundings.runtime.clone();
         Some(runtime.spawn(write_ending(open, ending)))

@@ -71,6 +71,12 @@ impl Receipt {
         self.delivery.forwarding();
     }
 
+    /// The last of the answer is about to leave: whoever presents the payment once more as soon as it arrives waits for the
+    /// books instead of being told that it is in progress.
+    pub fn finishing(&mut self) {
+        self.delivery.finishing();
+    }
+
     /// Whose trace is told when the ending is written.
     pub fn traced(&mut self, trace: Trace) {
         self.delivery.traced(trace);

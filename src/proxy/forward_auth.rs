@@ -243,7 +243,10 @@ impl ProxyHttp for ForwardAuth {
         let answer = if is_granted { answer } else { self.refusal(answer) };
         match &mut context.receipt {
             // From here on the origin may have the request.
-            Some(receipt) if is_granted => receipt.forwarding(),
+            Some(receipt) if is_granted => {
+                receipt.forwarding();
+                receipt.finishing();
+            }
             // Dropped: the payment stays good.
             receipt => drop(receipt.take()),
         }

@@ -282,6 +282,9 @@ impl ProxyHttp for Proxy {
         if is_over && !is_last && context.websocket.is_none() {
             return Err(Error::explain(ErrorType::ReadTimedout, "total_timeout").into_up());
         }
+        if let Some(receipt) = context.receipt.as_mut().filter(|_| is_last) {
+            receipt.finishing();
+        }
         Ok(None)
     }
 
@@ -315,6 +318,9 @@ impl ProxyHttp for Proxy {
         }
         if let Some(answer) = answer {
             session.set_keepalive(None);
+            if let Some(receipt) = &mut context.receipt {
+                receipt.finishing();
+            }
             if let Err(error) = respond::send(session, answer, context.cors_origin.as_ref()).await {
                 tracing::debug!(%error, "A client was gone before its answer.");
             }

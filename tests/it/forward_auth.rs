@@ -323,6 +323,8 @@ async fn assert_pends(shop: &Shop, front: &Front) {
     })
     .await;
     assert_eq!(answer.outcome().unwrap()["success"], true);
+    // The front has its answer before it is written that it has.
+    shop.wait_booked().await;
     assert_eq!(front.call(&paid(&payment.v2())).await.error(), "payment_already_used");
 }
 

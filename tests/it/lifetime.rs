@@ -73,10 +73,11 @@ async fn after_kill_and_restart_account_nonces_go_on() {
     let mut spent = Vec::new();
     for _ in 0..3 {
         spent.push(shop.buy().await);
-        shop.wait_state(PaymentState::Served).await;
+        shop.wait_booked().await;
         shop.restart().await;
     }
     spent.push(shop.buy().await);
+    shop.wait_booked().await;
     assert_eq!(shop.node.transfers().await.len(), 4);
     let mut nonces: Vec<_> = shop
         .rows()
@@ -91,7 +92,6 @@ async fn after_kill_and_restart_account_nonces_go_on() {
     for payment in spent {
         let answer = shop.present(&payment.v2()).await;
         Terms::read(&answer);
-        // The last one's answer may not have been written down as given when the gateway was killed.
         assert_eq!(answer.error(), "payment_already_used");
     }
     shop.audit().await;

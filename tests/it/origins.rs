@@ -90,6 +90,7 @@ async fn an_origin_that_hangs_up_gets_the_request_only_once() {
     let payment = shop.payment().await;
     assert_paid(&shop.present(&payment.v2()).await, 502);
     assert_eq!(shop.priced_hits(), 1, "a paid request is never repeated by itself");
+    shop.wait_state(PaymentState::Paid).await;
     assert_paid(&shop.present(&payment.v2()).await, 200);
     assert_eq!(shop.node.transfers().await.len(), 1);
     shop.audit().await;

@@ -56,7 +56,7 @@ async fn run(epoch: &Epoch, cycles: impl Iterator<Item = Cycle>) -> Outcome {
 /// Kills on a chain, with more than a hundred payments in flight.
 async fn killed_on(chain: &'static str, cycles: u64) {
     let seed = seed();
-    let epoch = Epoch { seed, chains: vec![chain], gateways: 0, clients: 130, until: None, bug: None };
+    let epoch = Epoch { seed, chains: vec![chain], gateways: 0, clients: 160, until: None, bug: None };
     let outcome = run(&epoch, plan::cycles(seed, chain != COSMOS).take(usize::try_from(cycles).unwrap())).await;
     println!("{outcome:#?}");
     assert!(

@@ -1,7 +1,7 @@
 //! The gateway's process.
 
 use std::fs::{File, OpenOptions};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Gateway {
     child: Child,
-    log: PathBuf,
+    /// Open, for its directory may go before the process does.
+    log: File,
     /// Where in the log this process begins.
     log_start: u64,
     /// What it was given and must never say.
@@ -39,6 +40,7 @@ impl Gateway {
         };
         let log = config.with_file_name("gateway.log");
         let output = OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let log = File::open(&log).unwrap();
         let log_start = output.metadata().unwrap().len();
         command.args(["run", "--config"]).arg(config);
         command.env_remove("FAILPOINTS");
@@ -122,7 +124,7 @@ impl Gateway {
     /// What it said since it started.
     pub fn log(&self) -> String {
         use std::io::{Read, Seek, SeekFrom};
-        let mut file = File::open(&self.log).unwrap();
+        let mut file = &self.log;
         file.seek(SeekFrom::Start(self.log_start)).unwrap();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();

@@ -384,6 +384,14 @@ impl<N: Chain> Shop<N> {
         .await
     }
 
+    /// Until it is written down that every answer arrived.
+    pub async fn wait_booked(&self) {
+        eventually("served rows only", Duration::from_secs(20), || async {
+            self.rows().await.iter().all(|row| row.state == PaymentState::Served).then_some(())
+        })
+        .await;
+    }
+
     /// Starts to present a payment and comes back when the gateway is about to send its settlement, which is held.
     /// What is returned is the client's connection.
     pub async fn present_and_hold(&self, call: &Call) -> TcpStream {
