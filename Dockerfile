@@ -20,12 +20,12 @@ RUN mkdir src benches \
  && touch src/lib.rs \
  && echo 'fn main() {}' | tee src/main.rs benches/micro.rs benches/paid.rs benches/bare_pingora.rs \
       benches/bare_pingora_mimalloc.rs > /dev/null \
- && cargo build --locked --profile lto --no-default-features --bin tollhouse \
+ && cargo build --locked --profile lto --no-default-features --features tls-rustls --bin tollhouse \
  && rm -rf src target/lto/tollhouse* target/lto/deps/*tollhouse* target/lto/.fingerprint/tollhouse-*
 
 FROM dependencies AS build
 COPY src src
-RUN cargo build --locked --profile lto --no-default-features --bin tollhouse
+RUN cargo build --locked --profile lto --no-default-features --features tls-rustls --bin tollhouse
 
 # --- What both images stand on.
 FROM ${RUNTIME_IMAGE} AS runtime
@@ -56,7 +56,7 @@ CMD ["run", "--config", "/etc/tollhouse/gateway.toml"]
 # --- With the chains, for trying things out.
 FROM build AS build-dev
 COPY tests/contracts/artifacts tests/contracts/artifacts
-RUN cargo build --locked --profile lto --no-default-features --features dev --bin tollhouse
+RUN cargo build --locked --profile lto --no-default-features --features dev,tls-rustls --bin tollhouse
 
 FROM runtime AS dev
 COPY --from=build-dev /build/target/lto/tollhouse /usr/local/bin/tollhouse

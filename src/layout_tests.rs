@@ -168,7 +168,6 @@ const EXTERNAL: &[(&str, &[(&str, &str)])] = &[
             ("cli", "rustls"),
             ("server::tls", "rustls"),
             ("proxy::upstream::tls", "rustls"),
-            ("server", "rustls::Error"),
             ("telemetry::otlp", "rustls"),
         ],
     ),

@@ -8,6 +8,13 @@
 //!
 //! Who may import what, down to the dependencies, is a table in `layout_tests`; `docs/architecture.md` tells the whole.
 
+#[cfg(all(feature = "tls-rustls", feature = "openssl"))]
+compile_error!("one build has one TLS backend: take `openssl` with `--no-default-features`, and without `tls-rustls`");
+#[cfg(not(any(feature = "tls-rustls", feature = "openssl")))]
+compile_error!(
+    "without a TLS backend there is no gateway: with `--no-default-features` name `tls-rustls` or `openssl`"
+);
+
 pub mod admin;
 pub mod app;
 pub mod chain;

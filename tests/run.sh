@@ -16,6 +16,8 @@ SOLANA_NODE=tests/solana-node
 CARGO_CLIENT_JOBS=2
 # One feature set for everything, so that each dependency is compiled once for checking and once for running.
 FEATURES=(--features failpoints,dev-solana)
+# The same with the other TLS backend.
+OPENSSL_FEATURES=(--no-default-features --features failpoints,dev-solana,openssl)
 
 log_dir=$(mktemp -d)
 stage=none
@@ -97,6 +99,7 @@ missing_packages() {
   command -v npm >/dev/null || echo npm
   command -v openssl >/dev/null || echo openssl
   command -v perl >/dev/null || echo perl
+  pkg-config --exists openssl 2>/dev/null || echo libssl-dev pkg-config
   command -v python3 >/dev/null || echo python3
   # Its programs aren't in the path on Debian.
   command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || echo postgresql
@@ -273,6 +276,12 @@ end
 begin "pages in a browser"
 # Pictures of every state are left in target/browser.
 node tests/browser/run.mjs
+end
+
+begin "TLS by OpenSSL"
+# Last, since it leaves its own binary in the others' place. All but pingora is compiled already, and OpenSSL is the system's.
+OPENSSL_NO_VENDOR=1 cargo nextest run "${OPENSSL_FEATURES[@]}" --test it \
+  -E 'test(/^(edge|handshakes|battery::(http2|rfc9113))::/) + test(/^upstreams::origins_are_spoken_to_over_tls/)'
 end
 
 echo

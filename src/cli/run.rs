@@ -30,6 +30,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     let _scenario = fail::FailScenario::setup();
+    #[cfg(feature = "openssl")]
+    crate::server::tls::find_roots();
     let blueprint = Blueprint::read(&args.config.config, &|name| std::env::var(name).ok())?;
     let _log = start_logging(&blueprint)?;
     let taken = if args.upgrade { take_over(&blueprint)? } else { None };

@@ -120,6 +120,24 @@ impl ProxyHttp for Proxy {
         error
     }
 
+    /// Runs before anything is sent.
+    #[cfg(feature = "openssl")]
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _is_reused: bool,
+        peer: &HttpPeer,
+        _socket: std::os::fd::RawFd,
+        digest: Option<&pingora::protocols::Digest>,
+        context: &mut Context,
+    ) -> Result<()> {
+        if super::upstream::is_checked(peer, digest) {
+            return Ok(());
+        }
+        let error = Error::explain(ErrorType::InvalidCert, "the origin's certificate is for another address").into_up();
+        Err(self.fail_to_connect(session, peer, context, error))
+    }
+
     /// Runs right before the head is written: from here on a delivery counts.
     async fn upstream_request_filter(
         &self,

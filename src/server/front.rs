@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pingora::apps::{HttpServerApp, ServerApp};
-use pingora::listeners::tls::Acceptor;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::{ALPN, GetSocketDigest, IO, SocketDigest, Ssl, UniqueID};
@@ -17,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::guard::Guarded;
 use super::proxy_protocol;
+use super::tls::{self, Acceptor};
 use crate::config::{LimitsConfig, ServerConfig};
 use crate::proxy::connection::{Connection, Stage};
 use crate::types::{AddressRange, neighbourhood};
@@ -100,7 +100,7 @@ impl Front {
         };
         match in_time(acceptor.tls_handshake(stream), &stopping.closing).await {
             Some(Ok(stream)) => {
-                let name = stream.get_ssl().and_then(|tls| tls.server_name()).map(Box::from);
+                let name = stream.get_ssl().and_then(tls::server_name).map(Box::from);
                 self.run(stream, Connection::new(client, Some(name)), app, shutdown).await;
             }
             Some(Err(error)) => tracing::debug!(%client, %error, "A TLS handshake failed."),

@@ -19,7 +19,6 @@ use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::configuration::ServerConf;
-use pingora::tls::{RootCertStore, load_platform_certs_incl_env_into_store};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -71,7 +70,7 @@ pub enum ServeError {
     Certificates(String),
     /// TLS can't be set up.
     #[error("TLS can't be set up")]
-    Tls(#[source] rustls::Error),
+    Tls(#[source] tls::BackendError),
     /// A certificate can't be used.
     #[error(transparent)]
     Certificate(#[from] TlsError),
@@ -129,7 +128,7 @@ impl Server {
             }
             None => None,
         };
-        check_certificates()?;
+        tls::check_roots().map_err(ServeError::Certificates)?;
         let certificates = certificates(&config.server)?;
         let acceptor = certificates.clone().map(tls::acceptor).transpose().map_err(ServeError::Tls)?;
         let conf = ServerConf {
@@ -295,12 +294,6 @@ pub fn termination() -> std::io::Result<impl Future<Output = ()> + Send> {
 /// When the process may not listen for signals.
 pub fn hangups() -> std::io::Result<tokio::signal::unix::Signal> {
     tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())
-}
-
-/// Pingora panics over a certificate store that it can't read, so it is read here first.
-fn check_certificates() -> Result<(), ServeError> {
-    let mut store = RootCertStore::empty();
-    load_platform_certs_incl_env_into_store(&mut store).map_err(|error| ServeError::Certificates(error.to_string()))
 }
 
 fn certificates(config: &ServerConfig) -> Result<Option<Arc<Certificates>>, TlsError> {

@@ -22,7 +22,7 @@ enum Fate {
 }
 
 /// Each block by its document and its first line.
-const BLOCKS: [(&str, &str, Fate); 20] = [
+const BLOCKS: [(&str, &str, Fate); 21] = [
     ("README.md", "cargo build --release", Fate::RunBy("tests/run.sh and the Dockerfile build it")),
     ("README.md", "cargo run --release -- dev --dir dev-shop", Fate::Run),
     ("README.md", "npm ci --prefix tests/node-tools", Fate::Run),
@@ -43,6 +43,11 @@ const BLOCKS: [(&str, &str, Fate); 20] = [
         Fate::Not("a real testnet; tests/it/cosmos.rs pays so"),
     ),
     ("docs/deploy.md", "cargo build --profile lto", Fate::RunBy("the Dockerfile, in tests/container.sh")),
+    (
+        "docs/deploy.md",
+        "OPENSSL_NO_VENDOR=1 cargo build",
+        Fate::RunBy("tests/run.sh builds it and runs the tests of TLS"),
+    ),
     ("docs/deploy.md", "install -d -m 0700 /etc/tollhouse/secrets", Fate::Run),
     ("docs/deploy.md", "install -m 0644 deploy/systemd/tollhouse.service", Fate::Not("needs systemd and root")),
     ("docs/deploy.md", "systemctl daemon-reload", Fate::Not("needs systemd and root")),

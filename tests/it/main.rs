@@ -31,6 +31,7 @@ mod fees;
 mod forged;
 mod forward_auth;
 mod gateways;
+mod handshakes;
 mod headers;
 mod identifiers;
 mod ledgers;

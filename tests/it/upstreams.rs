@@ -113,8 +113,8 @@ async fn an_answer_that_takes_too_long_in_all_is_cut_off() {
     shop.audit().await;
 }
 
-/// An origin that takes only clients with a certificate of the fixtures' CA; it tells what it was asked for.
-fn tls_origin(port: u16) -> Receiver<(String, Option<Vec<u8>>)> {
+/// An origin with the certificate `name` that takes only clients with one of the fixtures' CA; it tells what it was asked for.
+fn tls_origin(port: u16, name: &str) -> Receiver<(String, Option<Vec<u8>>)> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(fixture("ca.cert.pem")).unwrap()).unwrap();
@@ -124,8 +124,8 @@ fn tls_origin(port: u16) -> Receiver<(String, Option<Vec<u8>>)> {
         .unwrap()
         .with_client_cert_verifier(verifier)
         .with_single_cert(
-            vec![CertificateDer::from_pem_file(fixture("origin.cert.pem")).unwrap()],
-            PrivateKeyDer::from_pem_file(fixture("origin.key.pem")).unwrap(),
+            vec![CertificateDer::from_pem_file(fixture(&format!("{name}.cert.pem"))).unwrap()],
+            PrivateKeyDer::from_pem_file(fixture(&format!("{name}.key.pem"))).unwrap(),
         )
         .unwrap();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -160,10 +160,12 @@ async fn origins_are_spoken_to_over_tls_with_certificates_of_both_sides() {
     let key = folder.path().join("client.key.pem");
     std::fs::copy(fixture("client.key.pem"), &key).unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let port = crate::harness::free_port();
-    let asked = tls_origin(port);
-    let section =
-        |name: &str, more: &str| format!("[upstreams.{name}]\nservers = [\"127.0.0.1:{port}\"]\ntls = true\n{more}\n");
+    let (port, elsewhere) = (crate::harness::free_port(), crate::harness::free_port());
+    let (asked, asked_elsewhere) = (tls_origin(port, "origin"), tls_origin(elsewhere, "shop"));
+    let at = |port: u16, name: &str, more: &str| {
+        format!("[upstreams.{name}]\nservers = [\"127.0.0.1:{port}\"]\ntls = true\n{more}\n")
+    };
+    let section = |name: &str, more: &str| at(port, name, more);
     let ca = format!("tls_ca = {:?}", fixture("ca.cert.pem").display().to_string());
     let own = format!("tls_cert = {:?}\ntls_key = {:?}", fixture("client.cert.pem").display().to_string(), key);
     let upstream = [
@@ -171,10 +173,12 @@ async fn origins_are_spoken_to_over_tls_with_certificates_of_both_sides() {
         section("nameless", &ca),
         section("unknown", &own),
         section("misnamed", &format!("{ca}\n{own}\ntls_server_name = \"elsewhere.test\"")),
+        section("named", &format!("{ca}\n{own}\ntls_server_name = \"origin.test\"")),
+        at(elsewhere, "misplaced", &format!("{ca}\n{own}")),
     ]
     .concat();
     let mut routes = "\"/api/data\" = { price = \"$0.01\", upstream = \"api\" }\n".to_owned();
-    for name in ["good", "nameless", "unknown", "misnamed"] {
+    for name in ["good", "nameless", "unknown", "misnamed", "named", "misplaced"] {
         routes.push_str(&format!("\"/{name}\" = {{ price = \"free\", upstream = \"{name}\" }}\n"));
     }
     let shop = Shop::open_with(Plan { upstream, routes, ..Plan::default() }).await;
@@ -182,9 +186,12 @@ async fn origins_are_spoken_to_over_tls_with_certificates_of_both_sides() {
     assert_eq!((good.status, good.body.as_slice()), (200, b"ok".as_slice()));
     let (line, alpn) = asked.recv_timeout(Duration::from_secs(5)).unwrap();
     assert_eq!((line.as_str(), alpn.as_deref()), ("GET /good HTTP/1.1", Some(b"http/1.1".as_slice())));
-    for name in ["nameless", "unknown", "misnamed"] {
+    assert_eq!(shop.call(&Call::get("/named")).await.status, 200);
+    assert_eq!(asked.recv_timeout(Duration::from_secs(5)).unwrap().0, "GET /named HTTP/1.1");
+    for name in ["nameless", "unknown", "misnamed", "misplaced"] {
         assert_eq!(shop.call(&Call::get(&format!("/{name}"))).await.status, 502, "{name}");
     }
     assert!(asked.try_recv().is_err());
+    assert!(asked_elsewhere.try_recv().is_err());
     shop.audit().await;
 }

@@ -86,6 +86,8 @@ impl FromStr for Account {
 }
 
 pub(super) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "openssl")]
+    crate::server::tls::find_roots();
     let devnet = runtime("devnet", DEVNET_THREADS)?;
     // Before there is anything to tidy up.
     let stop = {

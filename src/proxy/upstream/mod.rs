@@ -24,6 +24,8 @@ pub(super) use single::End;
 pub use target::Running;
 use target::Target;
 use tls::OriginTls;
+#[cfg(feature = "openssl")]
+pub(super) use tls::is_checked;
 
 /// How old a sign of life may be before a payment is looked at.
 pub(super) const PROBE_AGE_MAX: Duration = Duration::from_secs(1);
@@ -184,6 +186,8 @@ impl Upstream {
         peer.options.write_timeout = in_all(config.write_timeout);
         peer.options.ca.clone_from(&self.tls.ca);
         peer.client_cert_key.clone_from(&self.tls.client);
+        #[cfg(feature = "openssl")]
+        tls::check_address(&mut peer);
         // A WebSocket begins as HTTP/1.1 (RFC 6455).
         if config.http2 && !is_websocket {
             peer.options.alpn = if config.tls { ALPN::H2H1 } else { ALPN::H2 };

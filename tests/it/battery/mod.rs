@@ -142,7 +142,8 @@ impl World {
 /// How long nothing must come for nothing more to be expected.
 const QUIET: std::time::Duration = std::time::Duration::from_millis(700);
 
-fn tls(certificates: &TempDir) -> String {
+/// The key of `[server]` for two certificates of the fixtures, put into a folder of their own.
+pub fn tls(certificates: &TempDir) -> String {
     let pair = |name: &str| {
         let file = |kind: &str| {
             let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/tls/{name}.{kind}.pem"));

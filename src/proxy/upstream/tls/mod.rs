@@ -1,10 +1,17 @@
 //! What an upstream's TLS needs from files: its own CA, and the certificate that the gateway shows.
+//!
+//! What is fit for use is for rustls to say in every build; `with_rustls` and `with_openssl` turn it into what pingora takes.
+
+#[cfg(feature = "openssl")]
+mod with_openssl;
+#[cfg(not(feature = "openssl"))]
+mod with_rustls;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use pingora::protocols::tls::CaType;
-use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
+use pingora::utils::tls::CertKey;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -12,6 +19,12 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
 use crate::config::{TlsCertificate, UpstreamConfig};
+#[cfg(feature = "openssl")]
+use with_openssl as backend;
+#[cfg(feature = "openssl")]
+pub(in crate::proxy) use with_openssl::{check_address, is_checked};
+#[cfg(not(feature = "openssl"))]
+use with_rustls as backend;
 
 /// Read files.
 #[derive(Default)]
@@ -54,7 +67,7 @@ fn authorities(file: &Path) -> Result<Arc<CaType>, String> {
     for one in &found {
         store.add(one.clone()).map_err(|error| format!("{}: not a certificate authority: {error}", file.display()))?;
     }
-    Ok(found.into_iter().map(|one| WrappedX509::new(one.to_vec(), parse_x509)).collect())
+    backend::authorities(found).map_err(|error| format!("{}: not a certificate authority: {error}", file.display()))
 }
 
 fn client(source: &TlsCertificate) -> Result<Arc<CertKey>, String> {
@@ -64,6 +77,6 @@ fn client(source: &TlsCertificate) -> Result<Arc<CertKey>, String> {
         .map_err(|error| format!("{key} holds no private key in PEM that can be read: {error}"))?;
     CertifiedKey::from_der(chain.clone(), private.clone_key(), &ring::default_provider())
         .map_err(|error| format!("the key {key} and the certificate {cert} can't be used together: {error}"))?;
-    let chain = chain.into_iter().map(|one| one.to_vec()).collect();
-    Ok(Arc::new(CertKey::new(chain, private.secret_der().to_vec())))
+    backend::pair(chain, &private)
+        .map_err(|error| format!("the key {key} and the certificate {cert} can't be used: {error}"))
 }

@@ -1,6 +1,12 @@
 //! TLS towards clients: certificates from files, chosen by the name that a client asks for, read again when they change.
 //!
-//! A certificate that can't be used never takes the place of one that can.
+//! A certificate that can't be used never takes the place of one that can. What is fit for use, and which certificate a client
+//! gets, is for rustls to say in every build; `with_rustls` and `with_openssl` know how a handshake is done, and no files.
+
+#[cfg(feature = "openssl")]
+mod with_openssl;
+#[cfg(not(feature = "openssl"))]
+mod with_rustls;
 
 use std::fmt;
 use std::fs;
@@ -9,21 +15,26 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use pingora::listeners::tls::Acceptor;
 use rustls::client::verify_server_name;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 
 use crate::config::{Location, TlsCertificate};
+#[cfg(feature = "openssl")]
+use with_openssl as backend;
+#[cfg(not(feature = "openssl"))]
+use with_rustls as backend;
+
+pub use backend::BackendError;
+#[cfg(feature = "openssl")]
+pub use backend::find_roots;
+pub(super) use backend::{Acceptor, acceptor, check_roots, server_name};
 
 /// How often the files are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// What is spoken inside of TLS, preferred first.
-const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// A certificate that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +55,13 @@ struct State {
     sources: Vec<TlsCertificate>,
     /// What the files looked like when they were last read, whether or not they could be used.
     seen: Vec<Option<Look>>,
-    keys: Arc<[Arc<CertifiedKey>]>,
+    certified: Arc<[Certified]>,
+}
+
+/// A certificate that can be used.
+pub struct Certified {
+    own: CertificateDer<'static>,
+    pair: backend::Pair,
 }
 
 /// Time, size and number of a file and of its key: a change of content changes one of them.
@@ -54,31 +71,35 @@ type Look = [(Option<SystemTime>, u64, u64); 2];
 ///
 /// # Errors
 /// Every one that can't be used.
-pub fn load(sources: &[TlsCertificate]) -> Result<Vec<Arc<CertifiedKey>>, Vec<TlsError>> {
-    let (mut keys, mut errors) = (Vec::new(), Vec::new());
+pub fn load(sources: &[TlsCertificate]) -> Result<Vec<Certified>, Vec<TlsError>> {
+    let (mut certified, mut errors) = (Vec::new(), Vec::new());
     for source in sources {
         match load_one(source) {
-            Ok(key) => keys.push(Arc::new(key)),
+            Ok(one) => certified.push(one),
             Err(message) => errors.push(TlsError { location: source.location, message }),
         }
     }
-    if errors.is_empty() { Ok(keys) } else { Err(errors) }
+    if errors.is_empty() { Ok(certified) } else { Err(errors) }
 }
 
-fn load_one(source: &TlsCertificate) -> Result<CertifiedKey, String> {
+fn load_one(source: &TlsCertificate) -> Result<Certified, String> {
     let (cert, key) = (source.cert.display(), source.key.display());
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_file_iter(&source.cert)
             .and_then(Iterator::collect)
             .map_err(|error| format!("the certificate {cert} can't be read: {error}"))?;
-    let Some(own) = chain.first() else { return Err(format!("{cert} holds no certificate in PEM")) };
-    ParsedCertificate::try_from(own).map_err(|error| format!("the certificate {cert} can't be used: {error}"))?;
+    let Some(own) = chain.first().cloned() else { return Err(format!("{cert} holds no certificate in PEM")) };
+    ParsedCertificate::try_from(&own).map_err(|error| format!("the certificate {cert} can't be used: {error}"))?;
     let private = PrivateKeyDer::from_pem_file(&source.key)
         .map_err(|error| format!("{key} holds no private key in PEM that can be read: {error}"))?;
-    CertifiedKey::from_der(chain, private, &ring::default_provider()).map_err(|error| match error {
+    let provider = ring::default_provider();
+    let checked = CertifiedKey::from_der(chain, private.clone_key(), &provider).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => format!("the key {key} is not that of the certificate {cert}"),
         error => format!("the key {key} can't be used: {error}"),
-    })
+    })?;
+    let pair = backend::pair(checked, &private)
+        .map_err(|error| format!("the certificate {cert} or the key {key} can't be used: {error}"))?;
+    Ok(Certified { own, pair })
 }
 
 fn look(source: &TlsCertificate) -> Option<Look> {
@@ -96,8 +117,8 @@ impl Certificates {
     /// Every one that can't be used.
     pub fn read(sources: Vec<TlsCertificate>) -> Result<Self, Vec<TlsError>> {
         let seen = sources.iter().map(look).collect();
-        let keys = load(&sources)?.into();
-        Ok(Self { state: RwLock::new(State { sources, seen, keys }) })
+        let certified = load(&sources)?.into();
+        Ok(Self { state: RwLock::new(State { sources, seen, certified }) })
     }
 
     /// Reads the files again if one has changed since. What is in use stays, loudly, if the new ones can't be used.
@@ -123,10 +144,10 @@ impl Certificates {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.seen = seen;
         match loaded {
-            Ok(keys) => {
+            Ok(certified) => {
                 state.sources = sources;
-                state.keys = keys.into();
-                tracing::info!(certificates = state.keys.len(), "Took the certificates anew.");
+                state.certified = certified.into();
+                tracing::info!(certificates = state.certified.len(), "Took the certificates anew.");
             }
             Err(errors) => {
                 for error in errors {
@@ -136,8 +157,26 @@ impl Certificates {
         }
     }
 
-    fn keys(&self) -> Arc<[Arc<CertifiedKey>]> {
-        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner).keys)
+    fn certified(&self) -> Arc<[Certified]> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner).certified)
+    }
+
+    /// What a client gets that asks for this name, or for none.
+    fn choose(&self, name: Option<&str>) -> Option<backend::Pair> {
+        let certified = self.certified();
+        if certified.len() > 1
+            && let Some(name) = name.and_then(|name| ServerName::try_from(name).ok())
+            && let Some(named) = certified.iter().find(|one| is_for(&one.own, &name))
+        {
+            return Some(Arc::clone(&named.pair));
+        }
+        certified.first().map(|first| Arc::clone(&first.pair))
+    }
+}
+
+impl fmt::Debug for Certified {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Certified").finish_non_exhaustive()
     }
 }
 
@@ -147,34 +186,8 @@ impl fmt::Debug for Certificates {
     }
 }
 
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let keys = self.keys();
-        if keys.len() > 1
-            && let Some(name) = hello.server_name().and_then(|name| ServerName::try_from(name).ok())
-            && let Some(named) = keys.iter().find(|key| is_for(key, &name))
-        {
-            return Some(Arc::clone(named));
-        }
-        keys.first().map(Arc::clone)
-    }
-}
-
-fn is_for(key: &CertifiedKey, name: &ServerName<'_>) -> bool {
-    let parsed = key.cert.first().and_then(|own| ParsedCertificate::try_from(own).ok());
-    parsed.is_some_and(|own| verify_server_name(&own, name).is_ok())
-}
-
-/// What takes TLS connections in with these certificates: TLS 1.2 and 1.3, HTTP/2 and HTTP/1.1.
-pub(super) fn acceptor(certificates: Arc<Certificates>) -> Result<Acceptor, rustls::Error> {
-    let provider = Arc::new(ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_no_client_auth()
-        .with_cert_resolver(certificates);
-    config.alpn_protocols = PROTOCOLS.iter().map(|protocol| protocol.to_vec()).collect();
-    config.ticketer = ring::Ticketer::new()?;
-    Ok(Acceptor::from_server_config(Arc::new(config)))
+fn is_for(own: &CertificateDer<'_>, name: &ServerName<'_>) -> bool {
+    ParsedCertificate::try_from(own).is_ok_and(|own| verify_server_name(&own, name).is_ok())
 }
 
 #[cfg(test)]
@@ -183,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    fn fixture(name: &str) -> TlsCertificate {
+    pub(super) fn fixture(name: &str) -> TlsCertificate {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
         let file = |kind: &str| dir.join(format!("{name}.{kind}.pem"));
         TlsCertificate { cert: file("cert"), key: file("key"), location: Location::default() }
@@ -196,7 +209,7 @@ mod tests {
     #[test]
     fn a_certificate_is_chosen_by_the_name_it_bears() {
         let keys = load(&[fixture("shop"), fixture("wild")]).unwrap();
-        let chosen = |name: &str| keys.iter().position(|key| is_for(key, &ServerName::try_from(name).unwrap()));
+        let chosen = |name: &str| keys.iter().position(|key| is_for(&key.own, &ServerName::try_from(name).unwrap()));
         assert_eq!(chosen("shop.test"), Some(0));
         assert_eq!(chosen("a.wild.test"), Some(1));
         assert_eq!(chosen("other.test"), None);
@@ -229,7 +242,7 @@ mod tests {
         };
         put(&fixture("shop"));
         let certificates = Certificates::read(vec![own.clone()]).unwrap();
-        let used = || certificates.keys()[0].cert[0].clone();
+        let used = || certificates.certified()[0].own.clone();
         assert_eq!(used(), der(&fixture("shop")));
         fs::write(&own.cert, "half a certificate").unwrap();
         certificates.look_again();
