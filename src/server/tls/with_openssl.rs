@@ -74,7 +74,7 @@ impl TlsAccept for Certificates {
 }
 
 /// Takes TLS connections in.
-pub(in crate::server) struct Acceptor {
+pub(crate) struct Acceptor {
     certificates: Arc<Certificates>,
     /// And since when it is used.
     context: Mutex<(SslAcceptor, Instant)>,
@@ -108,6 +108,8 @@ fn context() -> Result<SslAcceptor, ErrorStack> {
     let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
     builder.set_cipher_list(SUITES_OF_1_2)?;
     builder.set_options(SslOptions::NO_RENEGOTIATION);
+    // A name is kept with the session only if it was taken note of; who takes a TLS 1.2 session up again is held to that name.
+    builder.set_servername_callback(|_, _| Ok(()));
     // Sessions are kept by the clients, in tickets.
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_alpn_select_callback(|_, theirs| select_next_proto(PROTOCOLS, theirs).ok_or(AlpnError::ALERT_FATAL));
