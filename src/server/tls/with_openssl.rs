@@ -39,7 +39,7 @@ pub(super) type Pair = Arc<Parts>;
 
 pub(super) struct Parts {
     own: X509,
-    /// What the issuers' authority comes from.
+    /// The rest of the chain.
     issuers: Vec<X509>,
     key: PKey<Private>,
 }
