@@ -279,8 +279,9 @@ node tests/browser/run.mjs
 end
 
 begin "TLS by OpenSSL"
-# Last, since it leaves its own binary in the others' place. All but pingora is compiled already, and OpenSSL is the system's.
-OPENSSL_NO_VENDOR=1 cargo nextest run "${OPENSSL_FEATURES[@]}" --test it \
+# Last, since it leaves its own binary in the others' place. All but pingora is compiled already, OpenSSL is the system's, and
+# what is compiled once needs no notes for the next time.
+OPENSSL_NO_VENDOR=1 CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo nextest run "${OPENSSL_FEATURES[@]}" --test it \
   -E 'test(/^(edge|handshakes|battery::(http2|rfc9113))::/) + test(/^upstreams::origins_are_spoken_to_over_tls/)'
 end
 

@@ -13,6 +13,9 @@ use tokio_rustls::client::TlsStream;
 use crate::battery;
 use crate::harness::{Plan, Shop};
 
+/// What is spoken inside of TLS, by its name in ALPN.
+type Protocol = &'static [u8];
+
 async fn shop() -> (Shop, tempfile::TempDir) {
     let certificates = tempfile::tempdir().unwrap();
     let plan = Plan { server: battery::tls(&certificates), ..Plan::default() };
@@ -25,7 +28,7 @@ fn certificate(name: &str) -> CertificateDer<'static> {
 }
 
 /// A client that speaks these versions and asks for these protocols.
-fn client(versions: &[&'static SupportedProtocolVersion], protocols: &[&[u8]]) -> ClientConfig {
+fn client(versions: &[&'static SupportedProtocolVersion], protocols: &[Protocol]) -> ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(certificate("ca")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -57,7 +60,7 @@ async fn who_names_no_server_or_an_unknown_one_gets_the_first_certificate() {
 #[tokio::test]
 async fn http_2_is_preferred_and_what_is_not_spoken_is_refused() {
     let (shop, _certificates) = shop().await;
-    let rows: [(&[&[u8]], Option<&[u8]>); 4] = [
+    let rows: [(&[Protocol], Option<Protocol>); 4] = [
         (&[b"http/1.1", b"h2"], Some(b"h2")),
         (&[b"spdy/3", b"http/1.1"], Some(b"http/1.1")),
         (&[b"h2"], Some(b"h2")),
