@@ -142,7 +142,7 @@ mod tests {
         let acceptor = acceptor(Arc::new(Certificates::read(vec![fixture("shop")]).unwrap())).unwrap();
         let start = Instant::now();
         let in_hours = |hours| acceptor.context(start + Duration::from_hours(hours));
-        let is_same = |one: &SslAcceptor, other: &SslAcceptor| std::ptr::eq(&**one.context(), &**other.context());
+        let is_same = |one: &SslAcceptor, other: &SslAcceptor| std::ptr::eq(one.context(), other.context());
         let first = in_hours(0);
         assert!(is_same(&first, &in_hours(5)));
         let second = in_hours(7);
