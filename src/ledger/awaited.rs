@@ -284,6 +284,16 @@ impl Ledger for AwaitedLedger {
         self.opened()?.outlays(network, claimed_since, since).await
     }
 
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.opened()?.signed_with(network, signer, nonce, claimed_since).await
+    }
+
     async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError> {
         self.opened()?.page(filter).await
     }

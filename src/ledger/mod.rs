@@ -307,6 +307,19 @@ pub trait Ledger: Send + Sync {
         since: UnixMillis,
     ) -> Result<Vec<Outlay>, LedgerError>;
 
+    /// What a gas payer signed with an account nonce, oldest first, for payments of a network that were claimed at `claimed_since`
+    /// or later, and that either aren't decided or were settled by a transaction with this very nonce.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError>;
+
     /// Blocks of a network that settled payments, recorded as paid at `since` or later, and that aren't known to be final; lowest
     /// first, at most so many.
     ///

@@ -182,6 +182,23 @@ async fn what_is_noted_of_a_dead_gateways_delivery_does_not_make_it_the_delivery
 }
 
 #[tokio::test]
+async fn an_account_nonce_is_a_payments_whichever_gateway_asks() {
+    let postgres = Postgres::start().await;
+    let (ours, theirs) = (open(&postgres).await, open(&postgres).await);
+    ours.lease_signer(&network(), &account("0xA"), 0).await.unwrap();
+    let ClaimOutcome::Claimed(row) = ours.claim(payment("id", "0xA"), signing("0xA")).await.unwrap() else {
+        panic!("taken")
+    };
+    let own = row.attempts[0].signed.clone();
+    let nonce = own.account_nonce.unwrap();
+    let settled = Settlement { transaction: own.transaction.clone(), ..settlement() };
+    ours.record_paid(&row.record, settled, false).await.unwrap();
+    let ask = async |nonce| theirs.signed_with(&network(), &account("0xA"), nonce, UnixMillis(0)).await.unwrap();
+    assert_eq!(ask(nonce).await, [own.raw]);
+    assert!(ask(nonce + 1).await.is_empty());
+}
+
+#[tokio::test]
 async fn one_quote_key_is_made_however_many_gateways_start_at_once() {
     let postgres = Postgres::start().await;
     let ledgers = join_all((0..3).map(|_| open(&postgres))).await;

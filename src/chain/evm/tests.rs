@@ -839,6 +839,50 @@ async fn an_account_nonce_whose_transaction_is_lost_is_filled() {
     assert_eq!(shop.world.lock().unwrap().nonce, 2);
 }
 
+/// Books that hold this for account nonce 0, or can't be asked.
+struct Booked(Option<Vec<u8>>);
+
+#[async_trait]
+impl Signatures for Booked {
+    async fn signed_with(&self, _signer: &AccountId, nonce: AccountNonce) -> Result<Vec<Vec<u8>>, LedgerError> {
+        match &self.0 {
+            Some(raw) if nonce == 0 => Ok(vec![raw.clone()]),
+            Some(_) => Ok(Vec::new()),
+            None => Err(LedgerError::NotRead("gone".to_owned())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_account_nonce_of_a_payment_gets_that_payments_own_bytes_again() {
+    let shop = shop().await;
+    let signer = shop.scheme.signer_nonces().await.unwrap().remove(0).0;
+    // Its block was taken back, and nobody has looked yet.
+    let undone = shop.claimed(1, 0).await;
+    let raw = undone.attempts[0].signed.raw.clone();
+    shop.scheme.consult(Arc::new(Booked(Some(raw.clone()))));
+    shop.scheme.open(&[(signer, 1)]);
+    let record = shop.claimed(2, 1).await;
+    paid_by(&record, &shop.settle(&record).await);
+    let world = shop.world.lock().unwrap();
+    assert_eq!(world.nonce, 2);
+    let own = [Bytes::from(raw), Bytes::from(record.attempts[0].signed.raw.clone())];
+    assert!(world.sent.iter().all(|sent| own.contains(sent)), "something else was sent: {:?}", world.sent);
+    assert!(world.sent.contains(&own[0]));
+}
+
+#[tokio::test]
+async fn a_lost_account_nonce_is_not_filled_while_the_books_cannot_be_asked() {
+    let shop = shop().await;
+    let signer = shop.scheme.signer_nonces().await.unwrap().remove(0).0;
+    shop.scheme.consult(Arc::new(Booked(None)));
+    shop.scheme.open(&[(signer, 1)]);
+    let record = shop.claimed(1, 1).await;
+    shop.stays_open(&record, Duration::from_secs(25)).await;
+    let own = Bytes::from(record.attempts[0].signed.raw.clone());
+    assert!(shop.world.lock().unwrap().sent.iter().all(|sent| *sent == own));
+}
+
 #[tokio::test]
 async fn a_row_that_contradicts_itself_has_no_end() {
     let shop = shop().await;

@@ -344,6 +344,17 @@ impl Ledger for PostgresLedger {
         self.read(|reader| async move { reader.outlays(&network, claimed_since, since).await }).await
     }
 
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let (network, signer) = (network.clone(), signer.clone());
+        self.read(|reader| async move { reader.signed_with(&network, &signer, nonce, claimed_since).await }).await
+    }
+
     async fn unfinal_blocks(
         &self,
         network: &Network,

@@ -293,6 +293,16 @@ impl Ledger for SqliteLedger {
         self.reader()?.outlays(network, claimed_since, since).await
     }
 
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.reader()?.signed_with(network, signer, nonce, claimed_since).await
+    }
+
     async fn unfinal_blocks(
         &self,
         network: &Network,

@@ -161,6 +161,33 @@ async fn a_payment_settled_too_long_ago_is_owed() {
 }
 
 #[tokio::test]
+async fn an_account_nonce_is_a_payments_as_long_as_its_transaction_may_be_what_pays() {
+    let rig = Rig::new().await;
+    let open = rig.claim(payment("open")).await;
+    let own = open.attempts[0].signed.clone();
+    let ask = async |nonce| rig.ledger.signed_with(&network(), &signer(), nonce, UnixMillis(0)).await.unwrap();
+    let nonce = own.account_nonce.unwrap();
+    assert_eq!(ask(nonce).await, [own.raw.clone()]);
+    assert!(ask(nonce + 1).await.is_empty());
+    let after = rig.ledger.signed_with(&network(), &signer(), nonce, NOON.plus(Duration::from_millis(1))).await;
+    assert!(after.unwrap().is_empty(), "claimed before that");
+    let settled = Settlement { transaction: own.transaction.clone(), ..settlement() };
+    rig.ledger.record_paid(&open.record, settled, false).await.unwrap();
+    for state in [Paid, Delivering, Served, Owed] {
+        rig.set_state(&open.record, state).await;
+        assert_eq!(ask(nonce).await, [own.raw.clone()], "{state}");
+    }
+    for state in [Failed, Reorged, Released] {
+        rig.set_state(&open.record, state).await;
+        assert!(ask(nonce).await.is_empty(), "{state}");
+    }
+    // Somebody else's transaction paid: ours never will.
+    let other = rig.claim(payment("other")).await;
+    rig.ledger.record_paid(&other.record, settlement(), false).await.unwrap();
+    assert!(ask(other.attempts[0].signed.account_nonce.unwrap()).await.is_empty());
+}
+
+#[tokio::test]
 async fn what_a_dead_process_was_delivering_is_paid_or_owed_after_the_start() {
     let rig = Rig::new().await;
     let mut records = Vec::new();
