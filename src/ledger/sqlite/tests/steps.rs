@@ -167,7 +167,7 @@ async fn an_account_nonce_is_a_payments_as_long_as_its_transaction_may_be_what_p
     let own = open.attempts[0].signed.clone();
     let ask = async |nonce| rig.ledger.signed_with(&network(), &signer(), nonce, UnixMillis(0)).await.unwrap();
     let nonce = own.account_nonce.unwrap();
-    assert_eq!(ask(nonce).await, [own.raw.clone()]);
+    assert_eq!(ask(nonce).await, std::slice::from_ref(&own.raw));
     assert!(ask(nonce + 1).await.is_empty());
     let after = rig.ledger.signed_with(&network(), &signer(), nonce, NOON.plus(Duration::from_millis(1))).await;
     assert!(after.unwrap().is_empty(), "claimed before that");
@@ -175,7 +175,7 @@ async fn an_account_nonce_is_a_payments_as_long_as_its_transaction_may_be_what_p
     rig.ledger.record_paid(&open.record, settled, false).await.unwrap();
     for state in [Paid, Delivering, Served, Owed] {
         rig.set_state(&open.record, state).await;
-        assert_eq!(ask(nonce).await, [own.raw.clone()], "{state}");
+        assert_eq!(ask(nonce).await, std::slice::from_ref(&own.raw), "{state}");
     }
     for state in [Failed, Reorged, Released] {
         rig.set_state(&open.record, state).await;
