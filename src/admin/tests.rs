@@ -265,7 +265,7 @@ async fn earnings_are_what_was_paid_and_not_taken_back() {
     for row in &rows[..4] {
         ledger.record_paid(row, settlement(), false).await.unwrap();
     }
-    ledger.record_reorged(&rows[1], &settlement().block_hash, "reorged").await.unwrap();
+    ledger.record_reorged(&rows[1], &settlement().block_hash, "reorged", None).await.unwrap();
     let stats = json(&answer(&admin, "GET", "/stats?days=1", &HERE).await);
     let earned: Vec<_> = stats["earnings"]
         .as_array()
@@ -388,7 +388,7 @@ async fn every_path_of_the_openapi_document_answers_as_it_says() {
     let row = claim(gate.ledger.as_ref(), 1, 1_000).await.record;
     gate.ledger.record_paid(&row, settlement(), false).await.unwrap();
     claim(gate.ledger.as_ref(), 2, 1_000).await;
-    gate.ledger.record_failed(&row, "x", None).await.unwrap_err();
+    gate.ledger.record_failed(&row, "x", None, None).await.unwrap_err();
     gate.admin_metrics().stage(
         crate::telemetry::Stage::Verify,
         std::time::Instant::now(),

@@ -116,7 +116,7 @@ async fn what_a_living_gateway_has_in_hand_no_other_one_writes() {
     );
     for refused in [
         theirs.record_paid(id, settlement(), true).await,
-        theirs.record_failed(id, "reason", None).await,
+        theirs.record_failed(id, "reason", None, None).await,
         theirs.record_attempt(id, row.attempts[0].signed.clone()).await,
     ] {
         assert!(matches!(refused, Err(LedgerError::HeldElsewhere(_))), "{refused:?}");

@@ -248,8 +248,8 @@ async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step)
         Step::Release { row, uncount } => ledger.release(&named(row), uncount).await.is_ok(),
         Step::Attempt(row) => ledger.record_attempt(&named(row), attempt(Some(0))).await.is_ok(),
         Step::RecordPaid { row, deliver } => ledger.record_paid(&named(row), settlement(), deliver).await.is_ok(),
-        Step::RecordFailed(row) => ledger.record_failed(&named(row), "why", None).await.is_ok(),
-        Step::Reorged(row) => ledger.record_reorged(&named(row), "0xblock", "why").await.is_ok(),
+        Step::RecordFailed(row) => ledger.record_failed(&named(row), "why", None, None).await.is_ok(),
+        Step::Reorged(row) => ledger.record_reorged(&named(row), "0xblock", "why", None).await.is_ok(),
         Step::SettledAgain(row) => ledger.record_settled_again(&named(row), settlement()).await.is_ok(),
         Step::RecordDelivering(row) => match ledger.record_delivering(&named(row), MAX, settled_after).await {
             Ok(DeliveryBegun::Begun(_) | DeliveryBegun::Owed(_)) => true,
