@@ -293,3 +293,58 @@ async fn a_settlements_fee_is_kept_and_changes_with_its_block() {
     let again = rig.ledger.record_settled_again(&record, fee(None)).await.unwrap();
     assert_eq!(again.settlement.unwrap().fee, None);
 }
+
+#[tokio::test]
+async fn what_a_failure_cost_is_kept_and_summed_and_moves_no_money() {
+    let mut rig = Rig::new().await;
+    let record = rig.claim(payment("a")).await.record;
+    let failed = rig.ledger.record_failed(&record, "reverted", Some("0xdead"), amount(7)).await.unwrap();
+    assert_eq!((failed.state, failed.fee, failed.settlement, failed.paid_at), (Failed, amount(7), None, None));
+    let free = rig.claim(payment("b")).await.record;
+    rig.ledger.record_failed(&free, "expired", None, None).await.unwrap();
+    let paid = rig.claim(payment("c")).await.record;
+    rig.ledger.record_paid(&paid, costing(false, amount(5)), false).await.unwrap();
+    rig.reopen().await;
+    assert_eq!(rig.ledger.get(&record).await.unwrap().unwrap().fee, amount(7));
+    let sums = rig.ledger.reader.sums(&PaymentFilter::default(), SumBy::Network).await.unwrap();
+    let [sum] = &sums[..] else { panic!("{sums:?}") };
+    assert_eq!((sum.payments, sum.moved_count, sum.moved), (3, 1, AtomicAmount::from(10_000)));
+    assert_eq!((sum.fees_count, sum.fees), (2, AtomicAmount::from(12)));
+}
+
+#[tokio::test]
+async fn a_failed_payment_that_landed_costs_its_own_transaction_once_and_what_failed_if_it_was_somebody_elses() {
+    let rig = Rig::new().await;
+    for (id, landed, expected) in [
+        ("ours", costing(false, amount(5)), amount(5)),
+        ("ours, at an unknown fee", costing(false, None), None),
+        ("somebody else's", costing(true, None), amount(7)),
+        ("somebody else's, before ours", costing(true, amount(9)), amount(9)),
+    ] {
+        let record = rig.claim(payment(id)).await.record;
+        rig.ledger.record_failed(&record, "reverted", Some("0xdead"), amount(7)).await.unwrap();
+        let paid = rig.ledger.record_paid(&record, landed, false).await.unwrap();
+        assert_eq!((paid.fee, paid.settlement.unwrap().fee), (expected, expected), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_chain_took_back_gave_its_fee_back_and_costs_what_failed_instead() {
+    let rig = Rig::new().await;
+    for (id, burnt) in [("reverted", amount(6)), ("expired", None)] {
+        let record = rig.claim(payment(id)).await.record;
+        rig.ledger.record_paid(&record, costing(false, amount(5)), false).await.unwrap();
+        let reorged = rig.ledger.record_reorged(&record, "0xblock", id, burnt).await.unwrap();
+        assert_eq!(reorged.fee, burnt);
+        let back = rig.ledger.record_paid(&record, costing(true, None), false).await.unwrap();
+        assert_eq!(back.fee, burnt);
+    }
+}
+
+fn amount(units: u64) -> Option<AtomicAmount> {
+    Some(AtomicAmount::from(units))
+}
+
+fn costing(is_external: bool, fee: Option<AtomicAmount>) -> Settlement {
+    Settlement { is_external, fee, ..settlement() }
+}
