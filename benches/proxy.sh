@@ -9,6 +9,8 @@
 #
 #   benches/proxy.sh [ROUNDS=7] [SECONDS=4] [CONNECTIONS=32]
 #
+# On a machine that others disturb, many short rounds of a few: PROXY_ONLY="bare timed free" benches/proxy.sh 40 1
+#
 # Wants wrk and nginx (Debian: apt-get install wrk nginx-light). Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -122,13 +124,18 @@ PY
 
 for round in $(seq "$rounds"); do
   echo "round $round"
-  measure direct "http://127.0.0.1:$origin/free" "$origin_pid"
-  measure nginx "http://127.0.0.1:$nginx/free" "$nginx_pid"
-  measure bare "http://127.0.0.1:$bare/free" "$bare_pid"
-  measure timed "http://127.0.0.1:$timed/free" "$timed_pid"
-  measure alike "http://127.0.0.1:$alike/free" "$alike_pid"
-  measure free "http://127.0.0.1:$toll/free" "$toll_pid"
-  measure 402 "http://127.0.0.1:$toll/paid" "$toll_pid"
+  for name in ${PROXY_ONLY:-direct nginx bare timed alike free 402}; do
+    case $name in
+      direct) measure direct "http://127.0.0.1:$origin/free" "$origin_pid" ;;
+      nginx) measure nginx "http://127.0.0.1:$nginx/free" "$nginx_pid" ;;
+      bare) measure bare "http://127.0.0.1:$bare/free" "$bare_pid" ;;
+      timed) measure timed "http://127.0.0.1:$timed/free" "$timed_pid" ;;
+      alike) measure alike "http://127.0.0.1:$alike/free" "$alike_pid" ;;
+      free) measure free "http://127.0.0.1:$toll/free" "$toll_pid" ;;
+      402) measure 402 "http://127.0.0.1:$toll/paid" "$toll_pid" ;;
+      *) echo "PROXY_ONLY: $name is none of direct nginx bare timed alike free 402" >&2; exit 1 ;;
+    esac
+  done
 done
 python3 - "$work/results" <<'PY'
 import collections, statistics, sys
@@ -136,11 +143,16 @@ rates, cpu = collections.defaultdict(list), collections.defaultdict(list)
 for line in open(sys.argv[1]):
     name, rate, us = line.split()
     rates[name].append(float(rate)); cpu[name].append(float(us))
-spread = lambda values: f"{statistics.median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
-print("\nmedian [min-max] over rounds")
+def spread(values):
+    # Of many rounds the middle half.
+    low, high = (statistics.quantiles(values, n=4)[::2] if len(values) >= 20 else (min(values), max(values)))
+    return f"{statistics.median(values):.2f} [{low:.2f}-{high:.2f}]"
+print("\nmedian [min-max, or the middle half of 20 rounds and more]")
 for name in rates:
     print(f"{name:7} {statistics.median(rates[name]):10.0f}/s  {statistics.median(cpu[name]):6.1f} us CPU per request")
 for one, other in (("free", "bare"), ("free", "timed"), ("free", "alike"), ("free", "nginx"), ("402", "free"), ("402", "bare")):
+    if one not in rates or other not in rates:
+        continue
     ratio = [a / b for a, b in zip(rates[one], rates[other])]
     print(f"throughput {one}/{other}: {spread(ratio)}   CPU {one}/{other}: {spread([a / b for a, b in zip(cpu[one], cpu[other])])}")
 PY
