@@ -182,7 +182,10 @@ async fn assert_burnt(shop: &Shop, row: &PaymentRecord, gas_before: U256) {
     };
     let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
     let shown = read(&answers(&["show", &row.record.0, "--json"]).await);
-    assert_eq!((&shown["state"], &shown["fee"], &shown["transaction"]), (&json!("failed"), &json!(burnt), &Value::Null));
+    assert_eq!(
+        (&shown["state"], &shown["fee"], &shown["transaction"]),
+        (&json!("failed"), &json!(burnt), &Value::Null)
+    );
     assert!(answers(&["show", &row.record.0]).await.contains(&format!("({burnt} of the smallest native unit)")));
     assert_eq!(read(&answers(&["list", "--json"]).await)[0]["fee"], burnt);
     let sums = read(&answers(&["list", "--by", "network", "--json"]).await);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tollhouse::ledger::{
-    ClaimOutcome, DeliveryBegun, ForwardOutcome, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentId,
-    PaymentFilter, PaymentState, PostgresLedger, PostgresReader, SettledBlock, Settlement, SignInClaim, SumBy,
+    ClaimOutcome, DeliveryBegun, ForwardOutcome, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter,
+    PaymentId, PaymentState, PostgresLedger, PostgresReader, SettledBlock, Settlement, SignInClaim, SumBy,
 };
 use tollhouse::types::{AccountId, AssetId, AtomicAmount, Clock, Network, SystemClock, UnixMillis};
 

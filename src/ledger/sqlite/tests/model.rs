@@ -128,7 +128,15 @@ impl Reference {
                 if self.is_live(id) || !signs {
                     return self.is_live(id);
                 }
-                self.rows.push(Row { id, redeliverable, state: Signed, deliveries: 0, paid_at: 0, attempts: 1, fee: None });
+                self.rows.push(Row {
+                    id,
+                    redeliverable,
+                    state: Signed,
+                    deliveries: 0,
+                    paid_at: 0,
+                    attempts: 1,
+                    fee: None,
+                });
                 self.next_nonce += 1;
                 true
             }
@@ -141,7 +149,15 @@ impl Reference {
                 if deliveries > ATTEMPTS_MAX {
                     return false;
                 }
-                self.rows.push(Row { id, redeliverable, state: Forwarded, deliveries, paid_at: 0, attempts: 0, fee: None });
+                self.rows.push(Row {
+                    id,
+                    redeliverable,
+                    state: Forwarded,
+                    deliveries,
+                    paid_at: 0,
+                    attempts: 0,
+                    fee: None,
+                });
                 true
             }
             Step::RecordSigned { signs: false, .. } => false,
@@ -183,9 +199,13 @@ impl Reference {
             Step::Attempt(row) => {
                 self.change_any(row, &[Signed, Paid, Delivering, Served, Owed], |row| row.attempts += 1)
             }
-            Step::Reorged(row) => self.change_any(row, &SETTLED, |row| (row.state, row.fee) = (Reorged, Some(UNDONE_FEE))),
+            Step::Reorged(row) => {
+                self.change_any(row, &SETTLED, |row| (row.state, row.fee) = (Reorged, Some(UNDONE_FEE)))
+            }
             Step::SettledAgain(row) => self.change_any(row, &SETTLED, |row| row.fee = Some(PAID_FEE)),
-            Step::RecordFailed(row) => self.change(row, Signed, |row| (row.state, row.fee) = (Failed, Some(FAILED_FEE))),
+            Step::RecordFailed(row) => {
+                self.change(row, Signed, |row| (row.state, row.fee) = (Failed, Some(FAILED_FEE)))
+            }
             Step::RecordServed(row) => self.change(row, Delivering, |row| row.state = Served),
             Step::RecordDelivering(row) => self.change(row, Paid, |row| {
                 if row.presentable(now) {
@@ -259,8 +279,12 @@ async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step)
             let settlement = Settlement { is_external, fee, ..settlement() };
             ledger.record_paid(&named(row), settlement, deliver).await.is_ok()
         }
-        Step::RecordFailed(row) => ledger.record_failed(&named(row), "why", None, Some(FAILED_FEE.into())).await.is_ok(),
-        Step::Reorged(row) => ledger.record_reorged(&named(row), "0xblock", "why", Some(UNDONE_FEE.into())).await.is_ok(),
+        Step::RecordFailed(row) => {
+            ledger.record_failed(&named(row), "why", None, Some(FAILED_FEE.into())).await.is_ok()
+        }
+        Step::Reorged(row) => {
+            ledger.record_reorged(&named(row), "0xblock", "why", Some(UNDONE_FEE.into())).await.is_ok()
+        }
         Step::SettledAgain(row) => {
             let settlement = Settlement { fee: Some(PAID_FEE.into()), ..settlement() };
             ledger.record_settled_again(&named(row), settlement).await.is_ok()
