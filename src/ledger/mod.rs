@@ -227,7 +227,7 @@ pub trait Ledger: Send + Sync {
         deliver: bool,
     ) -> Result<PaymentRecord, LedgerError>;
 
-    /// Proof that the payment moved nothing: `signed` → `failed`.
+    /// Proof that the payment moved nothing: `signed` → `failed`, with what it cost our gas payer all the same.
     ///
     /// # Errors
     /// As for every write.
@@ -236,6 +236,7 @@ pub trait Ledger: Send + Sync {
         record: &RecordId,
         reason: &str,
         transaction: Option<&str>,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError>;
 
     /// `paid` → `delivering` with one more delivery counted, if fewer than `deliveries_max` were begun, the payment was
@@ -357,7 +358,8 @@ pub trait Ledger: Send + Sync {
 
     /// The chain took a settlement's block back, and it is proven that the money won't move again: `paid`, `delivering`,
     /// `served` or `owed` → `reorged`. Only as long as the books say that it was settled in this block: what was settled in
-    /// another one since is not undone by it.
+    /// another one since is not undone by it. What was paid in that block was given back with it: the fee is what the failure
+    /// cost.
     ///
     /// # Errors
     /// As for every write.
@@ -366,6 +368,7 @@ pub trait Ledger: Send + Sync {
         record: &RecordId,
         block_hash: &str,
         reason: &str,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError>;
 
     /// `failed` and `reorged` payments of a network whose authorization ends after `now`: they could still land.

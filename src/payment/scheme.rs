@@ -115,6 +115,9 @@ pub enum SettleOutcome {
         reason: Reason,
         /// The transaction that failed, if one did.
         transaction: Option<String>,
+        /// What our gas payer paid for transactions of this payment that were mined and moved nothing, in the chain's native
+        /// unit; none where none was, that isn't known, or nobody of ours paid.
+        fee: Option<AtomicAmount>,
         /// Whether the authorization could still be used by somebody until `valid_until`.
         still_usable: bool,
     },

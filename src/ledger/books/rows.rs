@@ -169,6 +169,7 @@ impl<'row> Stored<'row> {
             deliveries: self.integer("deliveries")?,
             failure: self.get_if_any("failure")?,
             failed_transaction: self.get_if_any("failed_transaction")?,
+            fee: self.parse_if_any("settled_fee")?,
             resolution: self.resolution()?,
             updated_at: self.time("updated_at")?,
         })
