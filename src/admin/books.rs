@@ -169,6 +169,7 @@ fn payment(record: &PaymentRecord) -> Value {
         "payer": claim.payer.as_str(),
         "pay_to": claim.pay_to.as_str(),
         "transaction": record.settlement.as_ref().map(|settlement| settlement.transaction.as_str()),
+        "fee": record.fee.map(|fee| fee.to_string()),
         "deliveries": record.deliveries,
         "failure": record.failure,
         "claimed_at_millis": claim.claimed_at.0,

@@ -8,7 +8,7 @@ use super::*;
 use crate::config::{RouteAction, Secret};
 use crate::ledger::{LedgerError, NewPayment, PaymentId, PaymentRecord, SqliteLedger};
 use crate::proxy::testing::{TestGate, config, paid_route, route, upstream};
-use crate::types::{AccountId, AssetId, Network, UnixMillis};
+use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
 async fn admin(listen: &str, token: Option<&str>) -> (Admin, TestGate) {
     let gate = TestGate::open(Duration::from_millis(300)).await;
@@ -240,8 +240,10 @@ async fn pages_of_payments_hold_each_once_in_order_even_when_many_are_of_one_mom
 async fn one_payment_is_shown_without_what_others_could_use() {
     let (admin, gate) = admin("127.0.0.1:8403", None).await;
     let row = claim(gate.ledger.as_ref(), 1, 1_000).await;
+    gate.ledger.record_failed(&row.record, "reverted", Some("0xtx"), Some(AtomicAmount::from(77))).await.unwrap();
     let shown = answer(&admin, "GET", &format!("/payments/{}", row.record), &HERE).await;
     assert_eq!(json(&shown)["attempts"][0]["transaction"], "0xtx");
+    assert_eq!((&json(&shown)["fee"], &json(&shown)["transaction"]), (&"77".into(), &Value::Null));
     let text = String::from_utf8(shown.body).unwrap();
     let raw_hex: String = b"raw canary".iter().map(|byte| format!("{byte:02x}")).collect();
     for secret in ["canary", &raw_hex, &"03".repeat(32), &"02".repeat(32), &"01".repeat(32)] {
@@ -265,7 +267,7 @@ async fn earnings_are_what_was_paid_and_not_taken_back() {
     for row in &rows[..4] {
         ledger.record_paid(row, settlement(), false).await.unwrap();
     }
-    ledger.record_reorged(&rows[1], &settlement().block_hash, "reorged").await.unwrap();
+    ledger.record_reorged(&rows[1], &settlement().block_hash, "reorged", None).await.unwrap();
     let stats = json(&answer(&admin, "GET", "/stats?days=1", &HERE).await);
     let earned: Vec<_> = stats["earnings"]
         .as_array()
@@ -388,7 +390,7 @@ async fn every_path_of_the_openapi_document_answers_as_it_says() {
     let row = claim(gate.ledger.as_ref(), 1, 1_000).await.record;
     gate.ledger.record_paid(&row, settlement(), false).await.unwrap();
     claim(gate.ledger.as_ref(), 2, 1_000).await;
-    gate.ledger.record_failed(&row, "x", None).await.unwrap_err();
+    gate.ledger.record_failed(&row, "x", None, None).await.unwrap_err();
     gate.admin_metrics().stage(
         crate::telemetry::Stage::Verify,
         std::time::Instant::now(),

@@ -14,7 +14,7 @@ use super::{
     Outlay, PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim,
     SqliteLedger, SqliteReader, Tenure, Total,
 };
-use crate::types::{AccountId, Clock, Network, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, Clock, Network, UnixMillis};
 
 /// How often the lock is tried.
 const TRY_EVERY: Duration = Duration::from_millis(10);
@@ -181,8 +181,9 @@ impl Ledger for AwaitedLedger {
         record: &RecordId,
         reason: &str,
         transaction: Option<&str>,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError> {
-        self.opened()?.record_failed(record, reason, transaction).await
+        self.opened()?.record_failed(record, reason, transaction, fee).await
     }
 
     async fn record_delivering(
@@ -254,8 +255,9 @@ impl Ledger for AwaitedLedger {
         record: &RecordId,
         block_hash: &str,
         reason: &str,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError> {
-        self.opened()?.record_reorged(record, block_hash, reason).await
+        self.opened()?.record_reorged(record, block_hash, reason, fee).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {
@@ -282,6 +284,16 @@ impl Ledger for AwaitedLedger {
         since: UnixMillis,
     ) -> Result<Vec<Outlay>, LedgerError> {
         self.opened()?.outlays(network, claimed_since, since).await
+    }
+
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.opened()?.signed_with(network, signer, nonce, claimed_since).await
     }
 
     async fn page(&self, filter: &PageFilter) -> Result<Vec<PaymentRecord>, LedgerError> {

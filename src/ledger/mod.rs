@@ -227,7 +227,7 @@ pub trait Ledger: Send + Sync {
         deliver: bool,
     ) -> Result<PaymentRecord, LedgerError>;
 
-    /// Proof that the payment moved nothing: `signed` → `failed`.
+    /// Proof that the payment moved nothing: `signed` → `failed`, with what it cost our gas payer all the same.
     ///
     /// # Errors
     /// As for every write.
@@ -236,6 +236,7 @@ pub trait Ledger: Send + Sync {
         record: &RecordId,
         reason: &str,
         transaction: Option<&str>,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError>;
 
     /// `paid` → `delivering` with one more delivery counted, if fewer than `deliveries_max` were begun, the payment was
@@ -307,6 +308,19 @@ pub trait Ledger: Send + Sync {
         since: UnixMillis,
     ) -> Result<Vec<Outlay>, LedgerError>;
 
+    /// What a gas payer signed with an account nonce, oldest first, for payments of a network that were claimed at `claimed_since`
+    /// or later, and that either aren't decided or were settled by a transaction with this very nonce.
+    ///
+    /// # Errors
+    /// As for every read.
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError>;
+
     /// Blocks of a network that settled payments, recorded as paid at `since` or later, and that aren't known to be final; lowest
     /// first, at most so many.
     ///
@@ -344,7 +358,8 @@ pub trait Ledger: Send + Sync {
 
     /// The chain took a settlement's block back, and it is proven that the money won't move again: `paid`, `delivering`,
     /// `served` or `owed` → `reorged`. Only as long as the books say that it was settled in this block: what was settled in
-    /// another one since is not undone by it.
+    /// another one since is not undone by it. What was paid in that block was given back with it: the fee is what the failure
+    /// cost.
     ///
     /// # Errors
     /// As for every write.
@@ -353,6 +368,7 @@ pub trait Ledger: Send + Sync {
         record: &RecordId,
         block_hash: &str,
         reason: &str,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError>;
 
     /// `failed` and `reorged` payments of a network whose authorization ends after `now`: they could still land.

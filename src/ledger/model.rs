@@ -216,7 +216,9 @@ pub struct Settlement {
     pub block_hash: String,
     /// Whether somebody else submitted it.
     pub is_external: bool,
-    /// What it cost our gas payer, in the chain's native unit; none where that isn't known, or nobody of ours paid.
+    /// What it cost our gas payer, in the chain's native unit; none where that isn't known, or nobody of ours paid. Where
+    /// somebody else submitted it, it is what our own transaction cost that came too late. In a row of the books it is the
+    /// row's [`PaymentRecord::fee`].
     pub fee: Option<AtomicAmount>,
 }
 
@@ -261,6 +263,9 @@ pub struct PaymentRecord {
     pub failure: Option<String>,
     /// The transaction that failed.
     pub failed_transaction: Option<String>,
+    /// What its transactions cost our gas payer, in the chain's native unit, whether they moved the money or failed; none where
+    /// none was mined or that isn't known, or nobody of ours paid.
+    pub fee: Option<AtomicAmount>,
     /// What an operator did about it, once it was owed.
     pub resolution: Option<Resolution>,
     /// When the row last changed.

@@ -43,7 +43,7 @@ pub struct SumEntry {
     pub payer: AccountId,
     /// When it was claimed.
     pub claimed_at: UnixMillis,
-    /// What its settlement cost, in the chain's native unit.
+    /// What its settlement cost our gas payer, moved or failed, in the chain's native unit.
     pub fee: Option<AtomicAmount>,
     /// Whether an operator resolved it.
     pub is_resolved: bool,
@@ -74,9 +74,9 @@ pub struct Sum {
     pub refunded_count: u64,
     /// Their sum.
     pub refunded: AtomicAmount,
-    /// Fees of settlements, in the chain's native unit, where they are known.
+    /// What settlements cost our gas payers, failed ones too, in the chain's native unit, where that is known.
     pub fees: AtomicAmount,
-    /// Settlements whose fee is in `fees`.
+    /// Payments whose fee is in `fees`.
     pub fees_count: u64,
 }
 

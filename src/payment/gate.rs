@@ -111,6 +111,10 @@ impl Gate {
         &self.deliveries.ledger
     }
 
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     pub(super) fn now(&self) -> UnixMillis {
         self.clock.now()
     }

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::{AccountNonce, LedgerError, PaymentRecord};
-use crate::types::{AccountId, AtomicAmount, Network, UnixMillis};
+use async_trait::async_trait;
+
+use crate::ledger::{AccountNonce, Ledger, LedgerError, PaymentRecord};
+use crate::types::{AccountId, AtomicAmount, Clock, Network, UnixMillis};
 
 use super::gate::Gate;
 use super::priced::Market;
 use super::reorgs::Vigil;
-use super::scheme::VerifyError;
+use super::scheme::{Signatures, VerifyError};
 
 /// How often leftovers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -31,6 +33,10 @@ const WATCHED_BEYOND_END: Duration = Duration::from_secs(20 * 60);
 /// The time over which spending is limited.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// Whatever was signed within the last day is for a payment that was claimed within this: nothing is signed for one any more a day
+/// after its claim.
+const SIGNED_WITHIN_DAYS: i64 = 2;
+
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RecoverError {
     #[error(transparent)]
@@ -40,6 +46,26 @@ pub(super) enum RecoverError {
     /// Another gateway's gas payer shows that the books are an old copy: it is for that one to withhold what they call due.
     #[error("the ledger is behind gas payer {0} on its chain, and nobody who holds it has noted that yet")]
     Behind(AccountId),
+}
+
+/// The books, for a network's questions.
+struct Books {
+    ledger: Arc<dyn Ledger>,
+    clock: Arc<dyn Clock>,
+    network: Network,
+}
+
+#[async_trait]
+impl Signatures for Books {
+    async fn signed_with(&self, signer: &AccountId, nonce: AccountNonce) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let claimed_since = days_before(self.clock.now(), SIGNED_WITHIN_DAYS);
+        self.ledger.signed_with(&self.network, signer, nonce, claimed_since).await
+    }
+}
+
+fn days_before(now: UnixMillis, days: i64) -> UnixMillis {
+    let day = i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX);
+    UnixMillis(now.0.saturating_sub(day.saturating_mul(days)))
 }
 
 impl Gate {
@@ -106,6 +132,11 @@ impl Gate {
         self.check_blocks(market, vigil).await?;
         crate::crash::point("mid_recovery");
         self.set_compared(network, None);
+        market.scheme.consult(Arc::new(Books {
+            ledger: Arc::clone(self.ledger()),
+            clock: Arc::clone(self.clock()),
+            network: network.clone(),
+        }));
         market.scheme.open(&next_nonces);
         Ok(resumed)
     }
@@ -113,13 +144,8 @@ impl Gate {
     /// Tells a network what its gas payers may have spent within the last day: what was signed, at its highest. Of
     /// transactions with one account nonce only one can ever cost anything. Of one gas payer, or all.
     pub(super) async fn tell_spending(&self, market: &Market, only: Option<&AccountId>) -> Result<(), RecoverError> {
-        let ago = |days: i64| {
-            let day = i64::try_from(DAY.as_millis()).unwrap_or(i64::MAX);
-            UnixMillis(self.now().0.saturating_sub(day.saturating_mul(days)))
-        };
-        let since = ago(1);
-        // Nothing is signed for a payment any more a day after its claim.
-        let outlays = self.ledger().outlays(market.scheme.network(), ago(2), since).await?;
+        let (claimed_since, since) = (days_before(self.now(), SIGNED_WITHIN_DAYS), days_before(self.now(), 1));
+        let outlays = self.ledger().outlays(market.scheme.network(), claimed_since, since).await?;
         // However often it is told, it counts once.
         market.scheme.forget_spending(only);
         let mut costs = HashMap::new();

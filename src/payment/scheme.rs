@@ -3,6 +3,7 @@
 //! One implementation per (scheme, chain family). Knows neither HTTP nor the ledger's storage; a chain gets what it needs
 //! from the terms and from the ledger's record, so that a later configuration can't change how a payment ends.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -114,6 +115,9 @@ pub enum SettleOutcome {
         reason: Reason,
         /// The transaction that failed, if one did.
         transaction: Option<String>,
+        /// What our gas payer paid for transactions of this payment that were mined and moved nothing, in the chain's native
+        /// unit; none where none was, that isn't known, or nobody of ours paid.
+        fee: Option<AtomicAmount>,
         /// Whether the authorization could still be used by somebody until `valid_until`.
         still_usable: bool,
     },
@@ -127,6 +131,17 @@ pub trait Attempts: Send + Sync {
     /// # Errors
     /// When it is not known to be durable: then it must never leave the process.
     async fn record(&self, record: &RecordId, attempt: NewAttempt) -> Result<(), AttemptError>;
+}
+
+/// What the books know of earlier signatures.
+#[async_trait]
+pub trait Signatures: Send + Sync {
+    /// What a gas payer signed with an account nonce, for payments that it moves the money of, or may: such a nonce is never
+    /// free for anything else, even where a chain that took blocks back lost the transaction.
+    ///
+    /// # Errors
+    /// When the books can't be asked: then nothing is known to be free.
+    async fn signed_with(&self, signer: &AccountId, nonce: AccountNonce) -> Result<Vec<Vec<u8>>, LedgerError>;
 }
 
 /// A further attempt was not recorded, or may not have been.
@@ -256,6 +271,9 @@ pub trait Scheme: Send + Sync {
     fn counts_nonces(&self) -> bool {
         false
     }
+
+    /// Whom to ask before an account nonce is used for anything but a payment. Said before [`Self::open`].
+    fn consult(&self, _signatures: Arc<dyn Signatures>) {}
 
     /// Unfinished payments of earlier runs are in hand: new ones may be taken. `next` says which account nonce the ledger
     /// will hand out next for each gas payer, so that nonces whose transactions are lost can be filled.

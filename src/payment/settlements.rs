@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use crate::ledger::{LedgerError, NewAttempt, PaymentRecord, PaymentState, RecordId, Settlement, Tenure};
 use crate::protocol::Reason;
 use crate::telemetry::{Stage, Trace};
-use crate::types::Network;
+use crate::types::{AtomicAmount, Network};
 
 use super::delivery::{Deliveries, Delivery};
 use super::markets::Markets;
@@ -196,8 +196,8 @@ impl Settlements {
                     tracing::error!(%error, payment = %record.record, "A settlement's new block was not recorded.");
                 }
             },
-            SettleOutcome::Failed { reason, .. } => {
-                match ledger.record_reorged(&record.record, &undone.block_hash, reason.as_str()).await {
+            SettleOutcome::Failed { reason, fee, .. } => {
+                match ledger.record_reorged(&record.record, &undone.block_hash, reason.as_str(), fee).await {
                     Ok(reorged) => {
                         self.deliveries.metrics.payment(reorged.claim.network.as_str(), reorged.state.as_str());
                         tracing::error!(payment = %reorged.record, network = %reorged.claim.network, %reason,
@@ -262,13 +262,13 @@ impl Settlements {
         crate::crash::point("post_confirm_pre_w2");
         match outcome {
             SettleOutcome::Paid(settlement) => self.write_paid(&record, settlement, &running).await,
-            SettleOutcome::Failed { reason, transaction, .. } => {
+            SettleOutcome::Failed { reason, transaction, fee, .. } => {
                 // On chain and signed by a gas payer: it cost us.
                 let is_ours = record.attempts.iter().any(|attempt| attempt.signed.signer.is_some());
                 if let Some(client) = client.filter(|_| transaction.is_some() && is_ours) {
                     self.spoilers.lost(client, Instant::now());
                 }
-                self.write_failed(&record, reason, transaction.as_deref(), &running).await;
+                self.write_failed(&record, reason, transaction.as_deref(), fee, &running).await;
             }
         }
     }
@@ -335,10 +335,17 @@ impl Settlements {
         let _undelivered = claimant.send(Handover::Paid(Box::new(paid), Box::new(delivery)));
     }
 
-    async fn write_failed(&self, record: &PaymentRecord, reason: Reason, transaction: Option<&str>, running: &Running) {
+    async fn write_failed(
+        &self,
+        record: &PaymentRecord,
+        reason: Reason,
+        transaction: Option<&str>,
+        fee: Option<AtomicAmount>,
+        running: &Running,
+    ) {
         let mut pause = Duration::from_millis(20);
         loop {
-            match self.deliveries.ledger.record_failed(&record.record, reason.as_str(), transaction).await {
+            match self.deliveries.ledger.record_failed(&record.record, reason.as_str(), transaction, fee).await {
                 Ok(failed) => {
                     self.note("failed", &failed);
                     if let Some(claimant) = running.take_claimant() {

@@ -5,7 +5,7 @@
 //
 // Wants: `npm ci` done here; Debian's chromium, or another named by CHROMIUM; python3, and for `api` the virtualenv
 // tests/e2e/python/.venv-schemathesis; the gateway built with the feature
-// dev-solana: TOLLHOUSE_BIN names another binary than target/debug/tollhouse. tests/run.sh sees to all of it. The pictures
+// dev-solana: TOLLHOUSE_BIN names another binary than that of `cargo build`. tests/run.sh sees to all of it. The pictures
 // are left in target/browser; `tests/browser/pictures.sh` takes those of the README from there.
 
 import assert from 'node:assert/strict';

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use alloy::primitives::U256;
+use serde_json::{Value, json};
+use solana_signer::Signer;
 use tollhouse::devnet::cosmos::{COSMOS_DENOM, Dialect};
-use tollhouse::ledger::PaymentState;
+use tollhouse::ledger::{PaymentRecord, PaymentState};
 
+use crate::crashes::killed_at;
 use crate::harness::{
-    Answer, Call, Chain, CosmosPlan, CosmosShop, Fault, PAY_TO, PRICE, Payment, Plan, Serve, Shop, Transfer, Wallet,
-    eventually, paid,
+    Answer, Call, Chain, CosmosPlan, CosmosShop, Fault, PAY_TO, PRICE, Payment, Plan, SIGNER_ADDRESS, Serve, Shop,
+    Terms, Transfer, Wallet, eventually, paid,
 };
 
 /// Runs `tollhouse payments …` on a gateway's books.
@@ -148,6 +151,99 @@ async fn books_and_a_cosmos_chain_that_agree_show_no_difference_and_every_disagr
         assert_eq!((code, found), (Some(1), vec!["landed", "other_block", "unknown_transfer"]), "{report}");
         shop.gateway().kill();
     }
+}
+
+/// What the gas payer has, in wei.
+async fn gas_left(shop: &Shop) -> U256 {
+    shop.node.rpc("eth_getBalance", json!([SIGNER_ADDRESS, "latest"])).await.as_str().unwrap().parse().unwrap()
+}
+
+/// Presents a payment whose payer's money is gone by the time its settlement is mined; gives the client's connection.
+async fn present_and_empty(shop: &Shop, payment: &Payment) -> tokio::net::TcpStream {
+    let client = shop.present_and_hold(&paid(&payment.v2())).await;
+    shop.node.empty(shop.payer.address).await;
+    shop.rpc.clear();
+    client
+}
+
+/// Every view of the books tells what the one failed settlement cost: what its receipt says, and what is gone.
+async fn assert_burnt(shop: &Shop, row: &PaymentRecord, gas_before: U256) {
+    let receipt = shop.node.rpc("eth_getTransactionReceipt", json!([row.failed_transaction])).await;
+    assert_eq!(receipt["status"], "0x0", "{receipt}");
+    let quantity = |name: &str| receipt[name].as_str().unwrap().parse::<U256>().unwrap();
+    let burnt = quantity("gasUsed") * quantity("effectiveGasPrice");
+    assert_eq!(gas_before - gas_left(shop).await, burnt);
+    assert_eq!((row.fee, &row.settlement), (Some(burnt.into()), &None));
+    let burnt = burnt.to_string();
+    let answers = async |words: &[&str]| {
+        let output = payments(shop, words).await;
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let read = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+    let shown = read(&answers(&["show", &row.record.0, "--json"]).await);
+    assert_eq!(
+        (&shown["state"], &shown["fee"], &shown["transaction"]),
+        (&json!("failed"), &json!(burnt), &Value::Null)
+    );
+    assert!(answers(&["show", &row.record.0]).await.contains(&format!("({burnt} of the smallest native unit)")));
+    assert_eq!(read(&answers(&["list", "--json"]).await)[0]["fee"], burnt);
+    let sums = read(&answers(&["list", "--by", "network", "--json"]).await);
+    let (fees, count, moved) = (&sums[0]["fees"], &sums[0]["fees_count"], &sums[0]["moved_count"]);
+    assert_eq!((fees, count, moved), (&json!(burnt), &json!(1), &json!(0)), "{sums}");
+    assert!(answers(&["export"]).await.contains(&format!(",{burnt},")));
+    let path = format!("/payments/{}", row.record);
+    let answer = Call::local(&path).send(shop.admin_port).await.unwrap();
+    assert_eq!(read(&String::from_utf8(answer.body).unwrap())["fee"], burnt);
+}
+
+#[tokio::test]
+async fn what_a_settlement_that_reverts_burns_is_in_the_books_to_the_wei() {
+    let shop = Shop::open().await;
+    let gas_before = gas_left(&shop).await;
+    let payment = shop.payment().await;
+    let client = present_and_empty(&shop, &payment).await;
+    let outcome = Answer::read(client).await.unwrap().outcome().unwrap();
+    assert_eq!(outcome["errorReason"], "invalid_exact_evm_transaction_failed");
+    let row = shop.wait_state(PaymentState::Failed).await;
+    assert_burnt(&shop, &row, gas_before).await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn killed_between_a_settlements_failure_and_its_record_the_next_run_books_what_it_burnt() {
+    let mut shop = Shop::open_with(killed_at("post_confirm_pre_w2=return")).await;
+    let gas_before = gas_left(&shop).await;
+    let payment = shop.payment().await;
+    let _lost = present_and_empty(&shop, &payment).await;
+    assert!(!shop.gateway().wait_end().await.success());
+    let rows = shop.rows().await;
+    assert_eq!((rows[0].state, rows[0].fee), (PaymentState::Signed, None));
+    shop.restart().await;
+    let row = shop.wait_state(PaymentState::Failed).await;
+    assert_burnt(&shop, &row, gas_before).await;
+    Terms::read(&shop.present(&payment.v2()).await);
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn what_a_transaction_that_fails_on_solana_burns_is_in_the_books_to_the_lamport() {
+    let shop = Shop::open_on_solana(Plan::default()).await;
+    let fee_payer = shop.node.signer.pubkey();
+    let before = shop.node.lamports(&fee_payer).await;
+    let client = shop.present_and_hold(&paid(&shop.payment().await.v2())).await;
+    shop.node.fund(&shop.payer, 0).await;
+    shop.rpc.clear();
+    let outcome = Answer::read(client).await.unwrap().outcome().unwrap();
+    assert_eq!(outcome["errorReason"], "invalid_exact_svm_transaction_failed");
+    let row = shop.wait_state(PaymentState::Failed).await;
+    let burnt = before - shop.node.lamports(&fee_payer).await;
+    assert!(burnt > 0);
+    assert_eq!((row.fee, &row.settlement), (Some(burnt.into()), &None));
+    let shown = payments(&shop, &["show", &row.record.0, "--json"]).await;
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!((&shown["state"], &shown["fee"]), (&json!("failed"), &json!(burnt.to_string())));
+    shop.audit().await;
 }
 
 /// A copy of the books, made while the gateway works.

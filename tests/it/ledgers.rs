@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tollhouse::ledger::{
-    ClaimOutcome, DeliveryBegun, ForwardOutcome, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentId,
-    PaymentState, PostgresLedger, SettledBlock, Settlement, SignInClaim,
+    ClaimOutcome, DeliveryBegun, ForwardOutcome, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter,
+    PaymentId, PaymentState, PostgresLedger, PostgresReader, SettledBlock, Settlement, SignInClaim, SumBy,
 };
 use tollhouse::types::{AccountId, AssetId, AtomicAmount, Clock, Network, SystemClock, UnixMillis};
 
@@ -116,7 +116,7 @@ async fn what_a_living_gateway_has_in_hand_no_other_one_writes() {
     );
     for refused in [
         theirs.record_paid(id, settlement(), true).await,
-        theirs.record_failed(id, "reason", None).await,
+        theirs.record_failed(id, "reason", None, None).await,
         theirs.record_attempt(id, row.attempts[0].signed.clone()).await,
     ] {
         assert!(matches!(refused, Err(LedgerError::HeldElsewhere(_))), "{refused:?}");
@@ -179,6 +179,58 @@ async fn what_is_noted_of_a_dead_gateways_delivery_does_not_make_it_the_delivery
         let row = theirs.find(&PaymentId(id.to_owned())).await.unwrap().unwrap();
         assert_eq!((row.state, row.deliveries), (PaymentState::Paid, 1), "{id}");
     }
+}
+
+#[tokio::test]
+async fn an_account_nonce_is_a_payments_whichever_gateway_asks() {
+    let postgres = Postgres::start().await;
+    let (ours, theirs) = (open(&postgres).await, open(&postgres).await);
+    ours.lease_signer(&network(), &account("0xA"), 0).await.unwrap();
+    let ClaimOutcome::Claimed(row) = ours.claim(payment("id", "0xA"), signing("0xA")).await.unwrap() else {
+        panic!("taken")
+    };
+    let own = row.attempts[0].signed.clone();
+    let nonce = own.account_nonce.unwrap();
+    let settled = Settlement { transaction: own.transaction.clone(), ..settlement() };
+    ours.record_paid(&row.record, settled, false).await.unwrap();
+    let ask = async |nonce| theirs.signed_with(&network(), &account("0xA"), nonce, UnixMillis(0)).await.unwrap();
+    assert_eq!(ask(nonce).await, [own.raw]);
+    assert!(ask(nonce + 1).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_failure_cost_is_kept_summed_and_not_counted_twice() {
+    let postgres = Postgres::start().await;
+    let ledger = open(&postgres).await;
+    ledger.lease_signer(&network(), &account("0xA"), 0).await.unwrap();
+    let fee = |units: u64| Some(AtomicAmount::from(units));
+    let claim = async |id: &str| match ledger.claim(payment(id, "0xA"), signing("0xA")).await.unwrap() {
+        ClaimOutcome::Claimed(row) => row.record,
+        ClaimOutcome::Exists(row) => panic!("taken by {row:?}"),
+    };
+    let costing = |is_external, fee| Settlement { is_external, fee, ..settlement() };
+    let failed = claim("failed").await;
+    let row = ledger.record_failed(&failed, "reverted", Some("0xdead"), fee(7)).await.unwrap();
+    assert_eq!((row.state, row.fee, row.settlement), (PaymentState::Failed, fee(7), None));
+    for (id, landed, expected) in [
+        ("ours", costing(false, fee(5)), fee(5)),
+        ("ours, at an unknown fee", costing(false, None), None),
+        ("somebody else's", costing(true, None), fee(7)),
+    ] {
+        let record = claim(id).await;
+        ledger.record_failed(&record, "reverted", Some("0xdead"), fee(7)).await.unwrap();
+        let paid = ledger.record_paid(&record, landed, false).await.unwrap();
+        assert_eq!((paid.fee, paid.settlement.unwrap().fee), (expected, expected), "{id}");
+    }
+    let undone = claim("undone").await;
+    ledger.record_paid(&undone, costing(false, fee(5)), false).await.unwrap();
+    let row = ledger.record_reorged(&undone, "0xblock", "reverted", fee(6)).await.unwrap();
+    assert_eq!((row.state, row.fee), (PaymentState::Reorged, fee(6)));
+    let reader = PostgresReader::open(&postgres.url()).await.unwrap();
+    let sums = reader.sums(&PaymentFilter::default(), SumBy::Network).await.unwrap();
+    let [sum] = &sums[..] else { panic!("{sums:?}") };
+    assert_eq!((sum.payments, sum.moved_count, sum.fees_count), (5, 3, 4));
+    assert_eq!(sum.fees, AtomicAmount::from(7 + 5 + 7 + 6));
 }
 
 #[tokio::test]

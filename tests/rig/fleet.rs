@@ -164,7 +164,11 @@ impl World {
             }
             // Somebody else took the port meanwhile, or the database that crashed is busy with itself: whoever keeps gateways
             // running starts them again.
-            let is_usual = ["can't listen on", "can't open the ledger: the database"];
+            let is_usual = [
+                "can't listen on",
+                "can't open the ledger: the database",
+                "pool timed out while waiting for an open connection",
+            ];
             if !is_usual.iter().any(|usual| process.log().contains(usual)) {
                 self.story.violate(format!("the gateway ended by itself with {ended}: {}", tail(&process)));
                 return Started::Dead;

@@ -310,7 +310,8 @@ impl Job {
 
     fn failed(&self, reason: Reason, is_included: bool) -> SettleOutcome {
         let transaction = is_included.then(|| self.decoded.hash.clone());
-        SettleOutcome::Failed { reason, transaction, still_usable: false }
+        // The payer's own transaction: whatever it cost, it cost the payer.
+        SettleOutcome::Failed { reason, transaction, fee: None, still_usable: false }
     }
 }
 

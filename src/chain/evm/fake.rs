@@ -20,6 +20,11 @@ use crate::types::Eip712Domain;
 pub(super) const CHAIN: u64 = 84532;
 pub(super) const TOKEN: &str = "0x036CbD53842c5426634e7929541eC2318f3dCF7e";
 
+/// What each transaction uses.
+const GAS_USED: u64 = 60_000;
+/// Wei.
+const TIP: u64 = 100;
+
 /// What becomes of a settlement when it is mined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mined {
@@ -128,6 +133,11 @@ impl World {
         self.calls.values().sum()
     }
 
+    /// What a transaction that is mined now costs its sender, in wei.
+    pub(super) fn fee(&self) -> u64 {
+        GAS_USED * (self.base_fee + TIP)
+    }
+
     pub(super) fn mine(&mut self) {
         self.number += 1;
         self.timestamp += 1;
@@ -181,6 +191,8 @@ impl World {
             "status": format!("{status:#x}"),
             "type": "0x7e",
             "logs": logs,
+            "gasUsed": format!("{GAS_USED:#x}"),
+            "effectiveGasPrice": format!("{:#x}", self.base_fee + TIP),
         });
         self.receipts.insert(hash, receipt);
     }

@@ -370,13 +370,44 @@ impl Lane {
         let mined = counts.next().ok_or_else(missing)??;
         let pooled = counts.next().ok_or_else(missing)??;
         if let Some(nonce) = self.lost_nonce(mined, pooled) {
-            return self.fill(inner, nonce, None).await;
+            return self.mend(inner, nonce).await;
         }
         let base_fee = inner.watch.head().and_then(|head| head.base_fee);
         match base_fee.and_then(|base_fee| self.outgrown(mined, base_fee)) {
-            Some(held) => self.fill(inner, mined, Some(held)).await,
-            None => Ok(()),
+            // What a payment needs, its settlement replaces.
+            Some(held) if self.booked(inner, mined).await.is_some_and(|booked| booked.is_empty()) => {
+                self.fill(inner, mined, Some(held)).await
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// What the books hold for an account nonce; nothing when they can't be asked.
+    async fn booked(&self, inner: &Inner, nonce: AccountNonce) -> Option<Vec<Vec<u8>>> {
+        let Some(signatures) = inner.signatures.get() else { return Some(Vec::new()) };
+        match signatures.signed_with(&self.account, nonce).await {
+            Ok(booked) => Some(booked),
+            Err(error) => {
+                tracing::warn!(%error, signer = %self.account, account_nonce = nonce, "A lost account nonce is left for now.");
+                None
+            }
+        }
+    }
+
+    /// Sends again what the books hold for a lost account nonce: a chain that took blocks back may have lost the transaction that
+    /// paid. Only what no payment needs is filled.
+    async fn mend(&self, inner: &Inner, nonce: AccountNonce) -> Result<(), RpcError> {
+        let Some(booked) = self.booked(inner, nonce).await else { return Ok(()) };
+        if booked.is_empty() {
+            return self.fill(inner, nonce, None).await;
+        }
+        for raw in booked {
+            let Ok(transaction) = TxEnvelope::decode_2718(&mut raw.as_slice()) else { continue };
+            let hash = *transaction.tx_hash();
+            tracing::warn!(signer = %self.account, account_nonce = nonce, %hash, "Sending again what the chain lost.");
+            self.insert_unheld(nonce, hash, raw);
+        }
+        Ok(())
     }
 
     /// What holds up the lane although nobody waits for it, at a fee that can't be mined: a settlement that ended otherwise,
@@ -455,7 +486,7 @@ impl Lane {
 
     fn insert_unheld(&self, nonce: AccountNonce, hash: B256, raw: Vec<u8>) {
         if let Ok(mut queue) = self.queue.lock() {
-            queue.entries.insert((nonce, hash), Entry::new(raw.into()));
+            queue.entries.entry((nonce, hash)).or_insert_with(|| Entry::new(raw.into()));
             queue.gap = None;
         }
         self.wake.notify_one();

@@ -49,7 +49,9 @@ use super::tenure::{self, Tenure};
 use super::{Audit, Chain, ChainError, ChainHead, ChainObserver, Finding, Incoming, SignerBalance, Till, unanswered};
 use crate::config::{ChainConfig, Diagnostic, NetworkConfig, Payers};
 use crate::ledger::{AccountNonce, PaymentRecord, SettledBlock, Settlement};
-use crate::payment::scheme::{Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Standings, VerifyError};
+use crate::payment::scheme::{
+    Attempts, Availability, IncomingPayment, Scheme, SettleOutcome, Signatures, Standings, VerifyError,
+};
 use crate::protocol::{PaymentRequirements, Reason};
 use crate::types::{AccountId, Asset, AssetId, AtomicAmount, Clock, Network, UnixMillis};
 
@@ -104,6 +106,8 @@ struct Inner {
     reconciled: AtomicBool,
     tenure: Tenure,
     runtime: OnceLock<Handle>,
+    /// Known once payments are taken.
+    signatures: OnceLock<Arc<dyn Signatures>>,
 }
 
 impl Inner {
@@ -210,6 +214,7 @@ impl EvmScheme {
             reconciled: AtomicBool::new(false),
             tenure: Tenure::default(),
             runtime: OnceLock::new(),
+            signatures: OnceLock::new(),
         }))))
     }
 }
@@ -336,6 +341,11 @@ impl Scheme for EvmScheme {
             nonces.push((lane.account.clone(), count));
         }
         Ok(nonces)
+    }
+
+    fn consult(&self, signatures: Arc<dyn Signatures>) {
+        // The same books, whoever says so first.
+        let _said_before = self.0.signatures.set(signatures);
     }
 
     fn open(&self, next: &[(AccountId, AccountNonce)]) {

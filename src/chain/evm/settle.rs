@@ -3,6 +3,8 @@
 //! Paid: a receipt deep enough that shows the money moving. Failed: proof that it can't move any more by our hand, or
 //! that the authorization is gone. Anything else is not an end, however long it takes. Needs nothing but the ledger's
 //! record and the chain.
+//!
+//! The judges say how it ended; what it cost is said once, at the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -179,7 +181,7 @@ impl Job {
 
     /// Lets go of everything that is mined; what isn't stays with its lane, which keeps it going until its account
     /// nonce is passed.
-    fn end(self, outcome: SettleOutcome) -> SettleOutcome {
+    fn end(self, mut outcome: SettleOutcome) -> SettleOutcome {
         for attempt in &self.tries {
             if attempt.watched.receipt().is_some()
                 && let Some(ticket) = &attempt.ticket
@@ -188,6 +190,12 @@ impl Job {
             }
         }
         self.count_fees();
+        match &mut outcome {
+            // Somebody else's transaction cost us nothing; one of ours that came too late did.
+            SettleOutcome::Paid(settlement) if settlement.is_external => settlement.fee = self.burnt(),
+            SettleOutcome::Paid(_) => {}
+            SettleOutcome::Failed { fee, .. } => *fee = self.burnt(),
+        }
         let (losses, payer) = (&self.inner.losses, self.authorization.from);
         match &outcome {
             SettleOutcome::Paid(settlement) => {
@@ -204,6 +212,20 @@ impl Job {
             }
         }
         outcome
+    }
+
+    /// What transactions of ours that are mined and moved nothing cost their gas payers, as their receipts say. Those with one
+    /// account nonce exclude each other, so that one receipt of each is counted.
+    fn burnt(&self) -> Option<AtomicAmount> {
+        let mut fees: BTreeMap<(&AccountId, AccountNonce), U256> = BTreeMap::new();
+        for attempt in &self.tries {
+            let (Some(account), Some(nonce)) = (&attempt.account, attempt.nonce) else { continue };
+            if let Some(fee) = attempt.watched.receipt().and_then(|receipt| receipt.fee()) {
+                fees.entry((account, nonce)).or_insert(fee);
+            }
+        }
+        let sum = fees.into_values().reduce(|sum, fee| sum.saturating_add(fee));
+        sum.map(AtomicAmount::from)
     }
 
     /// What this settlement cost its gas payers. A transaction that isn't mined yet may still be, and costs what it may. Those
@@ -309,6 +331,7 @@ impl Job {
         SettleOutcome::Failed {
             reason: Reason::EvmTransferEventMismatch,
             transaction: Some(transaction),
+            fee: None,
             still_usable: false,
         }
     }
@@ -327,6 +350,7 @@ impl Job {
         Ok(Some(SettleOutcome::Failed {
             reason,
             transaction: failed.map(|receipt| receipt.transaction_hash.to_string()),
+            fee: None,
             still_usable: deep.timestamp < self.authorization.valid_before_secs(),
         }))
     }
@@ -352,17 +376,20 @@ impl Job {
         if self.tries.iter().any(|attempt| !attempt.is_dead && attempt.watched.receipt().is_some()) {
             return Ok(None);
         }
-        if !self.inner.is_authorization_used(self.token, &self.authorization, deep.number).await? {
-            return Ok(Some(SettleOutcome::Failed {
-                reason: Reason::PaymentExpired,
-                transaction: None,
-                still_usable: false,
-            }));
-        }
+        let is_used = self.inner.is_authorization_used(self.token, &self.authorization, deep.number).await?;
+        // What a run before this one sent may be mined and not looked for yet: it decides by itself, and tells what it cost.
         if self.fetch_receipts().await? {
             return Ok(None);
         }
-        self.judge_used(deep.number).await
+        if is_used {
+            return self.judge_used(deep.number).await;
+        }
+        Ok(Some(SettleOutcome::Failed {
+            reason: Reason::PaymentExpired,
+            transaction: None,
+            fee: None,
+            still_usable: false,
+        }))
     }
 
     /// Whether another transaction took an attempt's account nonce; the rows of the table for "nonce too low".
@@ -401,7 +428,7 @@ impl Job {
     async fn judge_used(&mut self, block: u64) -> Result<Option<SettleOutcome>, RpcError> {
         let failed = |reason: Reason, transaction: Option<B256>| {
             let transaction = transaction.map(|hash| hash.to_string());
-            Ok(Some(SettleOutcome::Failed { reason, transaction, still_usable: false }))
+            Ok(Some(SettleOutcome::Failed { reason, transaction, fee: None, still_usable: false }))
         };
         match self.inner.find_end(self.token, &self.authorization, self.claim.claimed_at.as_secs(), block).await? {
             Gone::Canceled => failed(Reason::EvmAuthorizationCanceled, None),

@@ -176,6 +176,10 @@ impl Shop {
         change(&mut self.world.lock().unwrap());
     }
 
+    fn fee(&self) -> AtomicAmount {
+        AtomicAmount::from(self.world.lock().unwrap().fee())
+    }
+
     fn decode(&self, payload: &Value) -> Box<dyn IncomingPayment> {
         self.scheme.decode(payload, &terms()).unwrap()
     }
@@ -222,6 +226,7 @@ impl Shop {
             deliveries: 0,
             failure: None,
             failed_transaction: None,
+            fee: None,
             resolution: None,
             updated_at: signed_at,
         }
@@ -257,6 +262,14 @@ fn failed(outcome: SettleOutcome) -> (Reason, bool) {
     match outcome {
         SettleOutcome::Failed { reason, still_usable, .. } => (reason, still_usable),
         SettleOutcome::Paid(settlement) => panic!("paid: {settlement:?}"),
+    }
+}
+
+/// What it cost the gas payer.
+fn fee(outcome: &SettleOutcome) -> Option<AtomicAmount> {
+    match outcome {
+        SettleOutcome::Paid(settlement) => settlement.fee,
+        SettleOutcome::Failed { fee, .. } => *fee,
     }
 }
 
@@ -584,7 +597,9 @@ async fn a_receipt_without_the_tokens_word_is_no_payment_and_closes_the_token() 
     let shop = shop().await;
     shop.change(|world| world.mined = Mined::SaysNothing);
     let record = shop.claimed(1, 0).await;
-    assert_eq!(failed(shop.settle(&record).await), (Reason::EvmTransferEventMismatch, false));
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), Some(shop.fee()));
+    assert_eq!(failed(outcome), (Reason::EvmTransferEventMismatch, false));
     assert!(matches!(shop.scheme.availability(), Availability::Unavailable(_)));
     assert!(matches!(shop.plan(&signed(&authorization(2))).await, Err(VerifyError::Unavailable { .. })));
 }
@@ -594,7 +609,58 @@ async fn a_reverted_settlement_of_an_unused_authorization_failed_but_stays_usabl
     let shop = shop().await;
     shop.change(|world| world.mined = Mined::Reverts);
     let record = shop.claimed(1, 0).await;
-    assert_eq!(failed(shop.settle(&record).await), (Reason::EvmTransactionFailed, true));
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), Some(shop.fee()));
+    assert_eq!(failed(outcome), (Reason::EvmTransactionFailed, true));
+}
+
+#[tokio::test]
+async fn of_transactions_with_one_account_nonce_only_the_mined_one_cost_its_fee() {
+    let shop = shop().await;
+    let mut record = shop.claimed(1, 0).await;
+    // Other bytes for the same nonce, as a higher fee makes them.
+    record.attempts.extend(shop.claimed(2, 0).await.attempts);
+    shop.change(|world| world.mined = Mined::Reverts);
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), Some(shop.fee()));
+    assert_eq!(failed(outcome), (Reason::EvmTransactionFailed, true));
+}
+
+#[tokio::test]
+async fn a_receipt_that_names_no_fee_leaves_it_unknown() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    let raw = Bytes::from(record.attempts[0].signed.raw.clone());
+    shop.change(|world| {
+        world.mined = Mined::Reverts;
+        world.pool.insert(0, (keccak256(&raw), raw));
+        world.mine();
+        world.receipts.values_mut().for_each(|receipt| receipt["effectiveGasPrice"] = Value::Null);
+    });
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), None);
+    assert_eq!(failed(outcome), (Reason::EvmTransactionFailed, true));
+}
+
+#[tokio::test]
+async fn what_reverted_in_an_earlier_run_is_found_with_its_fee_though_its_authorization_has_ended() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    let raw = Bytes::from(record.attempts[0].signed.raw.clone());
+    shop.change(|world| {
+        world.mined = Mined::Reverts;
+        world.pool.insert(0, (keccak256(&raw), raw));
+        world.mine();
+        world.timestamp = NOW + 61;
+        world.number += 1;
+    });
+    shop.clock.advance(Duration::from_secs(61));
+    // That time is over is known before anything is of the transaction.
+    let inner = &shop.scheme.0;
+    inner.watch.refresh_head(&inner.rpc, Duration::ZERO).await.unwrap();
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), Some(shop.fee()));
+    assert_eq!(failed(outcome), (Reason::EvmTransactionFailed, false));
 }
 
 #[tokio::test]
@@ -620,7 +686,9 @@ async fn an_authorization_that_its_payer_cancelled_is_not_taken_for_paid() {
         let log = world.log(B256::repeat_byte(0xaa), &topics, &Bytes::new());
         world.logs.push(log);
     });
-    assert_eq!(failed(shop.settle(&record).await), (Reason::EvmAuthorizationCanceled, false));
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), Some(shop.fee()), "ours came too late");
+    assert_eq!(failed(outcome), (Reason::EvmAuthorizationCanceled, false));
 }
 
 /// Somebody else submits the authorization first.
@@ -637,6 +705,8 @@ fn preempt(world: &mut World, nonce: u8) {
     let transfer = world.log(hash, &topics, &amount);
     world.logs.extend([used.clone(), transfer.clone()]);
     world.put_receipt(hash, 1, &[used, transfer]);
+    // What it cost is somebody else's affair.
+    world.receipts.get_mut(&hash).unwrap()["gasUsed"] = json!("0x1");
 }
 
 #[tokio::test]
@@ -649,7 +719,9 @@ async fn a_foreign_submission_counts_only_where_pay_to_is_exclusive_and_the_clai
         if claimed_late {
             record.claim.claimed_at = UnixMillis::from_secs(NOW + 30);
         }
-        match shop.settle(&record).await {
+        let outcome = shop.settle(&record).await;
+        assert_eq!(fee(&outcome), Some(shop.fee()), "ours came too late");
+        match outcome {
             SettleOutcome::Paid(settlement) => {
                 assert!(is_paid && settlement.is_external);
                 assert_eq!(settlement.transaction, B256::repeat_byte(0xbb).to_string());
@@ -673,7 +745,9 @@ async fn an_authorization_ends_by_the_chains_clock_and_not_by_ours() {
         world.timestamp = NOW + 61;
         world.number += 1;
     });
-    assert_eq!(failed(shop.settle(&record).await), (Reason::PaymentExpired, false));
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), None, "nothing was mined");
+    assert_eq!(failed(outcome), (Reason::PaymentExpired, false));
 }
 
 #[tokio::test]
@@ -837,6 +911,50 @@ async fn an_account_nonce_whose_transaction_is_lost_is_filled() {
     let record = shop.claimed(1, 1).await;
     paid_by(&record, &shop.settle(&record).await);
     assert_eq!(shop.world.lock().unwrap().nonce, 2);
+}
+
+/// Books that hold this for account nonce 0, or can't be asked.
+struct Booked(Option<Vec<u8>>);
+
+#[async_trait]
+impl Signatures for Booked {
+    async fn signed_with(&self, _signer: &AccountId, nonce: AccountNonce) -> Result<Vec<Vec<u8>>, LedgerError> {
+        match &self.0 {
+            Some(raw) if nonce == 0 => Ok(vec![raw.clone()]),
+            Some(_) => Ok(Vec::new()),
+            None => Err(LedgerError::NotRead("gone".to_owned())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_account_nonce_of_a_payment_gets_that_payments_own_bytes_again() {
+    let shop = shop().await;
+    let signer = shop.scheme.signer_nonces().await.unwrap().remove(0).0;
+    // Its block was taken back, and nobody has looked yet.
+    let undone = shop.claimed(1, 0).await;
+    let raw = undone.attempts[0].signed.raw.clone();
+    shop.scheme.consult(Arc::new(Booked(Some(raw.clone()))));
+    shop.scheme.open(&[(signer, 1)]);
+    let record = shop.claimed(2, 1).await;
+    paid_by(&record, &shop.settle(&record).await);
+    let world = shop.world.lock().unwrap();
+    assert_eq!(world.nonce, 2);
+    let own = [Bytes::from(raw), Bytes::from(record.attempts[0].signed.raw.clone())];
+    assert!(world.sent.iter().all(|sent| own.contains(sent)), "something else was sent: {:?}", world.sent);
+    assert!(world.sent.contains(&own[0]));
+}
+
+#[tokio::test]
+async fn a_lost_account_nonce_is_not_filled_while_the_books_cannot_be_asked() {
+    let shop = shop().await;
+    let signer = shop.scheme.signer_nonces().await.unwrap().remove(0).0;
+    shop.scheme.consult(Arc::new(Booked(None)));
+    shop.scheme.open(&[(signer, 1)]);
+    let record = shop.claimed(1, 1).await;
+    shop.stays_open(&record, Duration::from_secs(25)).await;
+    let own = Bytes::from(record.attempts[0].signed.raw.clone());
+    assert!(shop.world.lock().unwrap().sent.iter().all(|sent| *sent == own));
 }
 
 #[tokio::test]

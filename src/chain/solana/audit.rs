@@ -40,7 +40,7 @@ pub(super) async fn audit(inner: &Inner, record: &PaymentRecord) -> Result<Audit
             Ok(Audit::Moved { is_final: status.level() == Level::Finalized })
         }
         Some(Effect::Moved { slot, .. }) => Ok(Audit::MovedElsewhere { block: slot }),
-        Some(Effect::Failed | Effect::MovedOther) => Ok(Audit::MovedOther),
+        Some(Effect::Failed { .. } | Effect::MovedOther { .. }) => Ok(Audit::MovedOther),
         None => Err(broken("the node has a status but no transaction")),
     }
 }

@@ -7,15 +7,15 @@ use serde_json::Value;
 
 use super::decode::Decoded;
 
-/// What came of a transaction.
+/// What came of a transaction. The fee is what our fee payer paid for it, in lamports, where the node says so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// The payee's token account grew by exactly the price; the fee is what our fee payer paid, in lamports.
+    /// The payee's token account grew by exactly the price.
     Moved { slot: u64, fee: Option<u64> },
     /// It failed.
-    Failed,
+    Failed { fee: Option<u64> },
     /// It ran and moved something else.
-    MovedOther,
+    MovedOther { fee: Option<u64> },
 }
 
 /// An answer of `getTransaction`.
@@ -65,7 +65,7 @@ impl Landed {
         }
         let meta = self.meta.as_ref().ok_or("getTransaction gave no outcome")?;
         if meta.err.is_some() {
-            return Ok(Effect::Failed);
+            return Ok(Effect::Failed { fee: meta.fee });
         }
         let (Some(before), Some(after)) = (&meta.pre_token_balances, &meta.post_token_balances) else {
             return Err("getTransaction gave no token balances".to_owned());
@@ -89,7 +89,7 @@ impl Landed {
         };
         Ok(match grown {
             Some(grown) if grown == decoded.transfer.amount => Effect::Moved { slot: self.slot, fee: meta.fee },
-            _ => Effect::MovedOther,
+            _ => Effect::MovedOther { fee: meta.fee },
         })
     }
 }

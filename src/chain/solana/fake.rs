@@ -20,6 +20,9 @@ pub(super) const BLOCKHASH: &str = "9zrUHnA1nCByPksy3aL8tQ47vqdaG2vnFs4HrxgcZj4F
 /// Blocks behind the head that are final.
 const FINAL_AFTER: u64 = 32;
 
+/// What a transaction costs its fee payer, in lamports.
+pub(super) const FEE: u64 = 10_000;
+
 /// What the payee's token account holds.
 const PAYEE_HAS: u64 = 7;
 
@@ -234,7 +237,7 @@ impl World {
         };
         json!({"slot": landed.slot, "blockTime": 1_800_000_000, "version": 0,
             "transaction": [STANDARD.encode(raw), "base64"],
-            "meta": {"err": error, "fee": 10_000,
+            "meta": {"err": error, "fee": FEE,
                 "preTokenBalances": [balance(source, 50_000), balance(destination, 7)],
                 "postTokenBalances": after}})
     }

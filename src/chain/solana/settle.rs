@@ -32,6 +32,8 @@ const LOOK_EVERY: Duration = if cfg!(test) { Duration::from_millis(200) } else {
 const NEW_FOR: Duration = Duration::from_secs(5);
 /// Pause after a failed call; doubles up to the second value.
 const ERROR_PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long it is asked what a transaction that failed has cost.
+const FEE_PATIENCE: Duration = Duration::from_secs(5);
 /// Blocks beyond the last in which a transaction could land: endpoints differ in what they have seen.
 const MARGIN_BLOCKS: u64 = 64;
 /// Looks that must agree that a transaction can't land any more.
@@ -72,7 +74,7 @@ pub(super) async fn late_settlement(
     let settlement = match landed {
         Some(_) => match payment.effect(inner).await? {
             Some(Effect::Moved { slot, fee }) => Some(payment.settlement(slot, fee)),
-            Some(Effect::Failed | Effect::MovedOther) => None,
+            Some(Effect::Failed { .. } | Effect::MovedOther { .. }) => None,
             None => return Err(RpcError::Transport("the node has a status but no transaction".to_owned())),
         },
         None => None,
@@ -252,24 +254,24 @@ impl Job {
 
     async fn judge_landed(&self, status: &Status) -> Result<Option<SettleOutcome>, RpcError> {
         let payment = &self.payment;
-        let failed = |reason| {
-            let transaction = Some(payment.signature.clone());
-            Ok(Some(SettleOutcome::Failed { reason, transaction, still_usable: false }))
+        let failed = |reason, fee: Option<u64>| {
+            let (transaction, fee) = (Some(payment.signature.clone()), fee.map(AtomicAmount::from));
+            Ok(Some(SettleOutcome::Failed { reason, transaction, fee, still_usable: false }))
         };
         if let Some(error) = status.error() {
             tracing::warn!(payment_id = %payment.claim.id, %error, "Settlement failed on chain.");
             self.inner.blame_token(&payment.decoded, error, Reason::SvmTransactionFailed).await;
-            return failed(Reason::SvmTransactionFailed);
+            return failed(Reason::SvmTransactionFailed, self.burnt().await);
         }
         // Paid only if the token account itself says so (threat B20).
         match payment.effect(&self.inner).await? {
             Some(Effect::Moved { slot, fee }) => Ok(Some(SettleOutcome::Paid(payment.settlement(slot, fee)))),
-            Some(Effect::Failed) => failed(Reason::SvmTransactionFailed),
-            Some(Effect::MovedOther) => {
+            Some(Effect::Failed { fee }) => failed(Reason::SvmTransactionFailed, fee),
+            Some(Effect::MovedOther { fee }) => {
                 let mint = payment.decoded.transfer.mint;
                 tracing::error!(payment_id = %payment.claim.id, transaction = payment.signature, %mint, "Token did not move what it was told to; it is not taken for a while.");
                 self.inner.breaker.lied(&mint, Reason::SvmTransferNotConfirmed, Instant::now());
-                failed(Reason::SvmTransferNotConfirmed)
+                failed(Reason::SvmTransferNotConfirmed, fee)
             }
             None => {
                 // Another node, or another branch: the status is asked for anew.
@@ -277,6 +279,27 @@ impl Job {
                 Ok(None)
             }
         }
+    }
+
+    /// What a transaction with an error cost our fee payer, in lamports. How it ended is known without it, so a node that keeps
+    /// it to itself is not asked for long.
+    async fn burnt(&self) -> Option<u64> {
+        let ask = async {
+            loop {
+                match self.payment.effect(&self.inner).await {
+                    Ok(Some(Effect::Failed { fee })) => return fee,
+                    Ok(Some(Effect::Moved { .. } | Effect::MovedOther { .. })) => return None,
+                    // Another node than the one that had the status, and behind it.
+                    Ok(None) => {}
+                    Err(error) => {
+                        let payment_id = &self.payment.claim.id;
+                        tracing::debug!(%error, %payment_id, "A failed transaction's fee could not be read.");
+                    }
+                }
+                tokio::time::sleep(ERROR_PAUSE.0).await;
+            }
+        };
+        tokio::time::timeout(FEE_PATIENCE, ask).await.ok().flatten()
     }
 
     async fn judge_expiry(&mut self) -> Result<Option<SettleOutcome>, RpcError> {
@@ -305,6 +328,7 @@ impl Job {
                 Ok(is_proven.then_some(SettleOutcome::Failed {
                     reason: Reason::PaymentExpired,
                     transaction: None,
+                    fee: None,
                     still_usable: false,
                 }))
             }

@@ -298,6 +298,7 @@ impl Shop {
             deliveries: 0,
             failure: None,
             failed_transaction: None,
+            fee: None,
             resolution: None,
             updated_at: signed_at,
         }

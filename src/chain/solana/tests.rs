@@ -17,7 +17,7 @@ use crate::config::{Location, NetworkConfig, Secret, SignerSource};
 use crate::ledger::SettledBlock;
 use crate::payment::scheme::{Availability, BlockStanding, Scheme, SettleOutcome, VerifyError};
 use crate::protocol::Reason;
-use crate::types::{AccountId, ManualClock, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, ManualClock, UnixMillis};
 
 pub(super) fn paid(outcome: &SettleOutcome) -> &crate::ledger::Settlement {
     let SettleOutcome::Paid(settlement) = outcome else { panic!("not paid: {outcome:?}") };
@@ -28,6 +28,14 @@ pub(super) fn failed(outcome: SettleOutcome) -> Reason {
     let SettleOutcome::Failed { reason, still_usable, .. } = outcome else { panic!("not failed: {outcome:?}") };
     assert!(!still_usable, "a transaction that failed or expired never runs again");
     reason
+}
+
+/// What it cost the fee payer, in lamports.
+fn fee(outcome: &SettleOutcome) -> Option<AtomicAmount> {
+    match outcome {
+        SettleOutcome::Paid(settlement) => settlement.fee,
+        SettleOutcome::Failed { fee, .. } => *fee,
+    }
 }
 
 fn lands(takes: bool, answer: Answer) -> Send {
@@ -46,6 +54,7 @@ async fn a_payment_is_paid_once_with_the_bytes_that_were_claimed_and_few_calls()
     let settlement = paid(&outcome);
     assert_eq!(settlement.transaction, attempt.transaction);
     assert_eq!(settlement.block, 1000);
+    assert_eq!(settlement.fee, Some(AtomicAmount::from(fake::FEE)));
     let world = shop.world.lock().unwrap();
     assert_eq!(world.sent, std::slice::from_ref(&attempt.raw));
     assert!(is_cosigned(&attempt.raw));
@@ -140,10 +149,28 @@ async fn sends_that_are_answered_with_errors_decide_nothing() {
 async fn a_transaction_that_fails_on_chain_is_an_end_and_its_payer_waits() {
     let shop = shop().await;
     let record = shop.claimed("n").await;
-    shop.change(|world| world.runs = Runs::Fails);
-    assert_eq!(failed(shop.settle(&record).await), Reason::SvmTransactionFailed);
+    shop.change(|world| {
+        world.runs = Runs::Fails;
+        world.transactions_missing = 2;
+    });
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), Some(AtomicAmount::from(fake::FEE)), "asked for again where a node doesn't have it yet");
+    assert_eq!(failed(outcome), Reason::SvmTransactionFailed);
     let refusal = shop.plan(&payment("m"), &terms()).await.err().unwrap();
     assert!(matches!(refusal, VerifyError::Unavailable { .. }), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_failure_is_an_end_though_no_node_tells_what_it_cost() {
+    let shop = shop().await;
+    let record = shop.claimed("n").await;
+    shop.change(|world| {
+        world.runs = Runs::Fails;
+        world.transactions_missing = usize::MAX;
+    });
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), None);
+    assert_eq!(failed(outcome), Reason::SvmTransactionFailed);
 }
 
 #[tokio::test]
@@ -151,7 +178,9 @@ async fn a_token_that_moves_less_than_it_was_told_pays_nothing_and_is_not_taken_
     let shop = shop().await;
     let record = shop.claimed("n").await;
     shop.change(|world| world.runs = Runs::Short(1));
-    assert_eq!(failed(shop.settle(&record).await), Reason::SvmTransferNotConfirmed);
+    let outcome = shop.settle(&record).await;
+    assert_eq!(fee(&outcome), Some(AtomicAmount::from(fake::FEE)));
+    assert_eq!(failed(outcome), Reason::SvmTransferNotConfirmed);
     assert!(matches!(shop.scheme.availability(), Availability::Unavailable(_)));
 }
 
@@ -200,7 +229,9 @@ async fn a_payment_that_never_lands_fails_only_past_every_block_that_could_hold_
     }
     // The first finalized block beyond, 32 behind the head.
     shop.change(|world| world.height = 1247);
-    assert_eq!(failed(settlement.await.unwrap()), Reason::PaymentExpired);
+    let outcome = settlement.await.unwrap();
+    assert_eq!(fee(&outcome), None, "it is in no block");
+    assert_eq!(failed(outcome), Reason::PaymentExpired);
     assert!(shop.world.lock().unwrap().sent.iter().all(|raw| *raw == record.attempts[0].signed.raw));
 }
 

@@ -57,7 +57,7 @@ pub struct Row {
     pub amount_decimal: Option<String>,
     /// The token's symbol, where it is known.
     pub symbol: Option<String>,
-    /// What the settlement cost the gas payer, in the chain's smallest native unit.
+    /// What the settlement cost the gas payer, whether it moved the money or failed, in the chain's smallest native unit.
     pub fee: Option<AtomicAmount>,
     /// The same in whole coins.
     pub fee_decimal: Option<String>,
@@ -94,7 +94,7 @@ impl Row {
     pub fn of(record: &PaymentRecord, units: &Units) -> Self {
         let claim = &record.claim;
         let settlement = record.settlement.as_ref();
-        let (fee, resolution) = (settlement.and_then(|settlement| settlement.fee), record.resolution.as_ref());
+        let (fee, resolution) = (record.fee, record.resolution.as_ref());
         Self {
             record: record.record.to_string(),
             payment: claim.id.to_string(),

@@ -39,11 +39,11 @@ pub struct SumRow {
     pub refunded: AtomicAmount,
     /// Their sum in whole tokens.
     pub refunded_decimal: Option<String>,
-    /// Fees of settlements, in the chain's smallest native unit.
+    /// What settlements cost the gas payers, failed ones too, in the chain's smallest native unit.
     pub fees: AtomicAmount,
     /// The same in whole coins.
     pub fees_decimal: Option<String>,
-    /// Settlements whose fee is known.
+    /// Payments whose fee is known.
     pub fees_count: u64,
 }
 

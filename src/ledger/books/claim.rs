@@ -42,6 +42,7 @@ impl Operation for Claim {
             deliveries: 0,
             failure: None,
             failed_transaction: None,
+            fee: None,
             resolution: None,
             updated_at: now,
         }))

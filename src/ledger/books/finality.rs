@@ -4,7 +4,7 @@ use super::claim::{as_bigint, reload};
 use super::steps::refused;
 use super::writer::{Books, Operation, StepError};
 use crate::ledger::{PaymentRecord, RecordId, SettledBlock, Settlement};
-use crate::types::Network;
+use crate::types::{AtomicAmount, Network};
 
 /// [`crate::ledger::Ledger::record_final`].
 pub(super) struct RecordFinal {
@@ -67,6 +67,7 @@ pub(super) struct RecordReorged {
     pub(super) record: RecordId,
     pub(super) block_hash: String,
     pub(super) reason: String,
+    pub(super) fee: Option<AtomicAmount>,
 }
 
 impl Operation for RecordReorged {
@@ -75,13 +76,14 @@ impl Operation for RecordReorged {
 
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
         let updated = sqlx::query(
-            "UPDATE payments SET state = 'reorged', failure = $2, updated_at = $3 \
+            "UPDATE payments SET state = 'reorged', failure = $2, updated_at = $3, settled_fee = $5 \
              WHERE record = $1 AND state IN ('paid', 'delivering', 'served', 'owed') AND settled_block_hash = $4",
         )
         .bind(&self.record.0)
         .bind(&self.reason)
         .bind(books.now().0)
         .bind(&self.block_hash)
+        .bind(self.fee.map(|fee| fee.to_string()))
         .execute(books.connection())
         .await?;
         match updated.rows_affected() {

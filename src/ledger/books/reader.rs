@@ -9,8 +9,8 @@ use super::claim::as_bigint;
 use super::rows::{self, select_payments};
 use super::{Driver, StoredRow};
 use crate::ledger::{
-    LedgerError, Outlay, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock, Sum, SumBy,
-    Sums, Total,
+    AccountNonce, LedgerError, Outlay, PaymentFilter, PaymentId, PaymentRecord, PaymentState, RecordId, SettledBlock,
+    Sum, SumBy, Sums, Total,
 };
 use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
@@ -131,6 +131,35 @@ impl Reader {
         .fetch_all(&self.pool)
         .await;
         found.map_err(not_read)?.iter().map(rows::outlay).collect()
+    }
+
+    /// As [`crate::ledger::Ledger::signed_with`].
+    ///
+    /// # Errors
+    /// [`LedgerError::NotRead`], [`LedgerError::Corrupt`].
+    pub async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let Ok(nonce) = i64::try_from(nonce) else { return Ok(Vec::new()) };
+        let found = sqlx::query(
+            "SELECT a.record, a.raw FROM payments p JOIN attempts a ON a.record = p.record \
+             WHERE p.network = $1 AND p.claimed_at >= $2 AND a.signer = $3 AND a.account_nonce = $4 \
+             AND p.state IN ('signed', 'paid', 'delivering', 'served', 'owed') \
+             AND (p.settled_transaction IS NULL OR EXISTS (SELECT 1 FROM attempts b WHERE b.record = p.record \
+                 AND b.account_nonce = a.account_nonce AND b.transaction_id = p.settled_transaction)) \
+             ORDER BY a.signed_at, a.number",
+        )
+        .bind(network.as_str())
+        .bind(claimed_since.0)
+        .bind(signer.as_str())
+        .bind(nonce)
+        .fetch_all(&self.pool)
+        .await;
+        found.map_err(not_read)?.iter().map(rows::raw).collect()
     }
 
     /// As [`crate::ledger::Ledger::unfinal_blocks`].

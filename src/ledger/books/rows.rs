@@ -169,6 +169,7 @@ impl<'row> Stored<'row> {
             deliveries: self.integer("deliveries")?,
             failure: self.get_if_any("failure")?,
             failed_transaction: self.get_if_any("failed_transaction")?,
+            fee: self.parse_if_any("settled_fee")?,
             resolution: self.resolution()?,
             updated_at: self.time("updated_at")?,
         })
@@ -182,9 +183,13 @@ impl<'row> Stored<'row> {
         Ok((count, all.ok_or_else(|| self.corrupt("amount", "the sum overflows"))?.into()))
     }
 
+    fn raw(&self, column: &str) -> Result<Vec<u8>, LedgerError> {
+        hex::decode(self.get(column)?).ok_or_else(|| self.corrupt("raw", "not lower-case hex"))
+    }
+
     fn attempt(&self) -> Result<Option<Attempt>, LedgerError> {
         let Some(number) = self.integer_if_any("attempt_number")? else { return Ok(None) };
-        let raw = hex::decode(self.get("attempt_raw")?).ok_or_else(|| self.corrupt("raw", "not lower-case hex"))?;
+        let raw = self.raw("attempt_raw")?;
         let signed = NewAttempt {
             signer: self.account_if_any("attempt_signer")?,
             account_nonce: self.integer_if_any("attempt_nonce")?,
@@ -262,6 +267,11 @@ pub(super) fn outlay(row: &StoredRow) -> Result<Outlay, LedgerError> {
         fee_max: stored.get("fee_max")?,
         signed_at: stored.time("signed_at")?,
     })
+}
+
+/// A row of `record` and `raw`.
+pub(super) fn raw(row: &StoredRow) -> Result<Vec<u8>, LedgerError> {
+    Stored::new(row, "record")?.raw("raw")
 }
 
 /// A holder as one tagged text.

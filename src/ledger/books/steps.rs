@@ -5,7 +5,7 @@ use super::fault;
 use super::rows::{self, select_payments};
 use super::writer::{Books, Operation, StepError};
 use crate::ledger::{DeliveryBegun, LedgerError, PaymentRecord, PaymentState, RecordId, Settlement};
-use crate::types::UnixMillis;
+use crate::types::{AtomicAmount, UnixMillis};
 
 /// A row with its attempts, if it is there.
 pub(super) async fn load(books: &mut Books, record: &RecordId) -> Result<Option<PaymentRecord>, StepError> {
@@ -58,11 +58,14 @@ impl Operation for RecordPaid {
 
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
         // What was refunded and undone by its chain before it came back buys no answer besides: it stays with the operator.
+        // What a row's earlier failure cost stays where somebody else moved the money in the end. Our own transaction costs
+        // once, mined as it was or in another block: all that are signed for a payment exclude each other on its chain.
         let state = if self.deliver { PaymentState::Delivering } else { PaymentState::Paid };
         let updated = sqlx::query(
             "UPDATE payments SET state = CASE WHEN resolved_at IS NULL THEN $2 ELSE 'owed' END, \
              deliveries = CASE WHEN deliveries < $3 THEN $3 ELSE deliveries END, \
-             paid_at = $4, updated_at = $4, settled_final = 0, settled_fee = $9, \
+             paid_at = $4, updated_at = $4, settled_final = 0, \
+             settled_fee = CASE WHEN $8 = 1 THEN COALESCE($9, settled_fee) ELSE $9 END, \
              settled_transaction = $5, settled_block = $6, settled_block_hash = $7, settled_externally = $8, \
              failure = NULL, failed_transaction = NULL, \
              identifier = CASE WHEN state = 'signed' THEN identifier ELSE NULL END \
@@ -98,6 +101,7 @@ pub(super) struct RecordFailed {
     pub(super) record: RecordId,
     pub(super) reason: String,
     pub(super) transaction: Option<String>,
+    pub(super) fee: Option<AtomicAmount>,
 }
 
 impl Operation for RecordFailed {
@@ -106,13 +110,14 @@ impl Operation for RecordFailed {
 
     async fn apply(self, books: &mut Books) -> Result<PaymentRecord, StepError> {
         let updated = sqlx::query(
-            "UPDATE payments SET state = 'failed', failure = $2, failed_transaction = $3, updated_at = $4 \
-             WHERE record = $1 AND state = 'signed'",
+            "UPDATE payments SET state = 'failed', failure = $2, failed_transaction = $3, updated_at = $4, \
+             settled_fee = $5 WHERE record = $1 AND state = 'signed'",
         )
         .bind(&self.record.0)
         .bind(&self.reason)
         .bind(&self.transaction)
         .bind(books.now().0)
+        .bind(self.fee.map(|fee| fee.to_string()))
         .execute(books.connection())
         .await?;
         match updated.rows_affected() {

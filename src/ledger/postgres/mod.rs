@@ -57,7 +57,7 @@ use super::{
     Observer, Outlay, PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement,
     SignInClaim, Tenure, Total,
 };
-use crate::types::{AccountId, Clock, Network, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, Clock, Network, UnixMillis};
 
 /// What the shared steps are compiled for.
 type Driver = sqlx::Postgres;
@@ -286,9 +286,10 @@ impl Ledger for PostgresLedger {
         record: &RecordId,
         reason: &str,
         transaction: Option<&str>,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError> {
-        let transaction = transaction.map(str::to_owned);
-        self.write(RecordFailed { record: record.clone(), reason: reason.to_owned(), transaction }).await
+        let (reason, transaction) = (reason.to_owned(), transaction.map(str::to_owned));
+        self.write(RecordFailed { record: record.clone(), reason, transaction, fee }).await
     }
 
     async fn record_delivering(
@@ -344,6 +345,17 @@ impl Ledger for PostgresLedger {
         self.read(|reader| async move { reader.outlays(&network, claimed_since, since).await }).await
     }
 
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        let (network, signer) = (network.clone(), signer.clone());
+        self.read(|reader| async move { reader.signed_with(&network, &signer, nonce, claimed_since).await }).await
+    }
+
     async fn unfinal_blocks(
         &self,
         network: &Network,
@@ -376,9 +388,10 @@ impl Ledger for PostgresLedger {
         record: &RecordId,
         block_hash: &str,
         reason: &str,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError> {
         let (block_hash, reason) = (block_hash.to_owned(), reason.to_owned());
-        self.write(RecordReorged { record: record.clone(), block_hash, reason }).await
+        self.write(RecordReorged { record: record.clone(), block_hash, reason, fee }).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {

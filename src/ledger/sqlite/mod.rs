@@ -54,7 +54,7 @@ use super::{
     Outlay, PageFilter, PaymentFilter, PaymentId, PaymentRecord, RecordId, SettledBlock, Settlement, SignInClaim,
     Total,
 };
-use crate::types::{AccountId, Clock, Network, UnixMillis};
+use crate::types::{AccountId, AtomicAmount, Clock, Network, UnixMillis};
 
 /// What the shared steps are compiled for.
 type Driver = sqlx::Sqlite;
@@ -240,9 +240,10 @@ impl Ledger for SqliteLedger {
         record: &RecordId,
         reason: &str,
         transaction: Option<&str>,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError> {
-        let transaction = transaction.map(str::to_owned);
-        self.write(RecordFailed { record: record.clone(), reason: reason.to_owned(), transaction }).await
+        let (reason, transaction) = (reason.to_owned(), transaction.map(str::to_owned));
+        self.write(RecordFailed { record: record.clone(), reason, transaction, fee }).await
     }
 
     async fn record_delivering(
@@ -293,6 +294,16 @@ impl Ledger for SqliteLedger {
         self.reader()?.outlays(network, claimed_since, since).await
     }
 
+    async fn signed_with(
+        &self,
+        network: &Network,
+        signer: &AccountId,
+        nonce: AccountNonce,
+        claimed_since: UnixMillis,
+    ) -> Result<Vec<Vec<u8>>, LedgerError> {
+        self.reader()?.signed_with(network, signer, nonce, claimed_since).await
+    }
+
     async fn unfinal_blocks(
         &self,
         network: &Network,
@@ -323,9 +334,10 @@ impl Ledger for SqliteLedger {
         record: &RecordId,
         block_hash: &str,
         reason: &str,
+        fee: Option<AtomicAmount>,
     ) -> Result<PaymentRecord, LedgerError> {
         let (block_hash, reason) = (block_hash.to_owned(), reason.to_owned());
-        self.write(RecordReorged { record: record.clone(), block_hash, reason }).await
+        self.write(RecordReorged { record: record.clone(), block_hash, reason, fee }).await
     }
 
     async fn failed_but_usable(&self, network: &Network, now: UnixMillis) -> Result<Vec<PaymentRecord>, LedgerError> {

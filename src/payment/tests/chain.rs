@@ -14,7 +14,7 @@ use crate::payment::scheme::{
     VerifyError,
 };
 use crate::protocol::{PaymentRequirements, Reason};
-use crate::types::{AccountId, AssetId, Network, UnixMillis};
+use crate::types::{AccountId, AssetId, AtomicAmount, Network, UnixMillis};
 
 pub struct FakeChain {
     network: Network,
@@ -59,9 +59,15 @@ impl FakeChain {
         self.outcome.send_replace(Some(SettleOutcome::Failed {
             reason: Reason::EvmTransactionFailed,
             transaction: Some("0xtx".to_owned()),
+            fee: Some(burnt()),
             still_usable: true,
         }));
     }
+}
+
+/// What a settlement that fails costs.
+pub fn burnt() -> AtomicAmount {
+    AtomicAmount::from(77)
 }
 
 pub fn settlement() -> Settlement {

@@ -80,6 +80,12 @@ async fn a_proven_failure_is_told_again_and_never_settled_again() {
     }
     assert_eq!(shop.chain.settles.load(Ordering::SeqCst), 1);
     assert_eq!(shop.states().await, [PaymentState::Failed]);
+    let books = shop.ledger.list(&crate::ledger::PaymentFilter::default()).await.unwrap();
+    assert_eq!(
+        (books[0].fee, &books[0].settlement),
+        (Some(chain::burnt()), &None),
+        "it moved nothing, and cost its fee"
+    );
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 // The gateway under test on the chains of `tollhouse dev`, reached through wires that a test can cut.
 
-import { execFile, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { createWriteStream, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import net from 'node:net';
@@ -9,9 +9,14 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
-const BINARY = process.env.TOLLHOUSE_BIN ?? path.join(ROOT, 'target/debug/tollhouse');
+const BINARY = process.env.TOLLHOUSE_BIN ?? path.join(targetDirectory(), 'debug/tollhouse');
 const PATIENCE_MILLIS = 60_000;
 const run = promisify(execFile);
+
+function targetDirectory() {
+  const metadata = execFileSync('cargo', ['metadata', '--format-version', '1', '--no-deps'], { cwd: ROOT, maxBuffer: 1 << 24 });
+  return JSON.parse(metadata).target_directory;
+}
 
 export async function until(what, look) {
   const deadline = Date.now() + PATIENCE_MILLIS;

@@ -9,7 +9,9 @@ const PAUSE: Duration = Duration::from_millis(400);
 
 fn failure(outcome: SettleOutcome) -> (Reason, bool) {
     match outcome {
-        SettleOutcome::Failed { reason, transaction, still_usable: false } => (reason, transaction.is_some()),
+        SettleOutcome::Failed { reason, transaction, fee: None, still_usable: false } => {
+            (reason, transaction.is_some())
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -144,7 +144,7 @@ async fn a_failed_payment_does_not_block_its_id_and_the_live_one_is_found() {
     for _ in 0..2 {
         let record = rig.claim(payment("id")).await.record;
         rig.clock.advance(Duration::from_secs(1));
-        rig.ledger.record_failed(&record, "expired", Some("0xdead")).await.unwrap();
+        rig.ledger.record_failed(&record, "expired", Some("0xdead"), None).await.unwrap();
         assert_eq!(rig.ledger.find(&id).await.unwrap().unwrap().record, record, "the newest failed one");
         failed.push(record);
     }
@@ -215,7 +215,7 @@ async fn a_payers_name_for_a_purchase_is_taken_while_its_payment_may_still_be_or
     };
     assert_eq!(found().await, Some(first.record.clone()));
     assert_eq!(rig.next_nonce().await, 1, "a lost race takes no nonce");
-    rig.ledger.record_failed(&first.record, "expired", None).await.unwrap();
+    rig.ledger.record_failed(&first.record, "expired", None, None).await.unwrap();
     assert_eq!(found().await, None);
     let second = rig.claim(named("b")).await;
     assert_eq!(found().await, Some(second.record.clone()));

@@ -44,7 +44,7 @@ async fn a_second_gateway_is_refused_whatever_name_it_uses_and_readers_are_not()
     }
     let reader = SqliteReader::open(&rig.path).await.unwrap();
     assert_eq!(reader.get(&record).await.unwrap().unwrap().record, record);
-    rig.ledger.record_failed(&record, "expired", None).await.unwrap();
+    rig.ledger.record_failed(&record, "expired", None, None).await.unwrap();
     assert_eq!(reader.get(&record).await.unwrap().unwrap().state, PaymentState::Failed, "it sees what is new");
     reader.close().await;
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::writer::{Books, Operation, StepError};
 use super::*;
-use crate::ledger::{Holder, PaymentState, Resolution};
+use crate::ledger::{Holder, PaymentState, Resolution, SumBy};
 use crate::types::{AtomicAmount, ManualClock};
 
 /// Long after this, everything of these tests is over.

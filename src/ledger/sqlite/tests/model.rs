@@ -20,6 +20,10 @@ const TRANSITIONS: usize = 5_000;
 const BOOKS_EVERY: usize = 25;
 const SETTLED: [PaymentState; 4] = [Paid, Delivering, Served, Owed];
 const REDELIVER_FOR_MS: i64 = 10_000;
+/// What a settlement cost that moved the money, that failed, and that failed after the chain took one back.
+const PAID_FEE: u64 = 5;
+const FAILED_FEE: u64 = 7;
+const UNDONE_FEE: u64 = 6;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -28,7 +32,7 @@ enum Step {
     RecordSigned { row: usize, signs: bool },
     Release { row: usize, uncount: bool },
     Attempt(usize),
-    RecordPaid { row: usize, deliver: bool },
+    RecordPaid { row: usize, deliver: bool, is_external: bool },
     RecordFailed(usize),
     RecordDelivering(usize),
     Undelivered { row: usize, uncount: bool },
@@ -51,7 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (row(), proptest::bool::weighted(0.8)).prop_map(|(row, signs)| Step::RecordSigned { row, signs }),
         2 => (row(), proptest::bool::weighted(0.3)).prop_map(|(row, uncount)| Step::Release { row, uncount }),
         1 => row().prop_map(Step::Attempt),
-        4 => (row(), any::<bool>()).prop_map(|(row, deliver)| Step::RecordPaid { row, deliver }),
+        4 => (row(), any::<bool>(), any::<bool>())
+            .prop_map(|(row, deliver, is_external)| Step::RecordPaid { row, deliver, is_external }),
         2 => row().prop_map(Step::RecordFailed),
         4 => row().prop_map(Step::RecordDelivering),
         3 => (row(), any::<bool>()).prop_map(|(row, uncount)| Step::Undelivered { row, uncount }),
@@ -92,6 +97,7 @@ struct Row {
     deliveries: u32,
     paid_at: i64,
     attempts: usize,
+    fee: Option<u64>,
 }
 
 impl Row {
@@ -122,7 +128,15 @@ impl Reference {
                 if self.is_live(id) || !signs {
                     return self.is_live(id);
                 }
-                self.rows.push(Row { id, redeliverable, state: Signed, deliveries: 0, paid_at: 0, attempts: 1 });
+                self.rows.push(Row {
+                    id,
+                    redeliverable,
+                    state: Signed,
+                    deliveries: 0,
+                    paid_at: 0,
+                    attempts: 1,
+                    fee: None,
+                });
                 self.next_nonce += 1;
                 true
             }
@@ -135,7 +149,15 @@ impl Reference {
                 if deliveries > ATTEMPTS_MAX {
                     return false;
                 }
-                self.rows.push(Row { id, redeliverable, state: Forwarded, deliveries, paid_at: 0, attempts: 0 });
+                self.rows.push(Row {
+                    id,
+                    redeliverable,
+                    state: Forwarded,
+                    deliveries,
+                    paid_at: 0,
+                    attempts: 0,
+                    fee: None,
+                });
                 true
             }
             Step::RecordSigned { signs: false, .. } => false,
@@ -147,7 +169,7 @@ impl Reference {
             Step::Release { row, uncount } => self.change(row, Forwarded, |row| {
                 (row.state, row.deliveries) = (Released, row.deliveries - u32::from(uncount));
             }),
-            Step::RecordPaid { row, deliver } => {
+            Step::RecordPaid { row, deliver, is_external } => {
                 let Some(found) = self.row(row).cloned() else { return false };
                 let may = matches!(found.state, Signed | Reorged) || (found.state == Failed && !self.is_live(found.id));
                 if may {
@@ -155,6 +177,7 @@ impl Reference {
                     row.state = if deliver { Delivering } else { Paid };
                     row.deliveries = row.deliveries.max(u32::from(deliver));
                     row.paid_at = now;
+                    row.fee = if is_external { row.fee } else { Some(PAID_FEE) };
                 }
                 may
             }
@@ -176,9 +199,13 @@ impl Reference {
             Step::Attempt(row) => {
                 self.change_any(row, &[Signed, Paid, Delivering, Served, Owed], |row| row.attempts += 1)
             }
-            Step::Reorged(row) => self.change_any(row, &SETTLED, |row| row.state = Reorged),
-            Step::SettledAgain(row) => self.change_any(row, &SETTLED, |_row| ()),
-            Step::RecordFailed(row) => self.change(row, Signed, |row| row.state = Failed),
+            Step::Reorged(row) => {
+                self.change_any(row, &SETTLED, |row| (row.state, row.fee) = (Reorged, Some(UNDONE_FEE)))
+            }
+            Step::SettledAgain(row) => self.change_any(row, &SETTLED, |row| row.fee = Some(PAID_FEE)),
+            Step::RecordFailed(row) => {
+                self.change(row, Signed, |row| (row.state, row.fee) = (Failed, Some(FAILED_FEE)))
+            }
             Step::RecordServed(row) => self.change(row, Delivering, |row| row.state = Served),
             Step::RecordDelivering(row) => self.change(row, Paid, |row| {
                 if row.presentable(now) {
@@ -247,10 +274,21 @@ async fn take(rig: &mut Rig, records: &mut Vec<RecordId>, now: i64, step: &Step)
         }
         Step::Release { row, uncount } => ledger.release(&named(row), uncount).await.is_ok(),
         Step::Attempt(row) => ledger.record_attempt(&named(row), attempt(Some(0))).await.is_ok(),
-        Step::RecordPaid { row, deliver } => ledger.record_paid(&named(row), settlement(), deliver).await.is_ok(),
-        Step::RecordFailed(row) => ledger.record_failed(&named(row), "why", None).await.is_ok(),
-        Step::Reorged(row) => ledger.record_reorged(&named(row), "0xblock", "why").await.is_ok(),
-        Step::SettledAgain(row) => ledger.record_settled_again(&named(row), settlement()).await.is_ok(),
+        Step::RecordPaid { row, deliver, is_external } => {
+            let fee = (!is_external).then(|| PAID_FEE.into());
+            let settlement = Settlement { is_external, fee, ..settlement() };
+            ledger.record_paid(&named(row), settlement, deliver).await.is_ok()
+        }
+        Step::RecordFailed(row) => {
+            ledger.record_failed(&named(row), "why", None, Some(FAILED_FEE.into())).await.is_ok()
+        }
+        Step::Reorged(row) => {
+            ledger.record_reorged(&named(row), "0xblock", "why", Some(UNDONE_FEE.into())).await.is_ok()
+        }
+        Step::SettledAgain(row) => {
+            let settlement = Settlement { fee: Some(PAID_FEE.into()), ..settlement() };
+            ledger.record_settled_again(&named(row), settlement).await.is_ok()
+        }
         Step::RecordDelivering(row) => match ledger.record_delivering(&named(row), MAX, settled_after).await {
             Ok(DeliveryBegun::Begun(_) | DeliveryBegun::Owed(_)) => true,
             Ok(DeliveryBegun::NotPaid(_)) | Err(_) => false,
@@ -278,6 +316,7 @@ fn seen_in(row: &PaymentRecord) -> Row {
         deliveries: row.deliveries,
         paid_at: row.paid_at.map_or(0, |paid_at| paid_at.0),
         attempts: row.attempts.len(),
+        fee: row.fee.map(|fee| fee.value().to()),
     }
 }
 

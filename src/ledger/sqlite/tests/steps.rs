@@ -10,13 +10,13 @@ async fn take(rig: &Rig, record: &RecordId, step: &str) -> Result<PaymentRecord,
         "record_attempt" => rig.ledger.record_attempt(record, attempt(Some(9))).await,
         "record_paid" => rig.ledger.record_paid(record, settlement(), false).await,
         "record_paid and deliver" => rig.ledger.record_paid(record, settlement(), true).await,
-        "record_failed" => rig.ledger.record_failed(record, "why", Some("0xbad")).await,
+        "record_failed" => rig.ledger.record_failed(record, "why", Some("0xbad"), None).await,
         "record_undelivered" => rig.ledger.record_undelivered(record, MAX, false).await,
         "record_served" => rig.ledger.record_served(record).await,
         "record_settled_again" => rig.ledger.record_settled_again(record, settlement()).await,
         "record_reorged" => {
             rig.sql(format!("UPDATE payments SET settled_block_hash = '0xblock' WHERE record = '{record}'")).await;
-            rig.ledger.record_reorged(record, "0xblock", "why").await
+            rig.ledger.record_reorged(record, "0xblock", "why", None).await
         }
         other => panic!("{other}"),
     }
@@ -85,7 +85,7 @@ async fn a_delivery_begins_only_from_paid() {
 async fn being_paid_is_recorded_with_its_proof_and_clears_an_earlier_failure() {
     let rig = Rig::new().await;
     let record = rig.claim(payment("id")).await.record;
-    let failed = rig.ledger.record_failed(&record, "expired", Some("0xdead")).await.unwrap();
+    let failed = rig.ledger.record_failed(&record, "expired", Some("0xdead"), None).await.unwrap();
     assert_eq!((failed.failure.as_deref(), failed.failed_transaction.as_deref()), (Some("expired"), Some("0xdead")));
     rig.clock.advance(Duration::from_secs(5));
     let landed = Settlement { is_external: true, ..settlement() };
@@ -100,7 +100,7 @@ async fn being_paid_is_recorded_with_its_proof_and_clears_an_earlier_failure() {
 async fn a_failed_row_is_not_paid_while_its_id_is_claimed_anew() {
     let rig = Rig::new().await;
     let old = rig.claim(payment("id")).await.record;
-    rig.ledger.record_failed(&old, "expired", None).await.unwrap();
+    rig.ledger.record_failed(&old, "expired", None, None).await.unwrap();
     let new = rig.claim(payment("id")).await.record;
     let refused = rig.ledger.record_paid(&old, settlement(), false).await;
     assert!(matches!(refused, Err(LedgerError::IllegalStep { found: Failed, .. })), "{refused:?}");
@@ -158,6 +158,33 @@ async fn a_payment_settled_too_long_ago_is_owed() {
         rig.ledger.record_delivering(&record, MAX, settled_after).await.unwrap();
         assert_eq!(rig.state(&record).await, expected);
     }
+}
+
+#[tokio::test]
+async fn an_account_nonce_is_a_payments_as_long_as_its_transaction_may_be_what_pays() {
+    let rig = Rig::new().await;
+    let open = rig.claim(payment("open")).await;
+    let own = open.attempts[0].signed.clone();
+    let ask = async |nonce| rig.ledger.signed_with(&network(), &signer(), nonce, UnixMillis(0)).await.unwrap();
+    let nonce = own.account_nonce.unwrap();
+    assert_eq!(ask(nonce).await, std::slice::from_ref(&own.raw));
+    assert!(ask(nonce + 1).await.is_empty());
+    let after = rig.ledger.signed_with(&network(), &signer(), nonce, NOON.plus(Duration::from_millis(1))).await;
+    assert!(after.unwrap().is_empty(), "claimed before that");
+    let settled = Settlement { transaction: own.transaction.clone(), ..settlement() };
+    rig.ledger.record_paid(&open.record, settled, false).await.unwrap();
+    for state in [Paid, Delivering, Served, Owed] {
+        rig.set_state(&open.record, state).await;
+        assert_eq!(ask(nonce).await, std::slice::from_ref(&own.raw), "{state}");
+    }
+    for state in [Failed, Reorged, Released] {
+        rig.set_state(&open.record, state).await;
+        assert!(ask(nonce).await.is_empty(), "{state}");
+    }
+    // Somebody else's transaction paid: ours never will.
+    let other = rig.claim(payment("other")).await;
+    rig.ledger.record_paid(&other.record, settlement(), false).await.unwrap();
+    assert!(ask(other.attempts[0].signed.account_nonce.unwrap()).await.is_empty());
 }
 
 #[tokio::test]
@@ -229,10 +256,10 @@ async fn a_block_is_watched_until_it_is_final_and_all_its_payments_with_it() {
     // Moved to another block, it is watched there.
     rig.ledger.record_settled_again(&records[0], settled(5)).await.unwrap();
     assert_eq!(unfinal(NOON).await, [block(1), block(5)]);
-    let late = rig.ledger.record_reorged(&records[0], &block(2).hash, "payment_expired").await;
+    let late = rig.ledger.record_reorged(&records[0], &block(2).hash, "payment_expired", None).await;
     assert!(matches!(late, Err(LedgerError::IllegalStep { .. })), "settled again since: {late:?}");
     assert_eq!(unfinal(NOON).await, [block(1), block(5)]);
-    rig.ledger.record_reorged(&records[1], &block(1).hash, "payment_expired").await.unwrap();
+    rig.ledger.record_reorged(&records[1], &block(1).hash, "payment_expired", None).await.unwrap();
     assert_eq!(unfinal(NOON).await, [block(5)], "nothing to watch of what is undone");
     let undone = rig.ledger.failed_but_usable(&network(), NOON).await.unwrap();
     assert_eq!((undone.len(), undone[0].failure.as_deref()), (1, Some("payment_expired")), "it may land after all");
@@ -268,7 +295,7 @@ async fn a_refund_is_noted_beside_a_writer_at_work_once_and_for_owed_payments_on
     assert!(rig.ledger.get(&record).await.unwrap().unwrap().resolution.is_some());
     let totals = rig.ledger.totals().await.unwrap();
     assert!(totals.iter().all(|total| total.state != PaymentState::Owed), "{totals:?}");
-    rig.ledger.record_failed(&open, "expired", None).await.unwrap();
+    rig.ledger.record_failed(&open, "expired", None, None).await.unwrap();
     let unresolved = PaymentFilter { unresolved: true, ..PaymentFilter::default() };
     assert_eq!(rig.ledger.list(&unresolved).await.unwrap().len(), 1);
 }
@@ -278,7 +305,7 @@ async fn a_refunded_payment_that_comes_back_after_a_reorg_buys_no_answer_besides
     let rig = Rig::new().await;
     let record = owed(&rig, "a").await;
     resolve_in_sqlite(&rig.path, &record, &refund("0x1")).await.unwrap();
-    rig.ledger.record_reorged(&record, "0xblock", "reorged").await.unwrap();
+    rig.ledger.record_reorged(&record, "0xblock", "reorged", None).await.unwrap();
     let back = rig.ledger.record_paid(&record, settlement(), false).await.unwrap();
     assert_eq!((back.state, back.resolution), (PaymentState::Owed, Some(refund("0x1"))));
 }
@@ -292,4 +319,59 @@ async fn a_settlements_fee_is_kept_and_changes_with_its_block() {
     assert_eq!(paid.settlement.unwrap().fee, Some(AtomicAmount::from(5)));
     let again = rig.ledger.record_settled_again(&record, fee(None)).await.unwrap();
     assert_eq!(again.settlement.unwrap().fee, None);
+}
+
+#[tokio::test]
+async fn what_a_failure_cost_is_kept_and_summed_and_moves_no_money() {
+    let mut rig = Rig::new().await;
+    let record = rig.claim(payment("a")).await.record;
+    let failed = rig.ledger.record_failed(&record, "reverted", Some("0xdead"), amount(7)).await.unwrap();
+    assert_eq!((failed.state, failed.fee, failed.settlement, failed.paid_at), (Failed, amount(7), None, None));
+    let free = rig.claim(payment("b")).await.record;
+    rig.ledger.record_failed(&free, "expired", None, None).await.unwrap();
+    let paid = rig.claim(payment("c")).await.record;
+    rig.ledger.record_paid(&paid, costing(false, amount(5)), false).await.unwrap();
+    rig.reopen().await;
+    assert_eq!(rig.ledger.get(&record).await.unwrap().unwrap().fee, amount(7));
+    let sums = rig.ledger.reader.sums(&PaymentFilter::default(), SumBy::Network).await.unwrap();
+    let [sum] = &sums[..] else { panic!("{sums:?}") };
+    assert_eq!((sum.payments, sum.moved_count, sum.moved), (3, 1, AtomicAmount::from(10_000)));
+    assert_eq!((sum.fees_count, sum.fees), (2, AtomicAmount::from(12)));
+}
+
+#[tokio::test]
+async fn a_failed_payment_that_landed_costs_its_own_transaction_once_and_what_failed_if_it_was_somebody_elses() {
+    let rig = Rig::new().await;
+    for (id, landed, expected) in [
+        ("ours", costing(false, amount(5)), amount(5)),
+        ("ours, at an unknown fee", costing(false, None), None),
+        ("somebody else's", costing(true, None), amount(7)),
+        ("somebody else's, before ours", costing(true, amount(9)), amount(9)),
+    ] {
+        let record = rig.claim(payment(id)).await.record;
+        rig.ledger.record_failed(&record, "reverted", Some("0xdead"), amount(7)).await.unwrap();
+        let paid = rig.ledger.record_paid(&record, landed, false).await.unwrap();
+        assert_eq!((paid.fee, paid.settlement.unwrap().fee), (expected, expected), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_chain_took_back_gave_its_fee_back_and_costs_what_failed_instead() {
+    let rig = Rig::new().await;
+    for (id, burnt) in [("reverted", amount(6)), ("expired", None)] {
+        let record = rig.claim(payment(id)).await.record;
+        rig.ledger.record_paid(&record, costing(false, amount(5)), false).await.unwrap();
+        let reorged = rig.ledger.record_reorged(&record, "0xblock", id, burnt).await.unwrap();
+        assert_eq!(reorged.fee, burnt);
+        let back = rig.ledger.record_paid(&record, costing(true, None), false).await.unwrap();
+        assert_eq!(back.fee, burnt);
+    }
+}
+
+fn amount(units: u64) -> Option<AtomicAmount> {
+    Some(AtomicAmount::from(units))
+}
+
+fn costing(is_external: bool, fee: Option<AtomicAmount>) -> Settlement {
+    Settlement { is_external, fee, ..settlement() }
 }

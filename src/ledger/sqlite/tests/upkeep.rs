@@ -38,7 +38,7 @@ async fn pruning_takes_old_finished_payments_and_nothing_that_may_still_matter()
     }
     rig.clock.advance(week);
     let recent = rig.claim(payment("recent")).await.record;
-    rig.ledger.record_failed(&recent, "expired", None).await.unwrap();
+    rig.ledger.record_failed(&recent, "expired", None, None).await.unwrap();
     assert_eq!(rig.ledger.prune(NOON).await.unwrap(), 0);
     assert_eq!(rig.ledger.prune(NOON.plus(week)).await.unwrap(), 3);
     let mut left: Vec<String> =
@@ -70,7 +70,7 @@ async fn what_was_served_is_kept_while_a_failed_payment_of_the_same_id_could_be_
     let mut longer = payment("1");
     longer.valid_until = UnixMillis(longer.valid_until.0 + 1_000_000);
     let failed = rig.claim(longer.clone()).await.record;
-    rig.ledger.record_failed(&failed, "reverted", None).await.unwrap();
+    rig.ledger.record_failed(&failed, "reverted", None, None).await.unwrap();
     let served = rig.claim(payment("1")).await.record;
     rig.ledger.record_paid(&served, settlement(), true).await.unwrap();
     rig.ledger.record_served(&served).await.unwrap();
@@ -92,7 +92,7 @@ async fn unfinished_and_still_usable_payments_are_found_for_recovery() {
     let mut elsewhere = payment("elsewhere");
     (elsewhere.network, elsewhere.signer) = (Network::evm(1), None);
     rig.claim(elsewhere).await;
-    rig.ledger.record_failed(&records[0], "expired", None).await.unwrap();
+    rig.ledger.record_failed(&records[0], "expired", None, None).await.unwrap();
     rig.ledger.record_paid(&records[1], settlement(), false).await.unwrap();
     let ids = |rows: Vec<PaymentRecord>| rows.into_iter().map(|row| row.record).collect::<Vec<_>>();
     let unfinished = ids(rig.ledger.unfinished(&network()).await.unwrap());
@@ -112,7 +112,7 @@ async fn lists_are_filtered_limited_and_newest_first() {
         let record = rig.claim(new).await.record;
         rig.ledger.record_attempt(&record, attempt(Some(50))).await.unwrap();
         if index % 2 == 0 {
-            rig.ledger.record_failed(&record, "expired", None).await.unwrap();
+            rig.ledger.record_failed(&record, "expired", None, None).await.unwrap();
         }
     }
     let list = async |filter: PaymentFilter| {
@@ -163,7 +163,7 @@ async fn answers_of_an_old_copy_are_withheld_and_what_is_claimed_later_is_not() 
     rig.ledger.record_served(&served).await.unwrap();
     let signed = rig.claim(payment("signed")).await.record;
     let failed = rig.claim(payment("failed")).await.record;
-    rig.ledger.record_failed(&failed, "expired", None).await.unwrap();
+    rig.ledger.record_failed(&failed, "expired", None, None).await.unwrap();
     assert_eq!(rig.ledger.withhold(&Network::evm(1), 2).await.unwrap(), 0, "another network");
     assert_eq!(rig.ledger.withhold(&network(), 2).await.unwrap(), 3);
     let later = rig.claim(payment("later")).await.record;
