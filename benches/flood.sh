@@ -14,7 +14,7 @@ for tool in wrk curl python3; do command -v "$tool" >/dev/null || { echo "missin
 anvil=tests/node-tools/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil
 [ -x "$anvil" ] || npm ci --prefix tests/node-tools --ignore-scripts --loglevel=error
 
-cargo build --release --bin tollhouse
+[ -n "${NO_BUILD:-}" ] || cargo build --release --bin tollhouse
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release
 work=$(mktemp -d)
 pids=()

@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 rounds=${1:-7} seconds=${2:-4} connections=${3:-32} threads=1
 for tool in wrk nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 
-cargo build --release --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
+[ -n "${NO_BUILD:-}" ] || cargo build --release --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release
 work=$(mktemp -d)
 pids=()

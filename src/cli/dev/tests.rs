@@ -1,10 +1,13 @@
 //! A shop that is opened, paid and closed, by what it prints.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::Parser;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -66,6 +69,7 @@ impl Open {
         let line = self.printed.lines().find(|line| line.contains(words)).unwrap();
         let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let url = words.last_mut().unwrap();
+        self.wait_offered(url).await;
         *url = url.replace("/weather", path);
         let payments = self.state.join("payments");
         words.extend(["--json".to_owned(), "--state-dir".to_owned(), payments.display().to_string()]);
@@ -73,6 +77,24 @@ impl Open {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let exit = pay::pay(&args, None, &SystemClock, &mut Io { out: &mut out, err: &mut err }).await.unwrap();
         (exit, serde_json::from_slice(&out).unwrap())
+    }
+
+    /// Networks open one by one; a payer takes what is offered when it asks.
+    async fn wait_offered(&self, url: &str) {
+        let networks = if cfg!(feature = "dev-solana") { 3 } else { 2 };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let answer = self.get(url).await;
+            let terms = answer.headers().get("payment-required").map(|terms| STANDARD.decode(terms).unwrap());
+            let terms: Value = terms.map(|terms| serde_json::from_slice(&terms).unwrap()).unwrap_or_default();
+            let offers = terms["accepts"].as_array().map_or(&[][..], Vec::as_slice);
+            let offered: BTreeSet<_> = offers.iter().filter_map(|offer| offer["network"].as_str()).collect();
+            if offered.len() >= networks {
+                return;
+            }
+            assert!(Instant::now() < deadline, "offered: {offered:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn get(&self, url: &str) -> reqwest::Response {

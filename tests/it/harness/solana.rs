@@ -38,6 +38,7 @@ const MEMO: Pubkey = Pubkey::from_str_const("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXg
 const SLOT_MILLIS: u64 = 400;
 /// What the fee payer has: 10 SOL.
 const FEE_PAYER_LAMPORTS: u64 = 10_000_000_000;
+const READS_AGAIN: usize = 4;
 const DECIMALS: u8 = 6;
 /// Most transactions that a node lists with one call.
 const HISTORY_MAX: usize = 1000;
@@ -87,7 +88,15 @@ impl SolanaNode {
         let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         let call = Call::local("/").with("Content-Type", "application/json");
         let call = Call { method: "POST".to_owned(), body: Some(body.into_bytes()), ..call };
-        let answer = call.send(self.port).await.unwrap_or_else(|error| panic!("{method}: {error}"));
+        // A node that is busy takes its time; what only asks may be asked again.
+        let mut answer = call.send(self.port).await;
+        for _ in 0..READS_AGAIN {
+            if answer.is_ok() || !method.starts_with("get") {
+                break;
+            }
+            answer = call.send(self.port).await;
+        }
+        let answer = answer.unwrap_or_else(|error| panic!("{method}: {error}"));
         let mut answer: Value = serde_json::from_slice(&answer.body).unwrap();
         if answer["error"].is_null() { Ok(answer["result"].take()) } else { Err(answer["error"].take()) }
     }
