@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 rounds=${1:-5} seconds=${2:-4} connections=${3:-32} profile=${PROFILE:-release}
 for tool in wrk nginx python3 openssl h2load; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 
-[ "$profile" = debug ] || cargo build --release --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
+[ "$profile" = debug ] || [ -n "${NO_BUILD:-}" ] || cargo build --release --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/$profile
 work=$(mktemp -d)
 pids=()
