@@ -103,12 +103,22 @@ async fn of_two_gateways_on_one_database_killed_and_hung_in_turn_all_tell_one_st
     }
 }
 
+/// How often a gateway with a bug is given the occasion to be found out.
+const BUG_RUNS_MAX: u64 = 5;
+
 /// A gateway with this bug must be found out by one of these invariants.
 async fn caught(bug: &'static str, invariants: &[&str]) {
-    let epoch = Epoch { seed: seed(), chains: vec![EVM], gateways: 0, clients: 30, until: None, bug: Some(bug) };
-    let outcome = run(&epoch, plan::bad_days().take(6)).await;
-    let is_caught = outcome.violations.iter().any(|found| invariants.iter().any(|name| found.starts_with(name)));
-    assert!(is_caught, "{bug} was not caught: {outcome:#?}");
+    let mut outcomes = Vec::new();
+    // Few payments give it an occasion; on a slow machine, in some runs none does.
+    for seed in seed()..seed() + BUG_RUNS_MAX {
+        let epoch = Epoch { seed, chains: vec![EVM], gateways: 0, clients: 30, until: None, bug: Some(bug) };
+        let outcome = run(&epoch, plan::bad_days().take(6)).await;
+        if outcome.violations.iter().any(|found| invariants.iter().any(|name| found.starts_with(name))) {
+            return;
+        }
+        outcomes.push(outcome);
+    }
+    panic!("{bug} was not caught: {outcomes:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
