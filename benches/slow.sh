@@ -5,12 +5,12 @@
 #
 # HONEST connections ask as fast as they are answered, a tenth of the time before and all the while. BINARY=path takes a binary
 # that is there instead of building one. Wants wrk, nginx and python3 (Debian: apt-get install wrk nginx-light python3), and
-# descriptors: three for each slow connection. Everything listens on loopback and is stopped by pid.
+# descriptors: three for each two slow connections, to each process. Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 connections=${1:-10000} seconds=${2:-300} honest=${3:-16} per_address=50
 for tool in wrk nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
-ulimit -n $((connections * 3 + 4096)) || { echo "too few file descriptors: ulimit -Hn" >&2; exit 1; }
+ulimit -n $((connections * 3 / 2 + 4096)) || { echo "too few file descriptors: ulimit -Hn" >&2; exit 1; }
 
 if [ -z "${BINARY:-}" ]; then
   cargo build --release --bin tollhouse

@@ -127,7 +127,7 @@ make_runtime_image() {
 # The same with a compiler, the Rust toolchain of this machine, and what it trusts and how it reaches crates.
 make_rust_image() {
   local container settings=${CARGO_HOME:-$HOME/.cargo}/config.toml
-  docker build --quiet --network host --tag "$COMPOSE_PROJECT_NAME-cc" - >/dev/null <<END
+  "$docker" build --quiet --network host --tag "$COMPOSE_PROJECT_NAME-cc" - >/dev/null <<END
 FROM $RUNTIME_IMAGE
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates gcc g++ libc6-dev make
 ENV CARGO_HOME=/usr/local/cargo
@@ -143,7 +143,7 @@ END
 
 # A PostgreSQL of Debian's, behind what docker-compose.yml uses of the official image's entrypoint.
 make_ledger_image() {
-  docker build --quiet --network host --tag "$LEDGER_IMAGE" --file - tests/container >/dev/null <<END
+  "$docker" build --quiet --network host --tag "$LEDGER_IMAGE" --file - tests/container >/dev/null <<END
 FROM $RUNTIME_IMAGE
 RUN apt-get update && apt-get install -y --no-install-recommends postgresql
 ENV PGDATA=/var/lib/postgresql/data
@@ -267,15 +267,16 @@ open_shop() {
 
 # What the kernel says of the process, not what the configuration asks for.
 check_confinement() {
-  local status
+  local status place
   status=$(in_gateway cat /proc/1/status)
   expect "the gateway is process 1" "$(awk '/^Name:/{print $2}' <<<"$status")" tollhouse
   expect "it runs as nobody in particular" "$(awk '/^Uid:/{print $2}' <<<"$status")" 10001
   expect "it has no capability" "$(awk '/^CapEff:/{print $2}' <<<"$status")" 0000000000000000
   expect "it can't gain any" "$(awk '/^NoNewPrivs:/{print $2}' <<<"$status")" 1
-  in_gateway touch /var/tmp/x /usr/local/bin/x /etc/tollhouse/x /run/secrets/x 2>/dev/null && fail "the file system can be written"
-  pass "its file system is read-only"
-  expect "but for the ledger" "$(in_gateway sh -c 'touch /var/lib/tollhouse/x && rm /var/lib/tollhouse/x && echo yes')" yes
+  for place in /var/tmp /usr/local/bin /etc/tollhouse /run/secrets /var/lib/tollhouse; do
+    in_gateway touch "$place/x" 2>/dev/null && fail "$place can be written"
+  done
+  pass "it can write nowhere"
 }
 
 status_of() {

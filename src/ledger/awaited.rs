@@ -238,8 +238,8 @@ impl Ledger for AwaitedLedger {
         self.opened()?.settled_in(network, block).await
     }
 
-    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError> {
-        self.opened()?.record_final(network, block).await
+    async fn record_final(&self, network: &Network, blocks: &[SettledBlock]) -> Result<(), LedgerError> {
+        self.opened()?.record_final(network, blocks).await
     }
 
     async fn record_settled_again(

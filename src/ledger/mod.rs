@@ -339,11 +339,11 @@ pub trait Ledger: Send + Sync {
     /// As for every read.
     async fn settled_in(&self, network: &Network, block: &SettledBlock) -> Result<Vec<PaymentRecord>, LedgerError>;
 
-    /// A block can't be taken back any more.
+    /// These blocks can't be taken back any more.
     ///
     /// # Errors
     /// As for every write.
-    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError>;
+    async fn record_final(&self, network: &Network, blocks: &[SettledBlock]) -> Result<(), LedgerError>;
 
     /// The chain took a settlement's block back, and the money moved again: the state stays, the settlement is another. From
     /// `paid`, `delivering`, `served` and `owed`.

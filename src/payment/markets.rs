@@ -151,6 +151,7 @@ impl Gate {
     }
 
     fn look_after_market(self: &Arc<Self>, market: &Arc<Market>) -> Vec<JoinHandle<()>> {
+        self.show_books(market);
         let (gate, market, runtime) = (Arc::clone(self), Arc::clone(market), self.runtime());
         if self.ledger().tenure().is_some() {
             let holding = runtime.spawn(Arc::clone(self).hold_market(Arc::clone(&market)));

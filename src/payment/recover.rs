@@ -132,13 +132,17 @@ impl Gate {
         self.check_blocks(market, vigil).await?;
         crate::crash::point("mid_recovery");
         self.set_compared(network, None);
+        market.scheme.open(&next_nonces);
+        Ok(resumed)
+    }
+
+    /// Tells a network whom to ask what was signed, before it sends anything: what is sent shows which account nonces are lost.
+    pub(super) fn show_books(&self, market: &Market) {
         market.scheme.consult(Arc::new(Books {
             ledger: Arc::clone(self.ledger()),
             clock: Arc::clone(self.clock()),
-            network: network.clone(),
+            network: market.scheme.network().clone(),
         }));
-        market.scheme.open(&next_nonces);
-        Ok(resumed)
     }
 
     /// Tells a network what its gas payers may have spent within the last day: what was signed, at its highest. Of

@@ -25,6 +25,9 @@ const WATCHED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Blocks looked at in one go.
 const BLOCKS_MAX: u32 = 1000;
 
+/// Blocks noted as final in one change. One by one, a backlog of them kept the watch from looking for minutes.
+const FINALS_AT_ONCE: usize = 100;
+
 /// What is known of one network's blocks.
 #[derive(Debug, Default)]
 pub(super) struct Vigil {
@@ -39,18 +42,23 @@ impl Vigil {
         new.chain(self.held.last()).cloned().collect()
     }
 
-    /// Takes an answer; false if a block that was held is gone, so that all must be asked again.
+    /// Takes an answer; false if a block that was held is gone, or can't be seen though a later one can, which is then no proof of
+    /// it and of those below it: all must be asked again.
     fn note(&mut self, asked: &[SettledBlock], standings: &[BlockStanding]) -> bool {
+        let highest = asked.iter().zip(standings).filter(|(_, standing)| **standing == BlockStanding::Held);
+        let highest = highest.map(|(block, _)| block.number).max();
         for (block, standing) in asked.iter().zip(standings) {
-            match standing {
+            let is_lost = match standing {
                 BlockStanding::Held => {
                     self.held.insert(block.clone());
+                    false
                 }
-                BlockStanding::Gone if self.held.contains(block) => {
-                    self.held.clear();
-                    return false;
-                }
-                BlockStanding::Gone | BlockStanding::Unknown => {}
+                BlockStanding::Gone => true,
+                BlockStanding::Unknown => highest.is_some_and(|highest| highest > block.number),
+            };
+            if is_lost && self.held.contains(block) {
+                self.held.clear();
+                return false;
             }
         }
         true
@@ -64,6 +72,9 @@ impl Gate {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            if crate::crash::bug("bug_watch_nothing") {
+                continue;
+            }
             let looked = match self.watches(&market).await {
                 Ok(true) => self.check_blocks(&market, &mut vigil).await,
                 Ok(false) => Ok(()),
@@ -99,8 +110,10 @@ impl Gate {
                 }
             }
         }
-        for block in blocks.iter().filter(|block| block.number <= answer.final_number && vigil.held.contains(block)) {
-            self.ledger().record_final(network, block).await?;
+        let is_final = |block: &&SettledBlock| block.number <= answer.final_number && vigil.held.contains(*block);
+        let finals: Vec<SettledBlock> = blocks.iter().filter(is_final).cloned().collect();
+        for some in finals.chunks(FINALS_AT_ONCE) {
+            self.ledger().record_final(network, some).await?;
         }
         vigil.held.retain(|block| blocks.contains(block) && block.number > answer.final_number);
         Ok(())
@@ -126,6 +139,18 @@ mod tests {
         assert_eq!(vigil.to_ask(&more), [block(3, "c"), block(2, "b")]);
         assert!(vigil.note(&vigil.to_ask(&more), &[BlockStanding::Unknown, BlockStanding::Held]));
         assert_eq!(vigil.to_ask(&more).len(), 2, "what is unknown is asked for again");
+    }
+
+    #[test]
+    fn a_block_that_can_not_be_seen_any_more_is_not_taken_for_an_ancestor_of_a_later_one() {
+        let mut vigil = Vigil::default();
+        let blocks = [block(1, "a"), block(2, "b")];
+        vigil.note(&blocks, &[BlockStanding::Held, BlockStanding::Held]);
+        assert!(vigil.note(&[block(2, "b")], &[BlockStanding::Unknown]), "the node is behind");
+        assert_eq!(vigil.to_ask(&blocks), [block(2, "b")]);
+        let later = [block(3, "c"), block(2, "b")];
+        assert!(!vigil.note(&later, &[BlockStanding::Held, BlockStanding::Unknown]));
+        assert_eq!(vigil.to_ask(&blocks), blocks, "nor are those below it");
     }
 
     #[test]

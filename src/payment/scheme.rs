@@ -272,7 +272,7 @@ pub trait Scheme: Send + Sync {
         false
     }
 
-    /// Whom to ask before an account nonce is used for anything but a payment. Said before [`Self::open`].
+    /// Whom to ask before an account nonce is used for anything but a payment. Said before the first [`Self::settle`].
     fn consult(&self, _signatures: Arc<dyn Signatures>) {}
 
     /// Unfinished payments of earlier runs are in hand: new ones may be taken. `next` says which account nonce the ledger

@@ -351,6 +351,7 @@ impl ProxyHttp for Proxy {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
         let payment = self.payment_fields(context);
         if let Some(mut receipt) = context.receipt.take() {
+            crate::crash::point("post_deliver");
             // No error means that the last byte was written and flushed; a cut-off origin or client is one.
             let is_served = error.is_none() && (200..500).contains(&status) || was_websocket(session, context);
             if let Some(forwarded) = context.forwarded {

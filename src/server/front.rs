@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream;
 use pingora::protocols::{ALPN, GetSocketDigest, IO, SocketDigest, Ssl, UniqueID};
@@ -16,9 +16,9 @@ use tokio::sync::{Semaphore, watch};
 
 use super::guard::Guarded;
 use super::proxy_protocol;
-use super::tls::{self, Acceptor};
+use super::tls::{self, Acceptor, Secured};
 use crate::config::{LimitsConfig, ServerConfig};
-use crate::proxy::connection::{Connection, Stage};
+use crate::proxy::connection::Connection;
 use crate::types::{AddressRange, neighbourhood};
 
 /// How long a TLS handshake, or a PROXY header, may take.
@@ -94,18 +94,41 @@ impl Front {
             tracing::debug!(%client, "Closed a connection: its address has too many.");
             return;
         };
-        let (stream, shutdown) = (plain(socket, peer), &stopping.shutdown);
+        let stream = plain(socket, peer);
         let Some(acceptor) = &self.tls else {
-            return self.run(stream, Connection::new(client, None), app, shutdown).await;
+            return self.run(self.guard(stream, Connection::new(client, None)), app, stopping).await;
         };
-        match in_time(acceptor.tls_handshake(stream), &stopping.closing).await {
+        // A handshake takes much room, and is over soon.
+        let secured = Box::pin(self.secure(acceptor, stream, client, &stopping.closing)).await;
+        self.run(secured, app, stopping).await;
+    }
+
+    /// A connection after its TLS handshake, if there was one in time.
+    async fn secure(
+        &self,
+        acceptor: &Acceptor,
+        stream: Stream,
+        client: IpAddr,
+        closing: &watch::Receiver<bool>,
+    ) -> Option<Box<Guarded<Secured<Stream>>>> {
+        match in_time(acceptor.tls_handshake(stream), closing).await {
             Some(Ok(stream)) => {
                 let name = stream.get_ssl().and_then(tls::server_name).map(Box::from);
-                self.run(stream, Connection::new(client, Some(name)), app, shutdown).await;
+                self.guard(stream, Connection::new(client, Some(name)))
             }
-            Some(Err(error)) => tracing::debug!(%client, %error, "A TLS handshake failed."),
-            None => tracing::debug!(%client, "A TLS handshake was not finished in time."),
+            Some(Err(error)) => {
+                tracing::debug!(%client, %error, "A TLS handshake failed.");
+                None
+            }
+            None => {
+                tracing::debug!(%client, "A TLS handshake was not finished in time.");
+                None
+            }
         }
+    }
+
+    fn guard<S: IO>(&self, stream: S, connection: Connection) -> Option<Box<Guarded<S>>> {
+        Some(Box::new(Guarded::new(stream, Arc::new(connection), Arc::clone(&self.limits))?))
     }
 
     /// Who speaks here: the peer, or whom a trusted peer announces. Nobody, if the header that must be there is not.
@@ -141,32 +164,41 @@ impl Front {
         Some(Place { held: Some((client, Arc::clone(&self.by_address))) })
     }
 
-    async fn run<S, A>(&self, stream: S, connection: Connection, app: &Arc<A>, shutdown: &watch::Receiver<bool>)
+    /// Request after request. An app's future is large: none is made before it has something to do.
+    async fn run<S, A>(&self, guarded: Option<Box<Guarded<S>>>, app: &Arc<A>, stopping: &Stopping)
     where
         S: IO + 'static,
         A: HttpServerApp + Send + Sync + 'static,
     {
-        let connection = Arc::new(connection);
-        let Ok(digest) = Arc::clone(&connection).into_digest() else { return };
-        let is_h2 = matches!(stream.selected_alpn_proto(), Some(ALPN::H2));
-        let guarded = Guarded::new(stream, Arc::clone(&connection), digest, Arc::clone(&self.limits));
-        if is_h2 {
+        let Some(mut guarded) = guarded else { return };
+        let shutdown = &stopping.shutdown;
+        if matches!(guarded.selected_alpn_proto(), Some(ALPN::H2)) {
             // Many requests at a time: after its preface HTTP/2 has limits of its own.
-            app.process_new(Box::new(guarded), shutdown).await;
+            drop(app.process_new(guarded, shutdown).await);
             return;
         }
-        let mut session = ServerSession::new_http1(Box::new(guarded));
-        session.set_keepalive((!*shutdown.borrow()).then_some(self.limits.idle_timeout.as_secs().max(1)));
-        // Request after request, as pingora does it, but that the connection is told of each.
-        let mut reusable = app.process_new_http(session, shutdown).await;
-        while let Some(reused) = reusable {
-            let (stream, settings) = reused.consume();
-            connection.enter(Stage::Idle);
-            let mut session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
+        let mut closing = stopping.closing.clone();
+        let keepalive = (!*shutdown.borrow()).then_some(self.limits.idle_timeout.as_secs().max(1));
+        let mut settings = None;
+        loop {
+            let has_request = tokio::select! {
+                biased;
+                has_request = guarded.gather() => has_request,
+                _ = closing.wait_for(|is_closing| *is_closing) => false,
+            };
+            if !has_request {
+                return;
             }
-            reusable = app.process_new_http(session, shutdown).await;
+            let mut session = ServerSession::new_http1(guarded);
+            match settings.take() {
+                None => session.set_keepalive(keepalive),
+                Some(settings) => HttpPersistentSettings::apply_to_session(settings, &mut session),
+            }
+            let Some(reused) = app.process_new_http(session, shutdown).await else { return };
+            let (stream, kept) = reused.consume();
+            let Ok(stream) = stream.into_any().downcast::<Guarded<S>>() else { return };
+            (guarded, settings) = (stream, kept);
+            guarded.wait_for_next();
         }
     }
 }

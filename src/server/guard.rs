@@ -1,15 +1,17 @@
 //! A client's connection under its time limits (threat F1): pingora bounds every single read and write, and neither a head
-//! as a whole nor how slowly a body or an answer may creep.
+//! as a whole nor how slowly a body or an answer may creep. A head is gathered here, so that pingora gets it whole.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io::{Error, ErrorKind, Result};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
@@ -33,6 +35,13 @@ const H2_OPENING_BYTES: usize = 24 + 9;
 const H2_FIRST_KIND_AT: usize = 24 + 3;
 const H2_SETTINGS: u8 = 4;
 
+/// Of what came, so much is taken at a time while a head is waited for.
+const PIECE_BYTES: usize = 4096;
+
+/// A head of more bytes, or fields, is waited for no longer: no request may have so many.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+const HEAD_FIELDS_MAX: usize = 128;
+
 /// What an answer's head, and a short body with it, may have to leave in one piece.
 const HELD_BYTES_MAX: usize = 1460;
 
@@ -40,6 +49,8 @@ const HELD_BYTES_MAX: usize = 1460;
 pub(super) struct Guarded<S> {
     /// Holds a head back until its body follows, and no longer than that: whoever waits for the client has nothing more to say.
     inner: BufWriter<S>,
+    /// What has come of a request and was not read.
+    ahead: BytesMut,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     limits: Arc<LimitsConfig>,
@@ -51,14 +62,70 @@ pub(super) struct Guarded<S> {
 }
 
 impl<S: IO> Guarded<S> {
-    pub fn new(inner: S, connection: Arc<Connection>, digest: Arc<ProxyDigest>, limits: Arc<LimitsConfig>) -> Self {
+    /// Nothing, never in practice: see [`Connection::into_digest`].
+    pub fn new(inner: S, connection: Arc<Connection>, limits: Arc<LimitsConfig>) -> Option<Self> {
+        let digest = Arc::clone(&connection).into_digest().ok()?;
         let reading = Pace::new(limits.min_body_rate);
         let writing = Pace::new(limits.min_response_rate);
         let is_h2 = matches!(inner.selected_alpn_proto(), Some(ALPN::H2));
         let opening_left = if is_h2 { H2_OPENING_BYTES } else { 0 };
         // The h2 crate puts frames together by itself.
         let inner = BufWriter::with_capacity(if is_h2 { 0 } else { HELD_BYTES_MAX }, inner);
-        Self { inner, connection, digest, limits, deadline: Deadline::default(), reading, writing, opening_left }
+        let (ahead, deadline) = (BytesMut::new(), Deadline::default());
+        Some(Self { inner, ahead, connection, digest, limits, deadline, reading, writing, opening_left })
+    }
+
+    /// The request is answered, and the next one may come.
+    pub fn wait_for_next(&self) {
+        self.connection.enter(Stage::Idle);
+    }
+
+    /// Waits until the head of a request is there to be read, or bytes that never become one. Whether they came in time, and at
+    /// all.
+    pub async fn gather(&mut self) -> bool {
+        poll_fn(|context| self.poll_gather(context)).await
+    }
+
+    fn poll_gather(&mut self, context: &mut Context<'_>) -> Poll<bool> {
+        if !self.ahead.is_empty() {
+            // Whoever read the request before left it.
+            if self.connection.stage().0 == Stage::Idle {
+                self.connection.enter(Stage::Head);
+            }
+            if is_decided(&self.ahead, &self.ahead) {
+                return Poll::Ready(true);
+            }
+        }
+        loop {
+            let mut piece = [MaybeUninit::uninit(); PIECE_BYTES];
+            let mut piece = ReadBuf::uninit(&mut piece);
+            match ready!(self.poll_fresh(context, &mut piece)) {
+                Ok(()) if !piece.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(false),
+            }
+            self.ahead.extend_from_slice(piece.filled());
+            if is_decided(&self.ahead, piece.filled()) {
+                return Poll::Ready(true);
+            }
+        }
+    }
+
+    fn poll_fresh(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.inner).poll_read(context, buffer) {
+            Poll::Pending => {
+                if !self.inner.buffer().is_empty()
+                    && let Poll::Ready(flushed) = Pin::new(&mut *self).poll_flush(context)
+                {
+                    flushed?;
+                }
+                self.poll_overdue(context)
+            }
+            Poll::Ready(read) => {
+                let fresh = buffer.filled().get(before..).unwrap_or_default();
+                Poll::Ready(self.has_read(fresh).and(read))
+            }
+        }
     }
 
     /// Nothing is there to be read: whether the client has had its time.
@@ -116,6 +183,19 @@ impl<S: IO> Guarded<S> {
             Poll::Ready(written) => Poll::Ready(written),
         }
     }
+}
+
+/// Whether it shows what a request's bytes are: a head, whole, or none. `last` are those that came last.
+fn is_decided(bytes: &[u8], last: &[u8]) -> bool {
+    if bytes.ends_with(b"\r\n\r\n") || bytes.len() > HEAD_BYTES_MAX {
+        return true;
+    }
+    // No line of it has ended since the last look.
+    if !last.contains(&b'\n') {
+        return false;
+    }
+    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
+    !matches!(httparse::Request::new(&mut fields).parse(bytes), Ok(httparse::Status::Partial))
 }
 
 fn too_slow<T>() -> Result<T> {
@@ -194,22 +274,15 @@ fn poll(sleep: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<
 impl<S: IO> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         self.check_end(context)?;
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(context, buffer);
-        match read {
-            Poll::Pending => {
-                if !self.inner.buffer().is_empty()
-                    && let Poll::Ready(flushed) = self.as_mut().poll_flush(context)
-                {
-                    flushed?;
-                }
-                self.poll_overdue(context)
-            }
-            Poll::Ready(read) => {
-                let fresh = buffer.filled().get(before..).unwrap_or_default();
-                Poll::Ready(self.has_read(fresh).and(read))
-            }
+        if self.ahead.is_empty() {
+            return self.poll_fresh(context, buffer);
         }
+        let count = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead.split_to(count));
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -342,8 +415,7 @@ mod tests {
             payments_per_address: 1,
             verifications: 1,
         };
-        let digest = Arc::clone(&connection).into_digest().unwrap();
-        let guarded = Guarded::new(server, Arc::clone(&connection), digest, Arc::new(limits));
+        let guarded = Guarded::new(server, Arc::clone(&connection), Arc::new(limits)).unwrap();
         (client, guarded, connection)
     }
 
@@ -385,6 +457,74 @@ mod tests {
         let mut request = [0; 1];
         assert!(futures::poll!(Box::pin(server.read(&mut request))).is_pending());
         assert_eq!(client.read(&mut seen).await.unwrap(), 5, "sent as nothing came");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_gathered_whole_and_read_with_what_follows_it() {
+        let (mut client, mut server, connection) = guarded(1024);
+        let sent = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+        connection.enter(Stage::Idle);
+        for (number, byte) in sent.iter().enumerate() {
+            client.write_all(&[*byte]).await.unwrap();
+            let gathered = futures::poll!(Box::pin(server.gather()));
+            let is_whole = number + 1 == sent.len() - 3;
+            assert_eq!(gathered.is_ready(), is_whole, "{number}");
+            if is_whole {
+                break;
+            }
+        }
+        assert_eq!(connection.stage().0, Stage::Head);
+        client.write_all(b"abc").await.unwrap();
+        let mut read = vec![0; sent.len()];
+        for piece in read.chunks_mut(7) {
+            server.read_exact(piece).await.unwrap();
+        }
+        assert_eq!(read, sent);
+        // Two, of which only the first is read.
+        client.write_all(&sent.repeat(2)).await.unwrap();
+        assert!(server.gather().await);
+        server.read_exact(&mut read).await.unwrap();
+        server.wait_for_next();
+        assert!(server.gather().await, "the second is there");
+        assert_eq!(connection.stage().0, Stage::Head);
+        server.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, sent);
+        // All at once.
+        client.write_all(sent).await.unwrap();
+        assert!(server.gather().await);
+        server.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, sent);
+        drop(client);
+        assert!(!server.gather().await, "closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_becomes_a_head_is_not_waited_for() {
+        let long = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; HEAD_BYTES_MAX]].concat();
+        let many = [b"GET / HTTP/1.1\r\n".as_slice(), &b"A: b\r\n".repeat(HEAD_FIELDS_MAX + 1)].concat();
+        for bytes in [b"no\0thing\n".as_slice(), b"GET / HTTP/1.1\r\nA b\r\n", b"GET / HTTP/9.9\r\n", &long, &many] {
+            let (mut client, mut server, _connection) = guarded(2 * HEAD_BYTES_MAX);
+            client.write_all(bytes).await.unwrap();
+            let waited = tokio::time::timeout(Duration::from_secs(5), server.gather()).await;
+            assert_eq!(waited.ok(), Some(true), "{:?}", String::from_utf8_lossy(&bytes[..9]));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_is_waited_for_no_longer_than_it_may_take() {
+        for (stage, seconds) in [(Stage::Head, 10), (Stage::Idle, 75)] {
+            let (client, mut server, connection) = guarded(1024);
+            connection.enter(stage);
+            let started = Instant::now();
+            assert!(!server.gather().await);
+            assert_eq!(started.elapsed().as_secs(), seconds);
+            drop(client);
+        }
+        let (client, mut server, _connection) = guarded(1024);
+        drip(client, 1, Duration::from_secs(1));
+        let started = Instant::now();
+        assert!(!server.gather().await);
+        assert_eq!(started.elapsed().as_secs(), 10);
     }
 
     #[tokio::test(start_paused = true)]

@@ -287,7 +287,7 @@ async fn a_restored_old_ledger_is_noticed_charges_nobody_again_and_answers_nothi
     let (code, report) = reconcile(&shop).await;
     assert_eq!((code, kinds(&report)), (Some(1), vec!["signer_ahead", "unknown_transfer"]), "{report}");
     shop.start().await;
-    assert!(shop.gateway().log().contains("The ledger is older than the chain"));
+    assert!(shop.log().contains("The ledger is older than the chain"));
     let answer = shop.present(&due.v2()).await;
     assert!(answer.status == 409 && !answer.has_terms(), "{answer:?}");
     shop.wait_state(PaymentState::Owed).await;
@@ -297,7 +297,7 @@ async fn a_restored_old_ledger_is_noticed_charges_nobody_again_and_answers_nothi
     shop.buy().await;
     // What was found is in the books: a restart after it changes nothing.
     shop.restart().await;
-    assert!(!shop.gateway().log().contains("The ledger is older than the chain"));
+    assert!(!shop.log().contains("The ledger is older than the chain"));
     assert_eq!(shop.present(&due.v2()).await.status, 409);
     assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (hits + 1, moved + 1));
 }
@@ -353,7 +353,7 @@ async fn killed_before_it_notes_that_its_ledger_is_old_a_gateway_notices_it_agai
     }
     assert_eq!(shop.wait_state(PaymentState::Owed).await.deliveries, 2);
     shop.restart().await;
-    assert!(shop.gateway().log().contains("The ledger is older than the chain"));
+    assert!(shop.log().contains("The ledger is older than the chain"));
     let answer = shop.present(&due.v2()).await;
     assert!(answer.status == 409 && answer.error() == "payment_owed", "{answer:?}");
     assert_eq!((shop.priced_hits(), shop.node.transfers().await.len()), (hits, moved));

@@ -120,6 +120,14 @@ async fn killed_after_the_record_the_answer_is_still_owed() {
 }
 
 #[tokio::test]
+async fn killed_after_the_last_byte_costs_one_delivery_and_no_charge() {
+    let wreck = wreck("post_deliver").await;
+    assert_eq!(wreck.state().await, Some(PaymentState::Delivering));
+    assert_eq!(wreck.shop.priced_hits(), 1);
+    wreck.recover(2).await;
+}
+
+#[tokio::test]
 async fn killed_before_served_is_written_costs_one_delivery_and_no_charge() {
     let wreck = wreck("pre_w3").await;
     assert_eq!(wreck.state().await, Some(PaymentState::Delivering));

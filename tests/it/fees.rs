@@ -6,7 +6,7 @@ use alloy::primitives::U256;
 use serde_json::json;
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Payment, Plan, Shop, paid};
+use crate::harness::{Answer, Fault, Payment, Plan, Shop, eventually, paid};
 
 /// Wei.
 const BASE_FEE: u64 = 1_000_000_000;
@@ -61,6 +61,28 @@ async fn a_base_fee_that_rises_tenfold_delays_a_settlement_and_charges_once() {
     shop.assert_sold_once().await;
     shop.node.rpc("evm_setAutomine", json!([true])).await;
     shop.buy().await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_settlement_that_a_node_lost_and_says_it_has_is_signed_again_and_charged_once() {
+    let network = "settle_timeout = \"60s\"".to_owned();
+    let shop = Shop::open_with(Plan { network, ..Plan::default() }).await;
+    let payment = shop.payment().await;
+    shop.rpc.set("eth_sendRawTransaction", Fault::Error(-32000, "already known"));
+    let (call, port) = (paid(&payment.v2()), shop.port);
+    let client = tokio::spawn(async move { call.send(port).await });
+    eventually("another transaction", Duration::from_secs(50), || async {
+        let sent = shop.rpc.calls("eth_sendRawTransaction");
+        sent.iter().any(|params| *params != sent[0]).then_some(())
+    })
+    .await;
+    shop.rpc.clear();
+    assert_eq!(client.await.unwrap().unwrap().status, 200);
+    let row = shop.wait_state(PaymentState::Served).await;
+    assert_eq!(row.attempts.len(), 2);
+    assert_eq!(row.attempts[1].signed.account_nonce, row.attempts[0].signed.account_nonce);
+    shop.assert_sold_once().await;
     shop.audit().await;
 }
 

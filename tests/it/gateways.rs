@@ -202,7 +202,7 @@ async fn a_gateway_paused_while_it_settled_writes_nothing_over_what_another_one_
     drop(client);
     // It comes back to business under another registration.
     eventually("it to notice", TAKEN_OVER, || {
-        let has_noticed = first.gateway().log().contains("lease on the ledger had ended");
+        let has_noticed = first.log().contains("lease on the ledger had ended");
         async move { has_noticed.then_some(()) }
     })
     .await;
@@ -306,7 +306,11 @@ async fn a_database_that_dies_while_the_origin_works_costs_no_second_charge_and_
 
 #[tokio::test]
 async fn a_database_that_may_forget_what_it_said_was_written_is_refused() {
-    for (setting, word) in [("synchronous_commit=off", "synchronous_commit is off"), ("fsync=off", "fsync is off")] {
+    for (setting, word) in [
+        ("synchronous_commit=off", "synchronous_commit is off"),
+        ("fsync=off", "fsync is off"),
+        ("full_page_writes=off", "full_page_writes is off"),
+    ] {
         let postgres = Postgres::start_with(&[setting]).await;
         let mut shop = Shop::build(plan(&postgres, SIGNER)).await;
         let mut gateway = shop.launch();
@@ -367,7 +371,7 @@ async fn a_gateway_without_a_gas_payer_answers_nothing_from_a_restored_old_ledge
         assert!(answer.status == 503 && answer.error() == "settlement_pending", "{answer:?}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    assert!(shop.gateway().log().contains("the ledger is behind gas payer"));
+    assert!(shop.log().contains("the ledger is behind gas payer"));
     other.end().await;
     let answer = shop.present_until_decided(&due.v2()).await;
     assert!(answer.status == 409 && answer.error() == "payment_owed", "{answer:?}");

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use sqlx::Connection;
+use tokio::task::JoinHandle;
 use tollhouse::ledger::{
     ClaimOutcome, DeliveryBegun, ForwardOutcome, Holder, Ledger, LedgerError, NewAttempt, NewPayment, PaymentFilter,
     PaymentId, PaymentState, PostgresLedger, PostgresReader, SettledBlock, Settlement, SignInClaim, SumBy,
@@ -126,6 +128,11 @@ async fn what_a_living_gateway_has_in_hand_no_other_one_writes() {
     assert!(matches!(served, Err(LedgerError::HeldElsewhere(_))), "{served:?}");
     let long_ago = UnixMillis(0);
     assert_eq!(theirs.recover_deliveries(2, long_ago, true).await.unwrap(), 0, "its gateway lives");
+    // That its block is final, anybody may note, and takes nothing with that.
+    theirs.record_final(&network(), &[SettledBlock { number: 42, hash: "0xblock".to_owned() }]).await.unwrap();
+    assert!(ours.unfinal_blocks(&network(), long_ago, 10).await.unwrap().is_empty());
+    let served = theirs.record_served(id).await;
+    assert!(matches!(served, Err(LedgerError::HeldElsewhere(_))), "{served:?}");
     // Given back, it is anybody's: one delivery at a time.
     ours.record_undelivered(id, 2, false).await.unwrap();
     let begun = join_all([&ours, &theirs].map(|ledger| ledger.record_delivering(id, 2, long_ago))).await;
@@ -171,7 +178,7 @@ async fn what_is_noted_of_a_dead_gateways_delivery_does_not_make_it_the_delivery
         ours.record_paid(&row.record, Settlement { block, ..settlement() }, true).await.unwrap();
     }
     ours.end().await;
-    theirs.record_final(&network(), &SettledBlock { number: 42, hash: "0xblock".to_owned() }).await.unwrap();
+    theirs.record_final(&network(), &[SettledBlock { number: 42, hash: "0xblock".to_owned() }]).await.unwrap();
     let again = theirs.find(&PaymentId("mined again".to_owned())).await.unwrap().unwrap();
     theirs.record_settled_again(&again.record, Settlement { block: 44, ..settlement() }).await.unwrap();
     assert_eq!(theirs.recover_deliveries(2, UnixMillis(0), false).await.unwrap(), 2);
@@ -310,4 +317,155 @@ async fn a_database_that_hangs_holds_neither_questions_nor_the_lease() {
     .await;
     tap.hang();
     tokio::time::timeout(Duration::from_secs(20), ledger.end()).await.unwrap();
+}
+
+/// What the server says of itself.
+async fn asked(postgres: &Postgres, question: &str) -> String {
+    let mut connection = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+    let answer = sqlx::query_scalar(sqlx::AssertSqlSafe(question)).fetch_one(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    answer
+}
+
+/// A claim, by an operation that waits for the database however long it takes.
+fn claiming(ledger: &Arc<dyn Ledger>, id: &str) -> JoinHandle<Result<ForwardOutcome, LedgerError>> {
+    let (ledger, payment) = (Arc::clone(ledger), payment(id, "0xA"));
+    tokio::spawn(async move { ledger.claim_forwarded(payment, 3).await })
+}
+
+/// A ledger behind a tap that hangs at the COMMIT of a claim.
+async fn hung_at_commit(
+    postgres: &Postgres,
+    passes: bool,
+) -> (Tap, Arc<dyn Ledger>, JoinHandle<Result<ForwardOutcome, LedgerError>>) {
+    let tap = Tap::before(postgres.port()).await;
+    let ledger = open_at(&postgres.url_at(tap.port)).await;
+    // The first renewal comes at once, the next one in two seconds.
+    crate::harness::eventually("a renewal", PATIENCE, || async {
+        (asked(postgres, "SELECT bool_and(heartbeat > started_at)::text FROM instances").await == "true").then_some(())
+    })
+    .await;
+    tap.hang_at(b"COMMIT\0", passes);
+    let claiming = claiming(&ledger, "ours");
+    crate::harness::eventually("a COMMIT", PATIENCE, || async { tap.is_hanging().then_some(()) }).await;
+    (tap, ledger, claiming)
+}
+
+async fn outcome(claiming: JoinHandle<Result<ForwardOutcome, LedgerError>>) -> Result<ForwardOutcome, LedgerError> {
+    tokio::time::timeout(PATIENCE, claiming).await.expect("an outcome").unwrap()
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A claim whose transaction a crash undid, and another's transaction of the same number that committed. False when something of
+/// the claim had reached the disk, so that the server gave the number to nobody else.
+async fn is_known_to_be_undone_by_a_crash() -> bool {
+    // Nothing of it reaches the disk before its COMMIT does, or somebody else's.
+    let mut postgres = Postgres::start_with(&["wal_writer_delay=10s", "autovacuum=off"]).await;
+    let (tap, ledger, claiming) = hung_at_commit(&postgres, false).await;
+    let question = "SELECT backend_xid::text FROM pg_stat_activity WHERE state = 'idle in transaction'";
+    let number: u64 = asked(&postgres, question).await.parse().unwrap();
+    postgres.down();
+    postgres.up().await;
+    let other = open(&postgres).await;
+    for id in ["theirs", "theirs too"] {
+        assert!(matches!(other.claim_forwarded(payment(id, "0xB"), 3).await, Ok(ForwardOutcome::Claimed(_))));
+    }
+    let is_given_again = asked(&postgres, &format!("SELECT pg_xact_status('{number}'::xid8)")).await == "committed";
+    tap.pass_new();
+    let claimed = outcome(claiming).await;
+    assert!(matches!(claimed, Err(LedgerError::NotWritten(_))), "{claimed:?}");
+    let id = PaymentId("ours".to_owned());
+    assert!(matches!(other.find(&id).await, Ok(None)));
+    crate::harness::eventually("the claim, made again", PATIENCE, || async {
+        let claimed = ledger.claim_forwarded(payment("ours", "0xA"), 3).await;
+        matches!(claimed, Ok(ForwardOutcome::Claimed(_))).then_some(())
+    })
+    .await;
+    assert!(matches!(other.find(&id).await, Ok(Some(_))));
+    is_given_again
+}
+
+/// A server that crashed gives the number of a transaction that left no trace to another one: that this one committed says
+/// nothing of the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_a_crash_of_the_database_undid_is_not_taken_for_another_ones() {
+    for _ in 0..4 {
+        if is_known_to_be_undone_by_a_crash().await {
+            return;
+        }
+    }
+    panic!("the server never gave the number of the claim's transaction to another one");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_the_database_got_is_found_though_its_answer_was_lost() {
+    let postgres = Postgres::start().await;
+    let (tap, _ledger, claiming) = hung_at_commit(&postgres, true).await;
+    tap.pass_new();
+    let claimed = outcome(claiming).await;
+    assert!(matches!(claimed, Ok(ForwardOutcome::Claimed(_))), "{claimed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_never_reached_the_database_is_known_not_to_be_written() {
+    let postgres = Postgres::start().await;
+    let (tap, _ledger, claiming) = hung_at_commit(&postgres, false).await;
+    tap.pass_new();
+    let claimed = outcome(claiming).await;
+    assert!(matches!(claimed, Err(LedgerError::NotWritten(_))), "{claimed:?}");
+    let other = open(&postgres).await;
+    assert!(matches!(other.find(&PaymentId("ours".to_owned())).await, Ok(None)));
+}
+
+/// The server has not made up its mind: neither is it written, nor is it not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_commit_that_waits_for_a_standby_nothing_is_said_before_it_has_ended() {
+    let postgres = Postgres::start().await;
+    let ledger = open(&postgres).await;
+    let standbys = async |names: &'static str| {
+        let mut connection = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+        sqlx::raw_sql(names).execute(&mut connection).await.unwrap();
+        sqlx::raw_sql("SELECT pg_reload_conf()").execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+    };
+    standbys("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await;
+    crate::harness::eventually("the setting", PATIENCE, || async {
+        (asked(&postgres, "SHOW synchronous_standby_names").await == "nobody").then_some(())
+    })
+    .await;
+    let mut claiming = claiming(&ledger, "ours");
+    // A COMMIT is waited for for 6 s, and then asked for twice a second and rarer.
+    let early = tokio::time::timeout(Duration::from_secs(11), &mut claiming).await;
+    assert!(early.is_err(), "{early:?}");
+    standbys("ALTER SYSTEM RESET synchronous_standby_names").await;
+    let claimed = outcome(claiming).await;
+    assert!(matches!(claimed, Ok(ForwardOutcome::Claimed(_))), "{claimed:?}");
+}
+
+/// A database that was set back gives an epoch out again: to whom it was given first, it is not his any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_epoch_that_was_given_out_twice_is_one_gateways() {
+    let postgres = Postgres::start().await;
+    let (tap, first, claiming) = hung_at_commit(&postgres, true).await;
+    let epoch = first.tenure().unwrap().epoch;
+    let mut connection = sqlx::PgConnection::connect(&postgres.url()).await.unwrap();
+    sqlx::raw_sql("DELETE FROM instances; DELETE FROM marks; ALTER TABLE instances ALTER COLUMN epoch RESTART WITH 1")
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    let mut second = open(&postgres).await;
+    while second.tenure().unwrap().epoch < epoch {
+        second = open(&postgres).await;
+    }
+    assert_eq!(second.tenure().unwrap().epoch, epoch);
+    tap.pass_new();
+    let claimed = outcome(claiming).await;
+    assert!(matches!(claimed, Err(LedgerError::Unknown(_))), "{claimed:?}");
+    crate::harness::eventually("an epoch of its own", PATIENCE, || async {
+        (first.tenure().unwrap().epoch > epoch).then_some(())
+    })
+    .await;
+    assert!(matches!(first.claim_forwarded(payment("first", "0xA"), 3).await, Ok(ForwardOutcome::Claimed(_))));
+    assert!(matches!(second.claim_forwarded(payment("second", "0xA"), 3).await, Ok(ForwardOutcome::Claimed(_))));
 }

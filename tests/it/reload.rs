@@ -83,7 +83,7 @@ async fn a_bad_configuration_changes_nothing() {
         shop.rewrite_config();
         let told = reasons(&ask(&shop).await);
         assert!(told.contains(word), "{told}");
-        assert!(shop.gateway().log().contains("the old one stays"));
+        assert!(shop.log().contains("the old one stays"));
         assert_eq!(shop.call(&Call::get("/health")).await.status, 200);
         assert_eq!(shop.terms().await.v2["amount"], "10000");
     }

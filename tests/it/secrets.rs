@@ -125,7 +125,7 @@ async fn no_secret_is_in_any_output() {
     }
     shop.gateway().terminate();
     shop.gateway().wait_end().await;
-    said.add("the log", shop.gateway().log());
+    said.add("the log", shop.log());
     // Who knocked and what was asked to be changed is in it; and it is whole.
     for line in [
         "Admin: asked to read the configuration again.",

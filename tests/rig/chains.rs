@@ -1,6 +1,6 @@
 //! The chains that the rig's shop is paid on: nodes, payers, and what moved, read from the chain itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use alloy::consensus::TxEnvelope;
@@ -334,19 +334,22 @@ async fn evm_arrivals(node: &Node) -> Vec<Arrival> {
     let used = node.rpc("eth_getLogs", filter(json!([AuthorizationUsed::SIGNATURE_HASH]))).await;
     let word = |log: &Value, topic: usize| log["topics"][topic].as_str().unwrap().parse::<B256>().unwrap();
     let text = |log: &Value| log["transactionHash"].as_str().unwrap().to_owned();
-    let mut nonces: HashMap<(String, B256), Vec<String>> = HashMap::new();
+    // Anvil that takes blocks back while it makes one may list a transaction in two blocks, though it moved the money once: whoever
+    // counts what moved by the balances would find out.
+    let mut nonces: HashMap<(String, B256), HashSet<String>> = HashMap::new();
     for log in used.as_array().unwrap() {
-        nonces.entry((text(log), word(log, 1))).or_default().push(word(log, 2).to_string());
+        nonces.entry((text(log), word(log, 1))).or_default().insert(word(log, 2).to_string());
     }
-    let arrival = |log: &Value| {
-        let (transaction, from) = (text(log), word(log, 1));
+    let paid: HashMap<String, &Value> = paid.as_array().unwrap().iter().map(|log| (text(log), log)).collect();
+    let arrival = |(transaction, log): (String, &Value)| {
+        let from = word(log, 1);
         let own = nonces.get(&(transaction.clone(), from)).cloned().unwrap_or_default();
         assert_eq!(own.len(), 1, "a transfer to the shop by other means than one authorization: {log}");
         let value = log["data"].as_str().unwrap().parse::<U256>().unwrap().to::<u128>();
         let payer = Address::from_word(from).to_string();
-        Arrival { chain: EVM, key: own[0].clone(), payer, transaction, value }
+        Arrival { chain: EVM, key: own.into_iter().next().unwrap(), payer, transaction, value }
     };
-    paid.as_array().unwrap().iter().map(arrival).collect()
+    paid.into_iter().map(arrival).collect()
 }
 
 /// Most transactions that a node lists with one call.

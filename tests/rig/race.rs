@@ -20,8 +20,15 @@ async fn one_payment_of_a_thousand_clients() {
     let rounds: u64 = std::env::var("RIG_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap());
     let gateways: usize = std::env::var("RIG_GATEWAYS").map_or(3, |gateways| gateways.parse().unwrap());
     let directory = tempfile::tempdir().unwrap();
-    let epoch =
-        Epoch { seed: crate::seed(), chains: vec![EVM, SOLANA, COSMOS], gateways, clients: 6, until: None, bug: None };
+    let epoch = Epoch {
+        seed: crate::seed(),
+        chains: vec![EVM, SOLANA, COSMOS],
+        gateways,
+        clients: 6,
+        until: None,
+        crowded_kills: u64::MAX,
+        bug: None,
+    };
     let world = World::build(&epoch, directory.path(), Path::new(env!("CARGO_BIN_EXE_tollhouse"))).await;
     let gateways = world.open().await;
     for round in 0..rounds {

@@ -63,7 +63,8 @@ async fn soak() {
         let own_seed = seed_of(seed, totals.epochs);
         let gateways = variable("RIG_GATEWAYS").unwrap_or_else(|| plan::gateways(own_seed));
         let (chains, clients) = (chains.clone(), CLIENTS);
-        let epoch = Epoch { seed: own_seed, chains, gateways, clients, until: Some(until), bug: None };
+        let epoch =
+            Epoch { seed: own_seed, chains, gateways, clients, until: Some(until), crowded_kills: u64::MAX, bug: None };
         let directory = home.join(format!("epoch-{own_seed}"));
         let _left_by_another = std::fs::remove_dir_all(&directory);
         std::fs::create_dir_all(&directory).unwrap();

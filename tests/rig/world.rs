@@ -27,7 +27,7 @@ const HANG: Duration = Duration::from_millis(12_500);
 const AFTER_HANG: Duration = Duration::from_secs(1);
 /// Everything must have ended this long after the last fault: a Solana payment can be decided only when its block hash is
 /// forgotten, after a minute.
-const DRAIN_MAX: Duration = Duration::from_secs(180);
+const DRAIN_MAX: Duration = Duration::from_secs(240);
 /// Where a seeded bug was seen, nobody waits for the rest.
 const BAD_DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -41,6 +41,8 @@ pub struct Epoch {
     pub clients: u8,
     /// No cycle begins after this.
     pub until: Option<Instant>,
+    /// Nor after so many kills under a crowd.
+    pub crowded_kills: u64,
     /// A bug in the gateway, by its name in `FAILPOINTS`.
     pub bug: Option<&'static str>,
 }
@@ -327,7 +329,8 @@ pub async fn run(
         known = oracle::steps(&world, known).await;
         outcome.payments = world.story.payments().len();
         on_kill(&outcome);
-        let is_over = epoch.until.is_some_and(|until| Instant::now() >= until);
+        let is_over =
+            epoch.until.is_some_and(|until| Instant::now() >= until) || outcome.crowded_kills >= epoch.crowded_kills;
         if is_over || !world.story.violations().is_empty() {
             break;
         }

@@ -1,5 +1,6 @@
-//! A settlement whose fee the chain has outgrown is signed again: same account nonce, higher fee, recorded before it is
-//! sent (threat E9). Of all transactions with one account nonce at most one is ever mined, so none of this can charge twice.
+//! A settlement whose fee the chain has outgrown, or that the chain passes over, is signed again: same account nonce, higher
+//! fee, recorded before it is sent (threat E9). Of all transactions with one account nonce at most one is ever mined, so none of
+//! this can charge twice.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use alloy::consensus::TxEip1559;
 use alloy::primitives::U256;
 
 use super::fees::Fees;
-use super::lanes;
+use super::lanes::{self, Ticket};
 use super::rpc::RpcError;
 use super::settle::{Job, Try};
 use crate::ledger::{Attempt, NewAttempt};
@@ -17,8 +18,12 @@ use crate::payment::scheme::Attempts;
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Blocks in a row whose base fee is above the settlement's: then it is not waited for any longer.
 const OUTGROWN_BLOCKS: u32 = 3;
+/// Blocks for which the next transaction of an account may be passed over although its fee suffices.
+const PASSED_OVER_BLOCKS: u32 = 5;
 /// Most transactions that are signed for one payment.
 const ATTEMPTS_MAX: usize = 8;
+/// How often at most the transaction with an account nonce is replaced although its fee suffices.
+pub(super) const PASSED_OVER_MAX: usize = 3;
 /// Pause after a further attempt that was not to be had.
 const AGAIN_IN: Duration = Duration::from_secs(5);
 /// An authorization that ends within so many blocks is not bumped: its settlement would only burn gas.
@@ -30,11 +35,15 @@ pub(super) struct Outgrown {
     blocks: u32,
     seen: Option<u64>,
     not_before: Instant,
+    /// Since when the newest transaction is the next of its account, and the head when that was seen.
+    next: Option<(Instant, u64)>,
+    /// How often it was signed again although its fee sufficed.
+    passed_over: usize,
 }
 
 impl Default for Outgrown {
     fn default() -> Self {
-        Self { blocks: 0, seen: None, not_before: Instant::now() }
+        Self { blocks: 0, seen: None, not_before: Instant::now(), next: None, passed_over: 0 }
     }
 }
 
@@ -49,6 +58,30 @@ impl Outgrown {
         self.seen = Some(number);
         self.blocks
     }
+
+    /// Takes note of a head; says whether what could have been mined since then was left out of too many blocks. Where there
+    /// are no blocks at all it is replaced once: a chain that makes them for transactions only may have lost it.
+    fn is_passed_over(&mut self, number: u64, since: Option<Instant>, interval: Duration) -> bool {
+        let Some(since) = since else {
+            self.next = None;
+            return false;
+        };
+        let first = match self.next {
+            Some((known, first)) if known == since => first,
+            _ => number,
+        };
+        self.next = Some((since, first));
+        let blocks = number.saturating_sub(first);
+        let is_left_out = blocks >= u64::from(PASSED_OVER_BLOCKS) && since.elapsed() >= PATIENCE;
+        let has_no_blocks = blocks == 0 && self.passed_over == 0 && since.elapsed() >= passed_over_after(interval);
+        self.passed_over < PASSED_OVER_MAX && (is_left_out || has_no_blocks)
+    }
+}
+
+/// For how long the next transaction of an account waits to be mined at a fee that suffices, before it is replaced: its tip may be
+/// too low, or a node may say that it has it and have lost it. A node takes a replacement as something new.
+pub(super) fn passed_over_after(block_interval: Duration) -> Duration {
+    PATIENCE.max(block_interval * PASSED_OVER_BLOCKS)
 }
 
 /// Fees that replace a transaction's and can be mined at this base fee; none within the cap, none.
@@ -68,7 +101,7 @@ pub(super) fn replacement(held: &TxEip1559, base_fee: u128, today: Fees, gas_lim
 impl Job {
     /// Signs the settlement anew if it needs to be, and sends that too.
     pub(super) async fn bump(&mut self, attempts: &dyn Attempts) -> Result<(), RpcError> {
-        let Some((held, base_fee)) = self.outgrown_transaction() else { return Ok(()) };
+        let Some((held, base_fee)) = self.stuck_transaction() else { return Ok(()) };
         self.outgrown.not_before = Instant::now() + AGAIN_IN;
         let deep = self.inner.watch.refresh_head(&self.inner.rpc, Duration::from_secs(1)).await?;
         if self.inner.is_authorization_used(self.token, &self.authorization, deep.number).await? {
@@ -77,7 +110,7 @@ impl Job {
         let today = self.inner.fees().await?;
         let cap = self.inner.config.max_fee;
         let Some(fees) = replacement(&held, base_fee, today, held.gas_limit, cap) else {
-            tracing::warn!(payment_id = %self.claim.id, base_fee, "A settlement waits: a fee that could be mined is over max_fee.");
+            tracing::warn!(payment_id = %self.claim.id, base_fee, "A settlement waits: the fee that it needs is over max_fee.");
             return Ok(());
         };
         let Some(attempt) = self.sign_again(&held, fees) else { return Ok(()) };
@@ -93,23 +126,29 @@ impl Job {
             Ok(new) => self.tries.push(new),
             Err(detail) => tracing::error!(payment_id = %self.claim.id, detail, "A higher fee can't be sent."),
         }
-        self.outgrown.blocks = 0;
+        self.outgrown.passed_over += usize::from(held.max_fee_per_gas >= base_fee);
+        (self.outgrown.blocks, self.outgrown.next) = (0, None);
         Ok(())
     }
 
-    /// The newest transaction and the base fee, if it waited long enough at a fee that can't be mined.
-    fn outgrown_transaction(&mut self) -> Option<(TxEip1559, u128)> {
+    /// The newest transaction and the base fee, if it waited long enough: at a fee that can't be mined, or passed over.
+    fn stuck_transaction(&mut self) -> Option<(TxEip1559, u128)> {
         let head = self.inner.watch.head()?;
         let base_fee = head.base_fee?;
         let newest = self.tries.last()?;
         let held = newest.transaction.clone()?;
         let blocks = self.outgrown.note(head.number, base_fee > held.max_fee_per_gas);
         let is_open = self.tries.iter().all(|attempt| !attempt.is_dead && attempt.watched.receipt().is_none());
-        let has_waited = blocks >= OUTGROWN_BLOCKS || (blocks > 0 && newest.signed_at.elapsed() >= PATIENCE);
-        let margin = (self.inner.watch.block_interval() * BLOCKS_LEFT_MIN).as_secs();
-        let has_time = head.timestamp.saturating_add(margin) < self.authorization.valid_before_secs();
+        let is_outgrown = blocks >= OUTGROWN_BLOCKS || (blocks > 0 && newest.signed_at.elapsed() >= PATIENCE);
+        let interval = self.inner.watch.block_interval();
+        let next_since = newest.ticket.as_ref().and_then(Ticket::next_since);
+        let is_passed_over = self.outgrown.is_passed_over(head.number, next_since, interval);
+        let margin = (interval * BLOCKS_LEFT_MIN).as_secs();
+        // A chain that stands still still knows what time it is when it goes on.
+        let now = head.timestamp.max(self.inner.clock.now().as_secs());
+        let has_time = now.saturating_add(margin) < self.authorization.valid_before_secs();
         let is_due = is_open
-            && has_waited
+            && (is_outgrown || is_passed_over)
             && has_time
             && self.tries.len() < ATTEMPTS_MAX
             && Instant::now() >= self.outgrown.not_before;
@@ -120,11 +159,11 @@ impl Job {
         let signer = self.tries.last()?.account.clone()?;
         let lane = self.inner.lane_of(&signer)?;
         let Some(key) = lane.signer() else {
-            tracing::warn!(payment_id = %self.claim.id, %signer, "A settlement waits for a lower base fee: its gas payer's key is not configured.");
+            tracing::warn!(payment_id = %self.claim.id, %signer, "A settlement that should be signed again waits: its gas payer's key is not configured.");
             return None;
         };
         if !lane.is_held() {
-            tracing::warn!(payment_id = %self.claim.id, %signer, "A settlement waits for a lower base fee: its gas payer is another gateway's.");
+            tracing::warn!(payment_id = %self.claim.id, %signer, "A settlement that should be signed again waits: its gas payer is another gateway's.");
             return None;
         }
         let cost_max = fees.total(held.gas_limit);
@@ -179,6 +218,23 @@ mod tests {
         assert!(replacement(&held(800, 80), 8000, today(500), 10, cap(9_000)).is_none());
         assert!(replacement(&held(800, 80), 8000, today(500), 10, U256::from(99)).is_none(), "data alone costs more");
         assert!(replacement(&held(u128::MAX, 1), 1, today(1), 10, U256::MAX).is_some(), "nothing wraps");
+    }
+
+    #[test]
+    fn what_could_be_mined_is_passed_over_after_blocks_and_time_and_without_blocks_once() {
+        let long_ago = Instant::now().checked_sub(PATIENCE * 2);
+        let mut outgrown = Outgrown::default();
+        let mut passed_over = |number, since| outgrown.is_passed_over(number, since, Duration::from_secs(2));
+        assert!(!passed_over(100, None), "it waits for others");
+        assert!(!passed_over(100, Some(Instant::now())), "only now");
+        assert!(passed_over(100, long_ago), "no block at all");
+        assert!(!passed_over(104, long_ago));
+        assert!(passed_over(105, long_ago));
+        assert!(!passed_over(200, Some(Instant::now())), "blocks count from when it is the next");
+        outgrown.passed_over = 1;
+        assert!(!outgrown.is_passed_over(300, long_ago, Duration::ZERO), "without blocks it is replaced once");
+        outgrown.passed_over = PASSED_OVER_MAX;
+        assert!(!outgrown.is_passed_over(400, long_ago, Duration::ZERO), "often enough");
     }
 
     #[test]

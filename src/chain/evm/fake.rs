@@ -77,6 +77,8 @@ pub(super) struct World {
     pub is_down: bool,
     pub state_used: HashSet<B256>,
     pub pool: BTreeMap<u64, (B256, Bytes)>,
+    /// Transactions that the pool holds and no block gets.
+    pub passed_over: HashSet<B256>,
     pub receipts: HashMap<B256, Value>,
     pub logs: Vec<Value>,
     pub nonce: u64,
@@ -117,6 +119,7 @@ impl World {
             is_down: false,
             state_used: HashSet::new(),
             pool: BTreeMap::new(),
+            passed_over: HashSet::new(),
             receipts: HashMap::new(),
             logs: Vec::new(),
             nonce: 0,
@@ -138,12 +141,18 @@ impl World {
         GAS_USED * (self.base_fee + TIP)
     }
 
+    /// Mines what an earlier run sent with account nonce 0.
+    pub(super) fn mine_first(&mut self, raw: Bytes) {
+        self.pool.insert(0, (keccak256(&raw), raw));
+        self.mine();
+    }
+
     pub(super) fn mine(&mut self) {
         self.number += 1;
         self.timestamp += 1;
         while let Some((hash, raw)) = self.pool.get(&self.nonce).cloned() {
             let transaction = TxEnvelope::decode_2718(&mut raw.as_ref()).unwrap();
-            if transaction.max_fee_per_gas() < u128::from(self.base_fee) {
+            if transaction.max_fee_per_gas() < u128::from(self.base_fee) || self.passed_over.contains(&hash) {
                 break;
             }
             self.pool.remove(&self.nonce);

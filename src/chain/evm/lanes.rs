@@ -18,8 +18,9 @@ use tokio::sync::Notify;
 
 use super::Inner;
 use super::abi::quantity;
-use super::bump::{PATIENCE, replacement};
+use super::bump::{PASSED_OVER_MAX, PATIENCE, passed_over_after, replacement};
 use super::rpc::RpcError;
+use super::sent::SendAnswer;
 use crate::chain::spending::Allowance;
 use crate::ledger::AccountNonce;
 use crate::types::{AccountId, AtomicAmount, UnixMillis};
@@ -47,12 +48,14 @@ struct Entry {
     holders: usize,
     due: Instant,
     tries: u32,
+    /// When a node said first that it has it.
+    accepted_at: Option<Instant>,
 }
 
 impl Entry {
     fn new(raw: Bytes) -> Self {
         let now = Instant::now();
-        Self { raw, added_at: now, holders: 0, due: now, tries: 0 }
+        Self { raw, added_at: now, holders: 0, due: now, tries: 0, accepted_at: None }
     }
 }
 
@@ -65,9 +68,30 @@ struct Queue {
     next: AccountNonce,
     /// What the chain said last of how many were mined.
     mined: AccountNonce,
+    /// Since when it is that many.
+    mined_since: Option<Instant>,
     counted_at: Option<Instant>,
-    /// The lowest missing nonce and since when it is missing.
-    gap: Option<(AccountNonce, Instant)>,
+    /// The missing nonces, each since it is missed.
+    gaps: BTreeMap<AccountNonce, Instant>,
+}
+
+impl Queue {
+    fn set_mined(&mut self, mined: AccountNonce) {
+        if self.mined != mined || self.mined_since.is_none() {
+            (self.mined, self.mined_since) = (mined, Some(Instant::now()));
+        }
+    }
+
+    fn holds(&self, nonce: AccountNonce) -> bool {
+        self.entries.range((nonce, B256::ZERO)..=(nonce, B256::repeat_byte(0xff))).next().is_some()
+    }
+
+    /// Since when the chain could have mined it: nodes have it, and all that comes before it is mined.
+    fn next_since(&self, key: (AccountNonce, B256)) -> Option<Instant> {
+        let is_next = self.mined == key.0 && self.counted_at.is_some_and(|at| at.elapsed() < COUNT_EVERY * 2);
+        let accepted_at = self.entries.get(&key).filter(|_entry| is_next)?.accepted_at?;
+        Some(accepted_at.max(self.mined_since?))
+    }
 }
 
 /// One gas payer.
@@ -139,11 +163,17 @@ impl Ticket {
         self.lane.wake.notify_one();
     }
 
+    /// Since when the chain could have mined it: nodes have it, and all that comes before it is mined.
+    pub(super) fn next_since(&self) -> Option<Instant> {
+        self.lane.queue.lock().ok()?.next_since(self.key)
+    }
+
     /// The transaction is mined deeply enough: forget it, and all that would have taken its place.
     pub(super) fn landed(&self) {
         if let Ok(mut queue) = self.lane.queue.lock() {
             queue.entries.retain(|(nonce, _), _| *nonce != self.key.0);
-            queue.mined = queue.mined.max(self.key.0.saturating_add(1));
+            let mined = queue.mined.max(self.key.0.saturating_add(1));
+            queue.set_mined(mined);
         }
     }
 }
@@ -151,39 +181,6 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.lane.with_entry(self.key, |entry| entry.holders = entry.holders.saturating_sub(1));
-    }
-}
-
-/// What an answer to `eth_sendRawTransaction` means for sending.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SendAnswer {
-    /// The node has it.
-    Accepted,
-    /// This account nonce was used: by it or by another.
-    NonceUsed,
-    /// Nothing is known, or the node refuses: try again.
-    Again,
-}
-
-impl SendAnswer {
-    fn of(result: &Result<Value, RpcError>) -> Self {
-        match result {
-            Ok(_) => Self::Accepted,
-            Err(RpcError::Server { message, .. }) => {
-                let message = message.to_ascii_lowercase();
-                let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-                if says(&["already known", "known transaction", "already imported", "already exists", "underpriced"])
-                    && !message.starts_with("transaction underpriced")
-                {
-                    Self::Accepted
-                } else if says(&["nonce too low", "nonce is too low", "invalid nonce", "old nonce"]) {
-                    Self::NonceUsed
-                } else {
-                    Self::Again
-                }
-            }
-            Err(_) => Self::Again,
-        }
     }
 }
 
@@ -311,7 +308,7 @@ impl Lane {
         let Ok(queue) = self.queue.lock() else { return false };
         let is_stale = queue.counted_at.is_none_or(|at| at.elapsed() >= COUNT_EVERY);
         let has_old = queue.entries.values().any(|entry| entry.tries > 1 || entry.holders == 0);
-        is_stale && (has_old || (queue.entries.is_empty() && queue.next > queue.mined) || queue.gap.is_some())
+        is_stale && (has_old || (queue.entries.is_empty() && queue.next > queue.mined) || !queue.gaps.is_empty())
     }
 
     async fn send_due(&self, inner: &Inner) {
@@ -339,6 +336,9 @@ impl Lane {
         let mut tries = 0;
         self.with_entry(key, |entry| {
             entry.tries = entry.tries.saturating_add(1);
+            if answer == SendAnswer::Accepted {
+                entry.accepted_at.get_or_insert_with(Instant::now);
+            }
             tries = entry.tries;
             let (first, last) = if answer == SendAnswer::Again { FAILED_AGAIN } else { ACCEPTED_AGAIN };
             let factor = 1 << (entry.tries - 1).min(8);
@@ -357,7 +357,7 @@ impl Lane {
         }
     }
 
-    /// Compares the lane with the chain: forgets what nobody waits for and is passed, and fills a nonce that is lost.
+    /// Compares the lane with the chain: forgets what nobody waits for and is passed, and mends all nonces that are lost.
     async fn compare(&self, inner: &Inner) -> Result<(), RpcError> {
         let count = |tag: &str| ("eth_getTransactionCount", json!([self.address, tag]));
         let results = inner.rpc.batch(vec![count("latest"), count("pending")]).await?;
@@ -369,11 +369,21 @@ impl Lane {
         let missing = || RpcError::Transport("no count".to_owned());
         let mined = counts.next().ok_or_else(missing)??;
         let pooled = counts.next().ok_or_else(missing)??;
-        if let Some(nonce) = self.lost_nonce(mined, pooled) {
-            return self.mend(inner, nonce).await;
+        let lost = self.lost_nonces(mined, pooled);
+        if let Some(lowest) = lost.first() {
+            for nonce in &lost {
+                self.mend(inner, *nonce).await?;
+                if !self.holds(*nonce) {
+                    // What comes after it could not be mined either.
+                    break;
+                }
+            }
+            self.resend_from(*lowest);
+            return Ok(());
         }
         let base_fee = inner.watch.head().and_then(|head| head.base_fee);
-        match base_fee.and_then(|base_fee| self.outgrown(mined, base_fee)) {
+        let passed_over_after = passed_over_after(inner.watch.block_interval());
+        match base_fee.and_then(|base_fee| self.stuck(mined, base_fee, passed_over_after)) {
             // What a payment needs, its settlement replaces.
             Some(held) if self.booked(inner, mined).await.is_some_and(|booked| booked.is_empty()) => {
                 self.fill(inner, mined, Some(held)).await
@@ -384,7 +394,7 @@ impl Lane {
 
     /// What the books hold for an account nonce; nothing when they can't be asked.
     async fn booked(&self, inner: &Inner, nonce: AccountNonce) -> Option<Vec<Vec<u8>>> {
-        let Some(signatures) = inner.signatures.get() else { return Some(Vec::new()) };
+        let signatures = inner.signatures.get()?;
         match signatures.signed_with(&self.account, nonce).await {
             Ok(booked) => Some(booked),
             Err(error) => {
@@ -401,8 +411,12 @@ impl Lane {
         if booked.is_empty() {
             return self.fill(inner, nonce, None).await;
         }
+        crate::crash::point("mid_mend");
         for raw in booked {
-            let Ok(transaction) = TxEnvelope::decode_2718(&mut raw.as_slice()) else { continue };
+            let Ok(transaction) = TxEnvelope::decode_2718(&mut raw.as_slice()) else {
+                tracing::error!(signer = %self.account, account_nonce = nonce, "What the books hold for a lost account nonce is no transaction.");
+                continue;
+            };
             let hash = *transaction.tx_hash();
             tracing::warn!(signer = %self.account, account_nonce = nonce, %hash, "Sending again what the chain lost.");
             self.insert_unheld(nonce, hash, raw);
@@ -410,14 +424,21 @@ impl Lane {
         Ok(())
     }
 
-    /// What holds up the lane although nobody waits for it, at a fee that can't be mined: a settlement that ended otherwise,
-    /// or a filler. Gives the one of the highest fee.
-    fn outgrown(&self, mined: AccountNonce, base_fee: u128) -> Option<TxEip1559> {
+    /// What holds up the lane although nobody waits for it, at a fee that can't be mined, or passed over: a settlement that ended
+    /// otherwise, or a filler. Gives the one of the highest fee.
+    fn stuck(&self, mined: AccountNonce, base_fee: u128, passed_over_after: Duration) -> Option<TxEip1559> {
         let queue = self.queue.lock().ok()?;
-        let mut highest: Option<TxEip1559> = None;
-        for (_, entry) in queue.entries.range((mined, B256::ZERO)..=(mined, B256::repeat_byte(0xff))) {
+        let (mut highest, mut count): (Option<TxEip1559>, usize) = (None, 0);
+        for (key, entry) in queue.entries.range((mined, B256::ZERO)..=(mined, B256::repeat_byte(0xff))) {
             let held = unsigned(&entry.raw)?;
-            if entry.holders > 0 || entry.added_at.elapsed() < PATIENCE || held.max_fee_per_gas >= base_fee {
+            count += 1;
+            let has_waited = if held.max_fee_per_gas < base_fee {
+                entry.added_at.elapsed() >= PATIENCE
+            } else {
+                let since = queue.next_since(*key).filter(|_since| count <= PASSED_OVER_MAX);
+                since.is_some_and(|since| since.elapsed() >= passed_over_after)
+            };
+            if entry.holders > 0 || !has_waited {
                 return None;
             }
             if highest.as_ref().is_none_or(|highest| highest.max_fee_per_gas < held.max_fee_per_gas) {
@@ -427,23 +448,30 @@ impl Lane {
         highest
     }
 
-    /// Notes what the chain has; gives the nonce that has been missing for too long.
-    fn lost_nonce(&self, mined: AccountNonce, pooled: AccountNonce) -> Option<AccountNonce> {
-        let mut queue = self.queue.lock().ok()?;
-        queue.mined = mined;
-        queue.counted_at = Some(Instant::now());
+    /// Notes what the chain has; gives the nonces that have been missing for too long, lowest first.
+    fn lost_nonces(&self, mined: AccountNonce, pooled: AccountNonce) -> Vec<AccountNonce> {
+        let Ok(mut queue) = self.queue.lock() else { return Vec::new() };
+        let now = Instant::now();
+        queue.set_mined(mined);
+        queue.counted_at = Some(now);
         queue.entries.retain(|(nonce, _), entry| entry.holders > 0 || *nonce >= mined);
-        let from = mined.max(pooled);
-        let is_held = |nonce: AccountNonce| {
-            queue.entries.range((nonce, B256::ZERO)..=(nonce, B256::repeat_byte(0xff))).next().is_some()
-        };
-        let missing = (from..queue.next).take(DEPTH_MAX).find(|nonce| !is_held(*nonce));
-        queue.gap = match (missing, queue.gap) {
-            (Some(nonce), Some((same, since))) if nonce == same => Some((nonce, since)),
-            (Some(nonce), _) => Some((nonce, Instant::now())),
-            (None, _) => None,
-        };
-        queue.gap.filter(|(_, since)| since.elapsed() >= GAP_GRACE).map(|(nonce, _)| nonce)
+        let missing = (mined.max(pooled)..queue.next).take(DEPTH_MAX).filter(|nonce| !queue.holds(*nonce));
+        queue.gaps = missing.map(|nonce| (nonce, queue.gaps.get(&nonce).copied().unwrap_or(now))).collect();
+        let is_lost = |since: &Instant| now.saturating_duration_since(*since) >= GAP_GRACE;
+        queue.gaps.iter().filter(|(_, since)| is_lost(since)).map(|(nonce, _)| *nonce).collect()
+    }
+
+    fn holds(&self, nonce: AccountNonce) -> bool {
+        self.queue.lock().is_ok_and(|queue| queue.holds(nonce))
+    }
+
+    /// What lay behind a lost nonce, nodes may have lost with it: it is sent again at once, not when its turn would be.
+    fn resend_from(&self, nonce: AccountNonce) {
+        if let Ok(mut queue) = self.queue.lock() {
+            let now = Instant::now();
+            queue.entries.range_mut((nonce, B256::ZERO)..).for_each(|(_, entry)| entry.due = now);
+        }
+        self.wake.notify_one();
     }
 
     /// Signs a transfer of nothing to oneself at a lost account nonce, or instead of what is held there (threat E9).
@@ -476,7 +504,11 @@ impl Lane {
         match sign(signer, transaction) {
             Ok((hash, raw)) => {
                 tracing::warn!(signer = %self.account, account_nonce = nonce, %hash, "Filling a lost account nonce.");
-                self.spent(fees.total(FILLER_GAS), inner.clock.now());
+                // Of those with one account nonce one is mined, and what may be spent on the others is counted.
+                let counted = held.map_or(U256::ZERO, |held| {
+                    U256::from(held.gas_limit).saturating_mul(U256::from(held.max_fee_per_gas))
+                });
+                self.spent(fees.total(FILLER_GAS).saturating_sub(counted), inner.clock.now());
                 self.insert_unheld(nonce, hash, raw);
             }
             Err(error) => tracing::error!(%error, signer = %self.account, "Could not sign a filler."),
@@ -487,7 +519,7 @@ impl Lane {
     fn insert_unheld(&self, nonce: AccountNonce, hash: B256, raw: Vec<u8>) {
         if let Ok(mut queue) = self.queue.lock() {
             queue.entries.entry((nonce, hash)).or_insert_with(|| Entry::new(raw.into()));
-            queue.gap = None;
+            queue.gaps.remove(&nonce);
         }
         self.wake.notify_one();
     }
@@ -556,29 +588,8 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(0);
 
-    fn server(message: &str) -> Result<Value, RpcError> {
-        Err(RpcError::Server { code: -32000, message: message.to_owned(), data: None })
-    }
-
     fn lane() -> Arc<Lane> {
         Lane::new(AccountId::new("0xlane").unwrap(), Address::ZERO, None, Arc::default())
-    }
-
-    #[test]
-    fn no_answer_to_a_send_is_ever_a_failure() {
-        for (message, expected) in [
-            ("already known", SendAnswer::Accepted),
-            ("transaction already imported", SendAnswer::Accepted),
-            ("replacement transaction underpriced", SendAnswer::Accepted),
-            ("transaction underpriced: tip needed 1", SendAnswer::Again),
-            ("nonce too low: next nonce 5, tx nonce 4", SendAnswer::NonceUsed),
-            ("insufficient funds for gas * price + value", SendAnswer::Again),
-            ("internal error", SendAnswer::Again),
-        ] {
-            assert_eq!(SendAnswer::of(&server(message)), expected, "{message}");
-        }
-        assert_eq!(SendAnswer::of(&Err(RpcError::Transport("HTTP status 502".into()))), SendAnswer::Again);
-        assert_eq!(SendAnswer::of(&Ok(Value::Null)), SendAnswer::Accepted);
     }
 
     #[test]
@@ -637,14 +648,33 @@ mod tests {
     fn a_nonce_is_lost_only_when_nobody_holds_it_and_the_pool_has_not_passed_it() {
         let lane = lane();
         let held = lane.submit(6, B256::ZERO, Bytes::new());
-        assert_eq!(lane.lost_nonce(5, 5), None, "only noticed");
-        assert_eq!(lane.queue.lock().unwrap().gap.unwrap().0, 5);
-        let long_ago = Instant::now().checked_sub(GAP_GRACE).unwrap();
-        lane.queue.lock().unwrap().gap = Some((5, long_ago));
-        assert_eq!(lane.lost_nonce(5, 5), Some(5));
-        assert_eq!(lane.lost_nonce(5, 7), None, "the pool holds 5 and 6");
+        let missed = || lane.queue.lock().unwrap().gaps.keys().copied().collect::<Vec<_>>();
+        let long_ago = || {
+            let long_ago = Instant::now().checked_sub(GAP_GRACE).unwrap();
+            lane.queue.lock().unwrap().gaps.values_mut().for_each(|since| *since = long_ago);
+        };
+        lane.set_next(9);
+        assert_eq!((lane.lost_nonces(5, 5), missed()), (Vec::new(), vec![5, 7, 8]), "only noticed");
+        long_ago();
+        assert_eq!(lane.lost_nonces(5, 5), [5, 7, 8], "all of them at once");
+        assert_eq!((lane.lost_nonces(5, 8), missed()), (vec![8], vec![8]), "the pool holds those before");
+        assert_eq!((lane.lost_nonces(5, 5), missed()), (vec![8], vec![5, 7, 8]), "two are missed anew");
+        long_ago();
+        lane.insert_unheld(7, B256::ZERO, Vec::new());
+        assert_eq!((lane.lost_nonces(5, 5), missed()), (vec![5, 8], vec![5, 8]));
         drop(held);
-        assert_eq!(lane.lost_nonce(7, 7), None);
+        assert_eq!(lane.lost_nonces(9, 9), Vec::<AccountNonce>::new());
         assert!(lane.queue.lock().unwrap().entries.is_empty(), "passed and not waited for: forgotten");
+    }
+
+    #[test]
+    fn what_lies_behind_a_lost_nonce_is_sent_again_at_once() {
+        let lane = lane();
+        let _held: Vec<_> = [4, 6, 7].map(|nonce| lane.submit(nonce, B256::ZERO, Bytes::new())).into();
+        let later = Instant::now() + Duration::from_secs(60);
+        lane.queue.lock().unwrap().entries.values_mut().for_each(|entry| entry.due = later);
+        assert!(lane.due().is_empty());
+        lane.resend_from(5);
+        assert_eq!(lane.due().iter().map(|((nonce, _), _)| *nonce).collect::<Vec<_>>(), [6, 7]);
     }
 }

@@ -11,6 +11,7 @@ mod evidence;
 mod fees;
 mod lanes;
 mod rpc;
+mod sent;
 mod settle;
 mod simulate;
 mod startup;

@@ -90,7 +90,7 @@ pub(super) struct Try {
     signer: Option<Address>,
     /// Who signed it, if we did.
     pub account: Option<AccountId>,
-    ticket: Option<Ticket>,
+    pub ticket: Option<Ticket>,
     /// What was signed, if it can be signed again.
     pub transaction: Option<TxEip1559>,
     pub signed_at: Instant,

@@ -9,7 +9,7 @@ use crate::types::{AtomicAmount, Network};
 /// [`crate::ledger::Ledger::record_final`].
 pub(super) struct RecordFinal {
     pub(super) network: Network,
-    pub(super) block: SettledBlock,
+    pub(super) blocks: Vec<SettledBlock>,
 }
 
 impl Operation for RecordFinal {
@@ -17,15 +17,17 @@ impl Operation for RecordFinal {
     const NAME: &'static str = "record_final";
 
     async fn apply(self, books: &mut Books) -> Result<(), StepError> {
-        sqlx::query(
-            "UPDATE payments SET settled_final = 1 WHERE network = $1 AND settled_block = $2 AND settled_final = 0 \
-             AND state IN ('paid', 'delivering', 'served', 'owed') AND settled_block_hash = $3",
-        )
-        .bind(self.network.as_str())
-        .bind(as_bigint(self.block.number, "block")?)
-        .bind(&self.block.hash)
-        .execute(books.connection())
-        .await?;
+        for block in &self.blocks {
+            sqlx::query(
+                "UPDATE payments SET settled_final = 1 WHERE network = $1 AND settled_block = $2 AND settled_final = 0 \
+                 AND state IN ('paid', 'delivering', 'served', 'owed') AND settled_block_hash = $3",
+            )
+            .bind(self.network.as_str())
+            .bind(as_bigint(block.number, "block")?)
+            .bind(&block.hash)
+            .execute(books.connection())
+            .await?;
+        }
         Ok(())
     }
 }

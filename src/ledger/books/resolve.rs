@@ -7,7 +7,8 @@ use crate::ledger::{LedgerError, PaymentRecord, RecordId, Resolution};
 /// Notes the refund of a payment that is owed and that nobody resolved; gives the row as it then is, whoever resolved it.
 ///
 /// # Errors
-/// [`LedgerError::Missing`]; [`LedgerError::IllegalStep`] for a payment that isn't owed; [`LedgerError::NotWritten`].
+/// [`LedgerError::Missing`]; [`LedgerError::IllegalStep`] for a payment that isn't owed; [`LedgerError::NotWritten`];
+/// [`LedgerError::Unknown`].
 pub(super) async fn resolve(
     connection: &mut <Driver as sqlx::Database>::Connection,
     record: &RecordId,
@@ -23,7 +24,11 @@ pub(super) async fn resolve(
     .bind(resolution.at.0)
     .execute(&mut *connection)
     .await
-    .map_err(|error| LedgerError::NotWritten(error.to_string()))?;
+    .map_err(|error| match error {
+        sqlx::Error::Database(_) => LedgerError::NotWritten(error.to_string()),
+        // It may have been written before the answer was lost.
+        _ => LedgerError::Unknown(error.to_string()),
+    })?;
     let found = sqlx::query(select_payments!("WHERE p.record = $1 ORDER BY a.number"))
         .bind(&record.0)
         .fetch_all(&mut *connection)

@@ -3,12 +3,15 @@
 /// Raised by our own triggers: the row is in the hands of another gateway.
 const FENCED: &str = "TH001";
 
+/// The one error of class 40 that says nothing.
+const STATEMENT_COMPLETION_UNKNOWN: &str = "40003";
+
 /// What a failed COMMIT left behind.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CommitFault {
     /// Nothing, for certain.
     RolledBack,
-    /// The server must be asked what became of the transaction.
+    /// The server must be asked what became of the change.
     Unknown,
 }
 
@@ -16,6 +19,7 @@ pub(super) enum CommitFault {
 /// nothing at all, may come after: the server was told to commit.
 pub(super) fn of_commit(error: &sqlx::Error) -> CommitFault {
     match code(error) {
+        Some(code) if code == STATEMENT_COMPLETION_UNKNOWN => CommitFault::Unknown,
         Some(code) if code.starts_with("23") || code.starts_with("40") => CommitFault::RolledBack,
         _ => CommitFault::Unknown,
     }
@@ -31,9 +35,14 @@ pub(super) fn is_fenced(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some(FENCED)
 }
 
-/// Whether a transaction was asked for that the server has not begun yet (`invalid_parameter_value`).
-pub(super) fn is_of_the_future(error: &sqlx::Error) -> bool {
-    code(error).is_some_and(|code| code == "22023")
+/// Whether somebody else's transaction has what was asked for, and kept it for as long as one waits (`lock_not_available`).
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("55P03")
+}
+
+/// Whether these are no books of ours: a table is missing (`undefined_table`), or may not be used (`insufficient_privilege`).
+pub(super) fn is_of_other_books(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("42P01" | "42501"))
 }
 
 /// Whether the server answered, however badly: a connection that it answers on is of further use.

@@ -12,6 +12,7 @@ mod finality;
 #[path = "../books/forwarded.rs"]
 mod forwarded;
 mod leases;
+mod marks;
 #[path = "../books/resolve.rs"]
 mod noting;
 #[path = "../books/reader.rs"]
@@ -45,6 +46,7 @@ use self::claim::{Claim, RecordAttempt};
 use self::finality::{RecordFinal, RecordReorged, RecordSettledAgain};
 use self::forwarded::{ClaimForwarded, RecordSigned, Release};
 use self::leases::{LeaseDuty, LeaseSigner, Own, TAKEN_MAX, TakeOver};
+use self::marks::Places;
 use self::reader::not_read;
 use self::rows::select_payments;
 use self::steps::{RecordDelivering, RecordFailed, RecordPaid, RecordServed, RecordUndelivered};
@@ -174,8 +176,8 @@ impl Inner {
         getrandom::fill(&mut random).map_err(|error| LedgerError::Open(format!("no randomness: {error}")))?;
         let instance = format!("gateway_{}", super::hex::encode(&random));
         let registration = Registration::new(&pool, instance.clone()).await?;
-        tracing::info!(instance, epoch = registration.tenure().epoch, "Registered with the ledger.");
-        let writer = Writer { pool: pool.clone(), clock, observer };
+        tracing::info!(%instance, epoch = registration.tenure().epoch, "Registered with the ledger.");
+        let writer = Writer { pool: pool.clone(), instance, places: Places::new(), clock, observer };
         Ok(Self { reader: PostgresReader::over(pool.clone()), pool, writer, registration })
     }
 
@@ -371,8 +373,8 @@ impl Ledger for PostgresLedger {
         self.read(|reader| async move { reader.settled_in(&network, &block).await }).await
     }
 
-    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError> {
-        self.write(RecordFinal { network: network.clone(), block: block.clone() }).await
+    async fn record_final(&self, network: &Network, blocks: &[SettledBlock]) -> Result<(), LedgerError> {
+        self.write(RecordFinal { network: network.clone(), blocks: blocks.to_vec() }).await
     }
 
     async fn record_settled_again(

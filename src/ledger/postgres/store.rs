@@ -11,11 +11,11 @@ use super::PostgresReader;
 use crate::ledger::LedgerError;
 use crate::ledger::schema::{migrate_error, open_error, version_error};
 
-/// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0003.
+/// Cargo sees changed migrations, not new ones: change this file too when one is added. The last is 0005.
 static MIGRATIONS: Migrator = sqlx::migrate!("src/ledger/migrations/postgres");
 
 /// Connections of one gateway.
-const CONNECTIONS_MAX: u32 = 16;
+pub(super) const CONNECTIONS_MAX: u32 = 16;
 
 /// How long a caller waits for a connection, a new one included.
 const ACQUIRE_MAX: Duration = Duration::from_secs(5);
@@ -24,9 +24,14 @@ const ACQUIRE_MAX: Duration = Duration::from_secs(5);
 const OPEN_MAX: Duration = Duration::from_secs(10);
 
 /// What a server ends by itself: a statement, a wait for a lock, and a transaction whose gateway was paused in the middle. All
-/// shorter than a lease, so that what a paused gateway holds is let go before its rows are taken over.
-const LIMITS: [(&str, &str); 3] =
-    [("statement_timeout", "5s"), ("lock_timeout", "4s"), ("idle_in_transaction_session_timeout", "5s")];
+/// shorter than a lease, so that what a paused gateway holds is let go before its rows are taken over. And that a question which
+/// locks a row may do so, whatever the database's own default.
+const SESSION: [(&str, &str); 4] = [
+    ("statement_timeout", "5s"),
+    ("lock_timeout", "4s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("default_transaction_read_only", "off"),
+];
 
 fn options(url: &str) -> Result<PgConnectOptions, LedgerError> {
     // The error names no part of the URL but, at most, a parameter.
@@ -64,23 +69,26 @@ pub(super) async fn open_for_writing(url: &str) -> Result<PgPool, LedgerError> {
     // Under a lock of the database, so that several gateways may start at once.
     MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| migrate_error(&error))?;
     let _tidy = connection.close().await;
-    Ok(pool_of(options.options(LIMITS)))
+    Ok(pool_of(options.options(SESSION)))
 }
 
 /// Refuses a database that may forget what it said was written, or that takes no writes.
 async fn check_settings(connection: &mut PgConnection) -> Result<(), LedgerError> {
-    let settings: (String, String, bool) =
-        sqlx::query_as("SELECT current_setting('synchronous_commit'), current_setting('fsync'), pg_is_in_recovery()")
-            .fetch_one(connection)
-            .await
-            .map_err(|error| open_error("the database", error))?;
-    let (synchronous_commit, fsync, is_standby) = settings;
-    check_durability(&synchronous_commit).map_err(|error| open_error("the database", error)).and_then(
-        |()| match fsync.as_str() {
-            "on" => Ok(()),
-            _ => Err(open_error("the database", "fsync is off: it may forget what it said was written")),
-        },
-    )?;
+    let settings: (String, String, String, bool) = sqlx::query_as(
+        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('full_page_writes'), \
+         pg_is_in_recovery()",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(|error| open_error("the database", error))?;
+    let (synchronous_commit, fsync, full_page_writes, is_standby) = settings;
+    check_durability(&synchronous_commit).map_err(|error| open_error("the database", error))?;
+    for (name, value) in [("fsync", fsync), ("full_page_writes", full_page_writes)] {
+        if value != "on" {
+            let detail = format!("{name} is {value}: it may forget what it said was written");
+            return Err(open_error("the database", detail));
+        }
+    }
     if is_standby {
         return Err(open_error("the database", "it is a standby, which takes no writes"));
     }

@@ -12,6 +12,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use crate::ledger::{LedgerError, Tenure};
 
+use super::marks;
 use super::writer::not_written;
 
 /// How long others wait for a gateway that says nothing.
@@ -25,6 +26,7 @@ pub(super) const RENEW_EVERY: Duration = Duration::from_secs(2);
 
 /// The registration in force.
 pub(super) struct Registration {
+    /// The name of this process. A database that was set back gives out epochs again: they are this one's only with its name.
     instance: String,
     tenure: Mutex<Tenure>,
     has_ended: AtomicBool,
@@ -60,10 +62,12 @@ impl Registration {
         let asked_at = Instant::now();
         let renewed = sqlx::query(
             "UPDATE instances SET heartbeat = tollhouse_now(), lease_until = tollhouse_now() + $2 \
-             WHERE epoch = $1 AND lease_until > tollhouse_now()",
+             WHERE epoch = $1 AND lease_until > tollhouse_now() AND instance = $3 \
+             AND EXISTS (SELECT 1 FROM marks WHERE marks.epoch = instances.epoch AND marks.instance = $3)",
         )
         .bind(epoch)
         .bind(lease_millis())
+        .bind(&self.instance)
         .execute(&mut *connection)
         .await?;
         if renewed.rows_affected() == 1 {
@@ -83,7 +87,11 @@ impl Registration {
     /// Gives up everything at once.
     pub(super) async fn end(&self, pool: &PgPool) {
         self.has_ended.store(true, Ordering::Release);
-        let ended = sqlx::query("DELETE FROM instances WHERE epoch = $1").bind(self.tenure().epoch).execute(pool).await;
+        let ended = sqlx::query("DELETE FROM instances WHERE epoch = $1 AND instance = $2")
+            .bind(self.tenure().epoch)
+            .bind(&self.instance)
+            .execute(pool)
+            .await;
         if let Err(error) = ended {
             tracing::warn!(%error, "The registration could not be removed; it ends by itself.");
         }
@@ -95,7 +103,11 @@ async fn register(connection: &mut PgConnection, instance: &str, old: Option<i64
     let asked_at = Instant::now();
     let mut transaction = connection.begin().await?;
     if let Some(old) = old {
-        sqlx::query("DELETE FROM instances WHERE epoch = $1").bind(old).execute(&mut *transaction).await?;
+        sqlx::query("DELETE FROM instances WHERE epoch = $1 AND instance = $2")
+            .bind(old)
+            .bind(instance)
+            .execute(&mut *transaction)
+            .await?;
     }
     let epoch = sqlx::query_scalar(
         "INSERT INTO instances (instance, started_at, heartbeat, lease_until) \
@@ -105,8 +117,12 @@ async fn register(connection: &mut PgConnection, instance: &str, old: Option<i64
     .bind(lease_millis())
     .fetch_one(&mut *transaction)
     .await?;
+    marks::make(&mut transaction, epoch, instance).await?;
     transaction.commit().await?;
     bury(connection).await?;
+    if let Err(error) = marks::remove_old(connection).await {
+        tracing::warn!(%error, "Old marks in the ledger could not be removed; the next registration tries again.");
+    }
     Ok(Tenure { epoch, until: asked_at + (LEASE - MARGIN) })
 }
 

@@ -15,6 +15,7 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, PgPool, Row};
 
 use super::fault::{self, CommitFault};
+use super::marks::{Mark, Places};
 use crate::ledger::{LedgerError, Observer, RecordId};
 use crate::types::{Clock, UnixMillis};
 
@@ -91,6 +92,9 @@ pub(super) trait Operation: Send + 'static {
 /// Makes changes.
 pub(super) struct Writer {
     pub(super) pool: PgPool,
+    /// The name that this process is registered under: hexadecimal digits and an underscore besides.
+    pub(super) instance: String,
+    pub(super) places: Places,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) observer: Observer,
 }
@@ -106,37 +110,38 @@ impl Writer {
 
     async fn transact<O: Operation>(&self, operation: O, epoch: i64) -> Result<O::Output, LedgerError> {
         let connection = self.pool.acquire().await.map_err(|error| not_written(&error))?;
+        let mut mark = self.places.take()?;
         let mut books = Books { connection, clock: Arc::clone(&self.clock) };
         let work = async {
-            let transaction = begin(books.connection(), epoch).await?;
+            self.begin(books.connection(), epoch, &mark).await?;
             let applied = AssertUnwindSafe(operation.apply(&mut books)).catch_unwind().await;
-            let output = applied.unwrap_or_else(|_panic| {
+            applied.unwrap_or_else(|_panic| {
                 Err(LedgerError::NotWritten(format!("{} panicked and was undone", O::NAME)).into())
-            })?;
-            Ok((transaction, output))
+            })
         };
         let worked = match tokio::time::timeout(TRANSACTION_MAX, work).await {
             Ok(worked) => worked,
             Err(_elapsed) => {
                 // The server ends what a connection leaves behind.
                 books.connection.close_on_drop();
+                mark.abandon();
                 return Err(LedgerError::NotWritten("the database did not answer in time".to_owned()));
             }
         };
         match worked {
-            Ok((transaction, output)) => {
-                self.commit(books, &transaction).await?;
-                // As if the server knew nothing of the transaction any more.
+            Ok(output) => {
+                self.commit(books, epoch, &mark).await?;
+                // As if the server knew nothing of the change any more.
                 if crate::crash::bug(O::NAME) {
                     return Err(LedgerError::Unknown("seeded".to_owned()));
                 }
                 Ok(output)
             }
-            Err(error) => Err(undo(books, error).await),
+            Err(error) => Err(undo(books, error, &mut mark).await),
         }
     }
 
-    async fn commit(&self, mut books: Books, transaction: &str) -> Result<(), LedgerError> {
+    async fn commit(&self, mut books: Books, epoch: i64, mark: &Mark<'_>) -> Result<(), LedgerError> {
         crate::crash::point("before_commit");
         let started = Instant::now();
         let committed = tokio::time::timeout(COMMIT_MAX, sqlx::raw_sql("COMMIT").execute(books.connection())).await;
@@ -151,58 +156,76 @@ impl Writer {
         books.connection.close_on_drop();
         drop(books);
         tracing::warn!(detail, "A COMMIT's answer was lost; asking the database what became of it.");
-        self.look_up(transaction, &detail).await
+        self.look_up(epoch, mark, &detail).await
     }
 
-    /// What became of a transaction whose COMMIT was not answered. Asks until the database says so: nothing that follows from
-    /// the change can be done meanwhile.
-    async fn look_up(&self, transaction: &str, detail: &str) -> Result<(), LedgerError> {
+    /// What became of a change whose COMMIT was not answered. Asks until the database says so: nothing that follows from the
+    /// change can be done meanwhile. As long as the row is locked, the transaction goes on. The lock that this takes itself makes
+    /// the answer as durable as a COMMIT is.
+    async fn look_up(&self, epoch: i64, mark: &Mark<'_>, detail: &str) -> Result<(), LedgerError> {
         let (mut pause, longest) = ASK_AGAIN;
+        let mut told = String::new();
         loop {
-            let question =
-                sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)").bind(transaction).fetch_one(&self.pool);
+            let question = sqlx::query_scalar(
+                "SELECT mark FROM marks WHERE epoch = $1 AND place = $2 AND instance = $3 FOR UPDATE NOWAIT",
+            )
+            .bind(epoch)
+            .bind(i64::from(mark.place))
+            .bind(&self.instance)
+            .fetch_optional(&self.pool);
             let asked: Result<Option<String>, sqlx::Error> =
                 tokio::time::timeout(ANSWER_MAX, question).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-            match asked.as_ref().map(Option::as_deref) {
-                Ok(Some("committed")) => return Ok(()),
-                Ok(Some("aborted")) => return Err(LedgerError::NotWritten(detail.to_owned())),
-                Ok(Some(_in_progress)) => {}
-                // Too old to be known, or of another server.
+            match asked {
+                Ok(Some(text)) if text == mark.text => return Ok(()),
+                // An older copy that was put in its place says so, too: in these books it is not.
+                Ok(Some(_another)) => return Err(LedgerError::NotWritten(detail.to_owned())),
+                // These books don't know this gateway: they are others, or a copy from before it registered.
                 Ok(None) => return Err(LedgerError::Unknown(detail.to_owned())),
-                // An id that this server has not given out yet: it is another one, or an older copy.
-                Err(error) if fault::is_of_the_future(error) => {
+                Err(error) if fault::is_of_other_books(&error) => {
                     return Err(LedgerError::Unknown(format!("{detail}; {error}")));
                 }
-                // Unreachable, starting, or out of connections: it says nothing of transactions.
-                Err(_silent) => {}
+                // Unreachable, starting, busy, or a standby: it says nothing of the change.
+                Err(silent) => {
+                    let silent = silent.to_string();
+                    if silent != told {
+                        tracing::warn!(error = %silent, "The database doesn't say what became of a COMMIT; asking again.");
+                        told = silent;
+                    }
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);
         }
     }
-}
 
-/// Opens a transaction on behalf of a registration that is in force, and keeps it so until the end. Gives the transaction's id.
-async fn begin(connection: &mut PgConnection, epoch: i64) -> Result<String, StepError> {
-    // One round trip; an integer needs no quoting.
-    let opening = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-         SELECT set_config('tollhouse.epoch', '{epoch}', true), pg_current_xact_id()::text AS transaction, \
-         current_setting('synchronous_commit') AS synchronous_commit FROM instances \
-         WHERE epoch = {epoch} AND lease_until > tollhouse_now() FOR KEY SHARE"
-    );
-    let rows = sqlx::raw_sql(AssertSqlSafe(opening)).fetch_all(connection).await?;
-    let Some(row) = rows.first() else {
-        let detail = "this gateway's lease on the ledger has lapsed";
-        return Err(LedgerError::NotWritten(detail.to_owned()).into());
-    };
-    let durability: String = row.try_get("synchronous_commit")?;
-    super::store::check_durability(&durability)?;
-    Ok(row.try_get("transaction")?)
+    /// Opens a transaction on behalf of a registration that is in force, keeps it so until the end, and leaves the mark.
+    async fn begin(&self, connection: &mut PgConnection, epoch: i64, mark: &Mark<'_>) -> Result<(), StepError> {
+        // One round trip; integers, hexadecimal digits and this process's name need no quoting.
+        let (Mark { place, text, .. }, instance) = (mark, &self.instance);
+        let opening = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+             WITH left_mark AS (UPDATE marks SET mark = '{text}', marked_at = tollhouse_now() \
+             WHERE epoch = {epoch} AND place = {place} AND instance = '{instance}' RETURNING place) \
+             SELECT set_config('tollhouse.epoch', '{epoch}', true), (SELECT place FROM left_mark) AS place, \
+             current_setting('synchronous_commit') AS synchronous_commit FROM instances \
+             WHERE epoch = {epoch} AND instance = '{instance}' AND lease_until > tollhouse_now() FOR KEY SHARE"
+        );
+        let rows = sqlx::raw_sql(AssertSqlSafe(opening)).fetch_all(connection).await?;
+        let not_written = |detail: &str| Err(LedgerError::NotWritten(detail.to_owned()).into());
+        let Some(row) = rows.first() else {
+            return not_written("this gateway's lease on the ledger has lapsed");
+        };
+        if row.try_get::<Option<i64>, _>("place")?.is_none() {
+            return not_written("the ledger has no place for this gateway's marks");
+        }
+        let durability: String = row.try_get("synchronous_commit")?;
+        super::store::check_durability(&durability)?;
+        Ok(())
+    }
 }
 
 /// Takes back what a failed change wrote.
-async fn undo(mut books: Books, error: StepError) -> LedgerError {
+async fn undo(mut books: Books, error: StepError, mark: &mut Mark<'_>) -> LedgerError {
     let is_usable = match &error {
         StepError::Own(_) => true,
         StepError::Store(error) => fault::is_answer(error),
@@ -214,6 +237,9 @@ async fn undo(mut books: Books, error: StepError) -> LedgerError {
         );
     if !rolled_back {
         books.connection.close_on_drop();
+    }
+    if !rolled_back || matches!(&error, StepError::Store(error) if fault::is_locked(error)) {
+        mark.abandon();
     }
     match error {
         StepError::Own(error) => error,

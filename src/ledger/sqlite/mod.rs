@@ -317,8 +317,8 @@ impl Ledger for SqliteLedger {
         self.reader()?.settled_in(network, block).await
     }
 
-    async fn record_final(&self, network: &Network, block: &SettledBlock) -> Result<(), LedgerError> {
-        self.write(RecordFinal { network: network.clone(), block: block.clone() }).await
+    async fn record_final(&self, network: &Network, blocks: &[SettledBlock]) -> Result<(), LedgerError> {
+        self.write(RecordFinal { network: network.clone(), blocks: blocks.to_vec() }).await
     }
 
     async fn record_settled_again(

@@ -31,7 +31,7 @@ use with_rustls as backend;
 pub use backend::BackendError;
 #[cfg(feature = "openssl")]
 pub use backend::find_roots;
-pub(super) use backend::{Acceptor, acceptor, check_roots, server_name};
+pub(super) use backend::{Acceptor, Secured, acceptor, check_roots, server_name};
 
 /// How often the files are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);

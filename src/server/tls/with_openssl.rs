@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use pingora::connectors::TransportConnector;
 use pingora::listeners::TlsAccept;
 use pingora::protocols::IO;
+pub use pingora::protocols::tls::SslStream as Secured;
 use pingora::protocols::tls::server::handshake_with_callback;
 use pingora::protocols::tls::{SslStream, TlsRef};
 use pingora::tls::error::ErrorStack;

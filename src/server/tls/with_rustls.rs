@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 pub(in crate::server) use pingora::listeners::tls::Acceptor;
 use pingora::protocols::tls::TlsRef;
+pub use pingora::protocols::tls::TlsStream as Secured;
 use pingora::tls::{RootCertStore, load_platform_certs_incl_env_into_store};
 use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;

@@ -14,7 +14,7 @@ use super::chaos::{Chaos, Fault};
 use super::gateway::Gateway;
 use super::http::{Answer, Call};
 use super::node::{Node, SIGNER};
-use super::origin::Origin;
+use super::origin::{Hit, Origin};
 use super::payer::{Header, Terms};
 use super::solana::SolanaNode;
 use super::{eventually, free_port};
@@ -186,6 +186,11 @@ impl<N: Chain> Shop<N> {
         command.envs(self.node.environment(&self.plan));
         let output = command.output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_error| panic!("{output:?}"))
+    }
+
+    /// What the gateway has written since it was started.
+    pub fn log(&self) -> String {
+        self.gateway.as_ref().map(Gateway::log).unwrap_or_default()
     }
 
     /// The running gateway.
@@ -429,6 +434,8 @@ impl<N: Chain> Shop<N> {
 
     /// As `audit`, for a chain on which others moved money past the gateway in these transactions.
     pub async fn audit_but(mut self, foreign: &[String]) {
+        // In the order of causes, last first: where the gateway goes on meanwhile, whatever is seen here is in what is read next.
+        let (hits, sent) = (self.origin.hits(), self.rpc.calls(N::SEND));
         let transfers = self.node.moved().await;
         let rows = self.rows().await;
         let mut keys: Vec<_> = transfers.iter().map(|transfer| &transfer.authorization).collect();
@@ -449,16 +456,16 @@ impl<N: Chain> Shop<N> {
             assert_eq!(own[0].claim.amount.value(), transfer.value, "I4");
         }
         let transactions: Vec<_> = transfers.iter().map(|transfer| transfer.transaction.as_str()).collect();
-        self.audit_hits(&transactions, &rows);
-        self.audit_sent(&rows);
+        self.audit_hits(hits, &transactions, &rows);
+        Self::audit_sent(&sent, &rows);
         self.audit_log(&rows);
         self.gateway().kill();
     }
 
     /// I1 and I2: what reached the origin was paid, and not delivered too often.
-    fn audit_hits(&self, transactions: &[&str], rows: &[PaymentRecord]) {
+    fn audit_hits(&self, hits: Vec<Hit>, transactions: &[&str], rows: &[PaymentRecord]) {
         let mut delivered: HashMap<String, Vec<String>> = HashMap::new();
-        for hit in self.origin.hits().into_iter().filter(|hit| hit.target.starts_with("/api/")) {
+        for hit in hits.into_iter().filter(|hit| hit.target.starts_with("/api/")) {
             let payment = match hit.header("x-payment-transaction") {
                 Some(transaction) => {
                     assert!(transactions.contains(&transaction), "I1: {transaction} moved nothing");
@@ -483,11 +490,11 @@ impl<N: Chain> Shop<N> {
     }
 
     /// I5: what the node was sent is in the books, but for what moves nothing.
-    fn audit_sent(&self, rows: &[PaymentRecord]) {
+    fn audit_sent(sent: &[serde_json::Value], rows: &[PaymentRecord]) {
         let known: Vec<_> =
             rows.iter().flat_map(|row| &row.attempts).map(|attempt| attempt.signed.transaction.as_str()).collect();
-        for params in self.rpc.calls(N::SEND) {
-            if let Some(transaction) = N::sent(&params) {
+        for params in sent {
+            if let Some(transaction) = N::sent(params) {
                 assert!(known.contains(&transaction.as_str()), "I5: sent but not written: {transaction}");
             }
         }

@@ -38,7 +38,7 @@ const MEMO: Pubkey = Pubkey::from_str_const("MemoSq4gqABAXKb96qnH8TysNcWxMyWCqXg
 const SLOT_MILLIS: u64 = 400;
 /// What the fee payer has: 10 SOL.
 const FEE_PAYER_LAMPORTS: u64 = 10_000_000_000;
-const READS_AGAIN: usize = 4;
+const READS_AGAIN: usize = 20;
 const DECIMALS: u8 = 6;
 /// Most transactions that a node lists with one call.
 const HISTORY_MAX: usize = 1000;

@@ -247,11 +247,11 @@ async fn a_block_is_watched_until_it_is_final_and_all_its_payments_with_it() {
     assert_eq!(unfinal(UnixMillis(NOON.0 + 1)).await, [], "not for ever");
     assert_eq!(rig.ledger.unfinal_blocks(&network(), NOON, 1).await.unwrap(), [block(1)]);
     assert_eq!(rig.ledger.unfinal_blocks(&Network::evm(1), NOON, 10).await.unwrap(), []);
-    rig.ledger.record_final(&network(), &SettledBlock { hash: "0xother".to_owned(), ..block(2) }).await.unwrap();
+    rig.ledger.record_final(&network(), &[SettledBlock { hash: "0xother".to_owned(), ..block(2) }]).await.unwrap();
     let in_two = rig.ledger.settled_in(&network(), &block(2)).await.unwrap();
     assert_eq!(in_two.len(), 2);
     assert!(in_two.iter().all(|row| [&records[0], &records[2]].contains(&&row.record)));
-    rig.ledger.record_final(&network(), &block(2)).await.unwrap();
+    rig.ledger.record_final(&network(), &[block(2)]).await.unwrap();
     assert_eq!(unfinal(NOON).await, [block(1)]);
     // Moved to another block, it is watched there.
     rig.ledger.record_settled_again(&records[0], settled(5)).await.unwrap();
