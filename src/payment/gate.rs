@@ -190,7 +190,7 @@ impl Gate {
         let flight = match self.flights.enter(&payment.facts().id, request.fingerprint).await {
             Entered::Flight(flight) => flight,
             Entered::Occupied => return Decision::InProgress,
-            Entered::OccupiedByOther => return Decision::BoundToOtherRequest,
+            Entered::OccupiedByOther => return self.beside_another(&payment, &request).await,
         };
         crate::crash::point("post_m0");
         let patience = Instant::now() + payment.market.settle_timeout;
@@ -220,6 +220,21 @@ impl Gate {
         }
         tracing::error!(payment = %payment.facts().id, "A payment's state changed again and again under one request.");
         Decision::InProgress
+    }
+
+    /// A payment that is being worked on for another request. Who came first with it isn't its holder for that: the books say who
+    /// is, and nobody is turned away for good while they don't.
+    async fn beside_another(&self, payment: &VerifiedPayment, request: &PaidRequest<'_>) -> Decision {
+        match self.ledger().find(&payment.facts().id).await {
+            Ok(found) if Standing::of(found.as_ref(), &presentation(payment, request)) == Standing::Bound => {
+                Decision::BoundToOtherRequest
+            }
+            Ok(_) => Decision::InProgress,
+            Err(error) => {
+                tracing::error!(%error, "The ledger did not answer.");
+                Decision::InProgress
+            }
+        }
     }
 
     /// What [`Self::admit`] would do at first sight, without doing it: nothing is written, claimed or sent.

@@ -1,5 +1,7 @@
 //! A payment belongs to the request it was first presented with.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tollhouse::ledger::PaymentState;
 
@@ -67,6 +69,49 @@ async fn a_payment_that_is_worked_on_is_in_progress_for_everybody_else() {
     shop.rpc.clear();
     assert_eq!(Answer::read(client).await.unwrap().status, 200);
     shop.assert_sold_once().await;
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn who_presents_a_payment_first_for_another_request_does_not_turn_its_holder_away() {
+    // What comes second is held up before anything is looked up.
+    let shop =
+        Shop::open_with(Plan { failpoints: "post_m0=1*off->1*sleep(2000)->off".to_owned(), ..Plan::default() }).await;
+    shop.origin.then([Serve::Status(500)]);
+    let payment = shop.payment().await;
+    assert_eq!(shop.present(&payment.v2()).await.status, 500);
+    shop.wait_state(PaymentState::Paid).await;
+    let header = payment.v2();
+    let theirs = Call::get("/api/other").with(header.0, header.1.clone());
+    let a_third = Call::get("/api/data?page=2").with(header.0, header.1.clone());
+    let (stolen, own) = futures::future::join(shop.call(&theirs), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_bound(&shop.call(&a_third).await, "the books know whose it is");
+        shop.present(&payment.v2()).await
+    })
+    .await;
+    assert_bound(&stolen, "the first");
+    assert_eq!((own.status, own.error().as_str()), (409, "payment_in_progress"));
+    assert!(!own.has_terms() && own.header("retry-after").is_some());
+    assert_eq!(shop.present_until_decided(&payment.v2()).await.status, 200);
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_payment_whose_answer_has_arrived_is_in_progress_for_nobody() {
+    // Whoever has the last byte may come again before the books say so, and is made to wait for them.
+    let shop = Shop::open_with(Plan { failpoints: "post_deliver=sleep(300)".to_owned(), ..Plan::default() }).await;
+    // Whether the second request finds a thread while the first one's sleeps is chance.
+    for (serve, status) in
+        [(Serve::Fine, 402), (Serve::Status(500), 200), (Serve::NoAnswer, 200)].iter().cycle().take(9)
+    {
+        shop.origin.then([serve.clone()]);
+        let payment = shop.payment().await;
+        let first = shop.present(&payment.v2()).await;
+        let again = shop.present(&payment.v2()).await;
+        assert_eq!(again.status, *status, "{first:?}, then {again:?}");
+        assert_eq!(*status == 402, again.error() == "payment_already_used", "{again:?}");
+    }
     shop.audit().await;
 }
 
