@@ -25,8 +25,9 @@ const WATCHED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// Blocks looked at in one go.
 const BLOCKS_MAX: u32 = 1000;
 
-/// Blocks noted as final in one change. One by one, a backlog of them kept the watch from looking for minutes.
-const FINALS_AT_ONCE: usize = 100;
+/// Blocks noted as final in one change. One by one, a backlog of them kept the watch from looking for minutes; too many at once
+/// take a distant database longer than a change may.
+const FINALS_AT_ONCE: usize = 20;
 
 /// What is known of one network's blocks.
 #[derive(Debug, Default)]
@@ -42,11 +43,10 @@ impl Vigil {
         new.chain(self.held.last()).cloned().collect()
     }
 
-    /// Takes an answer; false if a block that was held is gone, or can't be seen though a later one can, which is then no proof of
-    /// it and of those below it: all must be asked again.
+    /// Takes an answer; false if a block that was held is gone, or can't be seen though another can, so that neither proves that the
+    /// other is of the same chain: all must be asked again.
     fn note(&mut self, asked: &[SettledBlock], standings: &[BlockStanding]) -> bool {
-        let highest = asked.iter().zip(standings).filter(|(_, standing)| **standing == BlockStanding::Held);
-        let highest = highest.map(|(block, _)| block.number).max();
+        let sees_any = highest_held(asked, standings).is_some();
         for (block, standing) in asked.iter().zip(standings) {
             let is_lost = match standing {
                 BlockStanding::Held => {
@@ -54,7 +54,7 @@ impl Vigil {
                     false
                 }
                 BlockStanding::Gone => true,
-                BlockStanding::Unknown => highest.is_some_and(|highest| highest > block.number),
+                BlockStanding::Unknown => sees_any,
             };
             if is_lost && self.held.contains(block) {
                 self.held.clear();
@@ -63,6 +63,12 @@ impl Vigil {
         }
         true
     }
+}
+
+/// The highest block that an answer shows in the chain.
+fn highest_held(asked: &[SettledBlock], standings: &[BlockStanding]) -> Option<u64> {
+    let held = asked.iter().zip(standings).filter(|(_, standing)| **standing == BlockStanding::Held);
+    held.map(|(block, _)| block.number).max()
 }
 
 impl Gate {
@@ -110,12 +116,15 @@ impl Gate {
                 }
             }
         }
-        let is_final = |block: &&SettledBlock| block.number <= answer.final_number && vigil.held.contains(*block);
+        // What was held before is so now only as an ancestor of what this answer shows.
+        let seen = highest_held(&asked, &answer.blocks).unwrap_or(0);
+        let final_number = answer.final_number.min(seen);
+        let is_final = |block: &&SettledBlock| block.number <= final_number && vigil.held.contains(*block);
         let finals: Vec<SettledBlock> = blocks.iter().filter(is_final).cloned().collect();
         for some in finals.chunks(FINALS_AT_ONCE) {
             self.ledger().record_final(network, some).await?;
         }
-        vigil.held.retain(|block| blocks.contains(block) && block.number > answer.final_number);
+        vigil.held.retain(|block| blocks.contains(block) && block.number > final_number);
         Ok(())
     }
 }
@@ -151,6 +160,10 @@ mod tests {
         let later = [block(3, "c"), block(2, "b")];
         assert!(!vigil.note(&later, &[BlockStanding::Held, BlockStanding::Unknown]));
         assert_eq!(vigil.to_ask(&blocks), blocks, "nor are those below it");
+        vigil.note(&[block(3, "c")], &[BlockStanding::Held]);
+        let lower = [block(2, "B"), block(3, "c")];
+        assert!(!vigil.note(&lower, &[BlockStanding::Held, BlockStanding::Unknown]), "another branch, perhaps");
+        assert_eq!(vigil.to_ask(&lower), lower);
     }
 
     #[test]

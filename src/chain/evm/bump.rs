@@ -22,8 +22,8 @@ const OUTGROWN_BLOCKS: u32 = 3;
 const PASSED_OVER_BLOCKS: u32 = 5;
 /// Most transactions that are signed for one payment.
 const ATTEMPTS_MAX: usize = 8;
-/// How often at most the transaction with an account nonce is replaced although its fee suffices.
-pub(super) const PASSED_OVER_MAX: usize = 3;
+/// How often at most a settlement is signed again although its fee suffices.
+const PASSED_OVER_MAX: usize = 3;
 /// Pause after a further attempt that was not to be had.
 const AGAIN_IN: Duration = Duration::from_secs(5);
 /// An authorization that ends within so many blocks is not bumped: its settlement would only burn gas.

@@ -79,6 +79,8 @@ pub(super) struct World {
     pub pool: BTreeMap<u64, (B256, Bytes)>,
     /// Transactions that the pool holds and no block gets.
     pub passed_over: HashSet<B256>,
+    /// Transactions that are too cheap for the pool.
+    pub underpriced: HashSet<B256>,
     pub receipts: HashMap<B256, Value>,
     pub logs: Vec<Value>,
     pub nonce: u64,
@@ -120,6 +122,7 @@ impl World {
             state_used: HashSet::new(),
             pool: BTreeMap::new(),
             passed_over: HashSet::new(),
+            underpriced: HashSet::new(),
             receipts: HashMap::new(),
             logs: Vec::new(),
             nonce: 0,
@@ -219,6 +222,8 @@ impl World {
             answer = Err(Ok(json!({"code": -32000, "message": "nonce too low"})));
         } else if self.pool.get(&nonce).is_some_and(|(held, _)| *held == hash) {
             answer = Err(Ok(json!({"code": -32000, "message": "already known"})));
+        } else if self.underpriced.contains(&hash) {
+            answer = Err(Ok(json!({"code": -32000, "message": "transaction underpriced: tip needed 2"})));
         } else if script.takes {
             self.pool.insert(nonce, (hash, raw));
             if self.is_automine {

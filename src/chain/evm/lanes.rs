@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use super::Inner;
 use super::abi::quantity;
-use super::bump::{PASSED_OVER_MAX, PATIENCE, passed_over_after, replacement};
+use super::bump::{PATIENCE, passed_over_after, replacement};
 use super::rpc::RpcError;
 use super::sent::SendAnswer;
 use crate::chain::spending::Allowance;
@@ -48,14 +48,14 @@ struct Entry {
     holders: usize,
     due: Instant,
     tries: u32,
-    /// When a node said first that it has it.
-    accepted_at: Option<Instant>,
+    /// When a node said first that it has it, or that it wants a higher fee.
+    known_at: Option<Instant>,
 }
 
 impl Entry {
     fn new(raw: Bytes) -> Self {
         let now = Instant::now();
-        Self { raw, added_at: now, holders: 0, due: now, tries: 0, accepted_at: None }
+        Self { raw, added_at: now, holders: 0, due: now, tries: 0, known_at: None }
     }
 }
 
@@ -86,11 +86,11 @@ impl Queue {
         self.entries.range((nonce, B256::ZERO)..=(nonce, B256::repeat_byte(0xff))).next().is_some()
     }
 
-    /// Since when the chain could have mined it: nodes have it, and all that comes before it is mined.
+    /// Since when the chain could have mined it: nodes know it, and all that comes before it is mined.
     fn next_since(&self, key: (AccountNonce, B256)) -> Option<Instant> {
         let is_next = self.mined == key.0 && self.counted_at.is_some_and(|at| at.elapsed() < COUNT_EVERY * 2);
-        let accepted_at = self.entries.get(&key).filter(|_entry| is_next)?.accepted_at?;
-        Some(accepted_at.max(self.mined_since?))
+        let known_at = self.entries.get(&key).filter(|_entry| is_next)?.known_at?;
+        Some(known_at.max(self.mined_since?))
     }
 }
 
@@ -163,7 +163,7 @@ impl Ticket {
         self.lane.wake.notify_one();
     }
 
-    /// Since when the chain could have mined it: nodes have it, and all that comes before it is mined.
+    /// Since when the chain could have mined it: nodes know it, and all that comes before it is mined.
     pub(super) fn next_since(&self) -> Option<Instant> {
         self.lane.queue.lock().ok()?.next_since(self.key)
     }
@@ -336,21 +336,22 @@ impl Lane {
         let mut tries = 0;
         self.with_entry(key, |entry| {
             entry.tries = entry.tries.saturating_add(1);
-            if answer == SendAnswer::Accepted {
-                entry.accepted_at.get_or_insert_with(Instant::now);
+            if matches!(answer, SendAnswer::Accepted | SendAnswer::Underpriced) {
+                entry.known_at.get_or_insert_with(Instant::now);
             }
             tries = entry.tries;
-            let (first, last) = if answer == SendAnswer::Again { FAILED_AGAIN } else { ACCEPTED_AGAIN };
+            let has_failed = matches!(answer, SendAnswer::Again | SendAnswer::Underpriced);
+            let (first, last) = if has_failed { FAILED_AGAIN } else { ACCEPTED_AGAIN };
             let factor = 1 << (entry.tries - 1).min(8);
             entry.due = Instant::now() + (first * factor).min(last);
         });
         if let Err(error) = result {
             let signer = &self.account;
             match answer {
-                SendAnswer::Again => {
+                SendAnswer::Again | SendAnswer::Underpriced => {
                     tracing::warn!(%error, %signer, account_nonce = key.0, transaction = %key.1, tries, "Sending failed; will send again.");
                 }
-                _ => {
+                SendAnswer::Accepted | SendAnswer::NonceUsed => {
                     tracing::debug!(%error, %signer, account_nonce = key.0, transaction = %key.1, "Node has it already.")
                 }
             }
@@ -369,20 +370,23 @@ impl Lane {
         let missing = || RpcError::Transport("no count".to_owned());
         let mined = counts.next().ok_or_else(missing)??;
         let pooled = counts.next().ok_or_else(missing)??;
-        let lost = self.lost_nonces(mined, pooled);
+        let passed_over_after = passed_over_after(inner.watch.block_interval());
+        let lost = self.lost_nonces(mined, pooled, passed_over_after);
         if let Some(lowest) = lost.first() {
+            let mut mended = Ok(());
             for nonce in &lost {
-                self.mend(inner, *nonce).await?;
+                mended = self.mend(inner, *nonce).await;
                 if !self.holds(*nonce) {
                     // What comes after it could not be mined either.
                     break;
                 }
             }
-            self.resend_from(*lowest);
-            return Ok(());
+            if self.holds(*lowest) {
+                self.resend_from(*lowest);
+            }
+            return mended;
         }
         let base_fee = inner.watch.head().and_then(|head| head.base_fee);
-        let passed_over_after = passed_over_after(inner.watch.block_interval());
         match base_fee.and_then(|base_fee| self.stuck(mined, base_fee, passed_over_after)) {
             // What a payment needs, its settlement replaces.
             Some(held) if self.booked(inner, mined).await.is_some_and(|booked| booked.is_empty()) => {
@@ -428,15 +432,16 @@ impl Lane {
     /// otherwise, or a filler. Gives the one of the highest fee.
     fn stuck(&self, mined: AccountNonce, base_fee: u128, passed_over_after: Duration) -> Option<TxEip1559> {
         let queue = self.queue.lock().ok()?;
-        let (mut highest, mut count): (Option<TxEip1559>, usize) = (None, 0);
-        for (key, entry) in queue.entries.range((mined, B256::ZERO)..=(mined, B256::repeat_byte(0xff))) {
+        let entries = || queue.entries.range((mined, B256::ZERO)..=(mined, B256::repeat_byte(0xff)));
+        // Each time more patiently: at a fee that suffices it isn't the fee.
+        let passed_over_after = passed_over_after.saturating_mul(u32::try_from(entries().count()).unwrap_or(u32::MAX));
+        let mut highest: Option<TxEip1559> = None;
+        for (key, entry) in entries() {
             let held = unsigned(&entry.raw)?;
-            count += 1;
             let has_waited = if held.max_fee_per_gas < base_fee {
                 entry.added_at.elapsed() >= PATIENCE
             } else {
-                let since = queue.next_since(*key).filter(|_since| count <= PASSED_OVER_MAX);
-                since.is_some_and(|since| since.elapsed() >= passed_over_after)
+                queue.next_since(*key).is_some_and(|since| since.elapsed() >= passed_over_after)
             };
             if entry.holders > 0 || !has_waited {
                 return None;
@@ -448,14 +453,18 @@ impl Lane {
         highest
     }
 
-    /// Notes what the chain has; gives the nonces that have been missing for too long, lowest first.
-    fn lost_nonces(&self, mined: AccountNonce, pooled: AccountNonce) -> Vec<AccountNonce> {
+    /// Notes what the chain has; gives the nonces that have been missing for too long, lowest first. What a node's pool holds isn't
+    /// missing, unless it is the next to be mined and the chain has passed it over: an earlier run may have left it there.
+    fn lost_nonces(&self, mined: AccountNonce, pooled: AccountNonce, passed_over_after: Duration) -> Vec<AccountNonce> {
         let Ok(mut queue) = self.queue.lock() else { return Vec::new() };
         let now = Instant::now();
         queue.set_mined(mined);
         queue.counted_at = Some(now);
         queue.entries.retain(|(nonce, _), entry| entry.holders > 0 || *nonce >= mined);
-        let missing = (mined.max(pooled)..queue.next).take(DEPTH_MAX).filter(|nonce| !queue.holds(*nonce));
+        let is_passed_over = queue.mined_since.is_some_and(|since| since.elapsed() >= passed_over_after);
+        let next = Some(mined).filter(|next| *next < pooled.min(queue.next) && is_passed_over);
+        let behind = (mined.max(pooled)..queue.next).take(DEPTH_MAX);
+        let missing = next.into_iter().chain(behind).filter(|nonce| !queue.holds(*nonce));
         queue.gaps = missing.map(|nonce| (nonce, queue.gaps.get(&nonce).copied().unwrap_or(now))).collect();
         let is_lost = |since: &Instant| now.saturating_duration_since(*since) >= GAP_GRACE;
         queue.gaps.iter().filter(|(_, since)| is_lost(since)).map(|(nonce, _)| *nonce).collect()
@@ -587,6 +596,7 @@ mod tests {
     use super::*;
 
     const NOW: UnixMillis = UnixMillis(0);
+    const LONG: Duration = Duration::from_secs(60);
 
     fn lane() -> Arc<Lane> {
         Lane::new(AccountId::new("0xlane").unwrap(), Address::ZERO, None, Arc::default())
@@ -654,17 +664,36 @@ mod tests {
             lane.queue.lock().unwrap().gaps.values_mut().for_each(|since| *since = long_ago);
         };
         lane.set_next(9);
-        assert_eq!((lane.lost_nonces(5, 5), missed()), (Vec::new(), vec![5, 7, 8]), "only noticed");
+        assert_eq!((lane.lost_nonces(5, 5, LONG), missed()), (Vec::new(), vec![5, 7, 8]), "only noticed");
         long_ago();
-        assert_eq!(lane.lost_nonces(5, 5), [5, 7, 8], "all of them at once");
-        assert_eq!((lane.lost_nonces(5, 8), missed()), (vec![8], vec![8]), "the pool holds those before");
-        assert_eq!((lane.lost_nonces(5, 5), missed()), (vec![8], vec![5, 7, 8]), "two are missed anew");
+        assert_eq!(lane.lost_nonces(5, 5, LONG), [5, 7, 8], "all of them at once");
+        assert_eq!((lane.lost_nonces(5, 8, LONG), missed()), (vec![8], vec![8]), "the pool holds those before");
+        assert_eq!((lane.lost_nonces(5, 5, LONG), missed()), (vec![8], vec![5, 7, 8]), "two are missed anew");
         long_ago();
         lane.insert_unheld(7, B256::ZERO, Vec::new());
-        assert_eq!((lane.lost_nonces(5, 5), missed()), (vec![5, 8], vec![5, 8]));
+        assert_eq!((lane.lost_nonces(5, 5, LONG), missed()), (vec![5, 8], vec![5, 8]));
         drop(held);
-        assert_eq!(lane.lost_nonces(9, 9), Vec::<AccountNonce>::new());
+        assert_eq!(lane.lost_nonces(9, 9, LONG), Vec::<AccountNonce>::new());
         assert!(lane.queue.lock().unwrap().entries.is_empty(), "passed and not waited for: forgotten");
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_in_the_pool_is_lost_once_the_chain_has_passed_it_over() {
+        let lane = lane();
+        lane.set_next(9);
+        let missed = || lane.queue.lock().unwrap().gaps.keys().copied().collect::<Vec<_>>();
+        for (mined, pooled, after, expected) in [
+            (5, 9, LONG, vec![]),
+            (5, 9, Duration::ZERO, vec![5]),
+            (9, 9, Duration::ZERO, vec![]),
+            (9, 12, Duration::ZERO, vec![]),
+        ] {
+            lane.lost_nonces(mined, pooled, after);
+            assert_eq!(missed(), expected, "{mined} {pooled} {after:?}");
+        }
+        let _held = lane.submit(6, B256::ZERO, Bytes::new());
+        lane.lost_nonces(6, 9, Duration::ZERO);
+        assert_eq!(missed(), [0; 0], "a settlement sees to it");
     }
 
     #[test]

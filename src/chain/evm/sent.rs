@@ -9,6 +9,8 @@ use super::rpc::RpcError;
 pub(super) enum SendAnswer {
     /// The node has it.
     Accepted,
+    /// The node doesn't take it at this fee.
+    Underpriced,
     /// This account nonce was used: by it or by another.
     NonceUsed,
     /// Nothing is known, or the node refuses: try again.
@@ -22,9 +24,15 @@ impl SendAnswer {
             Err(RpcError::Server { message, .. }) => {
                 let message = message.to_ascii_lowercase();
                 let says = |words: &[&str]| words.iter().any(|word| message.contains(word));
-                if says(&["already known", "known transaction", "already imported", "already exists", "underpriced"])
-                    && !message.starts_with("transaction underpriced")
-                {
+                if message.starts_with("transaction underpriced") {
+                    Self::Underpriced
+                } else if says(&[
+                    "already known",
+                    "known transaction",
+                    "already imported",
+                    "already exists",
+                    "underpriced",
+                ]) {
                     Self::Accepted
                 } else if says(&["nonce too low", "nonce is too low", "invalid nonce", "old nonce"]) {
                     Self::NonceUsed
@@ -51,7 +59,7 @@ mod tests {
             ("already known", SendAnswer::Accepted),
             ("transaction already imported", SendAnswer::Accepted),
             ("replacement transaction underpriced", SendAnswer::Accepted),
-            ("transaction underpriced: tip needed 1", SendAnswer::Again),
+            ("transaction underpriced: tip needed 1", SendAnswer::Underpriced),
             ("nonce too low: next nonce 5, tx nonce 4", SendAnswer::NonceUsed),
             ("insufficient funds for gas * price + value", SendAnswer::Again),
             ("internal error", SendAnswer::Again),

@@ -813,8 +813,10 @@ async fn a_settlement_that_the_chain_passes_over_is_replaced_and_those_behind_it
         world.passed_over.insert(hash);
     });
     let kept = Arc::new(Kept { world: Arc::clone(&shop.world), attempts: Mutex::default() });
-    let both = futures::future::join(shop.scheme.settle(&first, &*kept), shop.scheme.settle(&second, &NoAttempts));
+    let of_second = Kept { world: Arc::clone(&shop.world), attempts: Mutex::default() };
+    let both = futures::future::join(shop.scheme.settle(&first, &*kept), shop.scheme.settle(&second, &of_second));
     let (outcome, behind) = tokio::time::timeout(Duration::from_secs(40), both).await.unwrap();
+    assert!(of_second.attempts.lock().unwrap().is_empty());
     let SettleOutcome::Paid(settlement) = outcome else { panic!("{outcome:?}") };
     let attempts = kept.attempts.lock().unwrap().clone();
     assert_eq!((attempts.len(), &settlement.transaction), (1, &attempts[0].transaction));
@@ -824,6 +826,39 @@ async fn a_settlement_that_the_chain_passes_over_is_replaced_and_those_behind_it
     assert!(new.max_priority_fee_per_gas >= old.max_priority_fee_per_gas * 9 / 8);
     paid_by(&second, &behind);
     assert_eq!(shop.world.lock().unwrap().state_used.len(), 2);
+}
+
+#[tokio::test]
+async fn a_settlement_that_nodes_find_too_cheap_is_signed_again() {
+    let shop = shop().await;
+    let record = shop.claimed(1, 0).await;
+    let old = &record.attempts[0].signed;
+    let hash: B256 = old.transaction.parse().unwrap();
+    shop.change(|world| {
+        world.underpriced.insert(hash);
+    });
+    let kept = Kept { world: Arc::clone(&shop.world), attempts: Mutex::default() };
+    let outcome = tokio::time::timeout(Duration::from_secs(40), shop.scheme.settle(&record, &kept)).await.unwrap();
+    let SettleOutcome::Paid(settlement) = outcome else { panic!("{outcome:?}") };
+    let attempts = kept.attempts.lock().unwrap().clone();
+    assert_eq!((attempts.len(), &settlement.transaction), (1, &attempts[0].transaction));
+    let tip = |raw: &[u8]| lanes::unsigned(raw).unwrap().max_priority_fee_per_gas;
+    assert!(tip(&attempts[0].raw) >= tip(&old.raw) * 9 / 8);
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_in_the_pool_and_no_block_takes_is_replaced() {
+    let shop = shop().await;
+    let signer = shop.scheme.signer_nonces().await.unwrap().remove(0).0;
+    let left = Bytes::from(shop.claimed(9, 0).await.attempts[0].signed.raw.clone());
+    shop.change(|world| {
+        world.passed_over.insert(keccak256(&left));
+        world.pool.insert(0, (keccak256(&left), left.clone()));
+    });
+    shop.scheme.open(&[(signer, 1)]);
+    let record = shop.claimed(1, 1).await;
+    let settling = shop.scheme.settle(&record, &NoAttempts);
+    paid_by(&record, &tokio::time::timeout(Duration::from_secs(90), settling).await.unwrap());
 }
 
 #[tokio::test]
