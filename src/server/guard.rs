@@ -38,9 +38,13 @@ const H2_SETTINGS: u8 = 4;
 /// Of what came, so much is taken at a time while a head is waited for.
 const PIECE_BYTES: usize = 4096;
 
-/// A head of more bytes, or fields, is waited for no longer: no request may have so many.
+/// A head of more bytes is refused whatever it says: it is looked at no more until it ends, or is longer than pingora reads.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
+const HEAD_BYTES_READ_MAX: usize = 1 << 20;
+/// A head of more fields is waited for no longer: no request may have so many.
 const HEAD_FIELDS_MAX: usize = 128;
+/// Line ends that may come before a head (RFC 9112 §2.2: one line, for the sake of old clients).
+const LINE_ENDS_MAX: usize = 8;
 
 /// What an answer's head, and a short body with it, may have to leave in one piece.
 const HELD_BYTES_MAX: usize = 1460;
@@ -81,31 +85,32 @@ impl<S: IO> Guarded<S> {
     }
 
     /// Waits until the head of a request is there to be read, or bytes that never become one. Whether they came in time, and at
-    /// all.
+    /// all. Whoever sends line ends instead gets no answer.
     pub async fn gather(&mut self) -> bool {
-        poll_fn(|context| self.poll_gather(context)).await
+        let mut seen = 0;
+        poll_fn(|context| self.poll_gather(&mut seen, context)).await
     }
 
-    fn poll_gather(&mut self, context: &mut Context<'_>) -> Poll<bool> {
-        if !self.ahead.is_empty() {
-            // Whoever read the request before left it.
-            if self.connection.stage().0 == Stage::Idle {
-                self.connection.enter(Stage::Head);
-            }
-            if is_decided(&self.ahead, &self.ahead) {
-                return Poll::Ready(true);
-            }
-        }
+    fn poll_gather(&mut self, seen: &mut usize, context: &mut Context<'_>) -> Poll<bool> {
         loop {
+            if self.ahead.len() > *seen {
+                // Whoever read the request before may have left it.
+                if self.connection.stage().0 == Stage::Idle {
+                    self.connection.enter(Stage::Head);
+                }
+                if is_idle_talk(&self.ahead) {
+                    return Poll::Ready(false);
+                }
+                if is_decided(&self.ahead, *seen) {
+                    return Poll::Ready(true);
+                }
+                *seen = self.ahead.len();
+            }
             let mut piece = [MaybeUninit::uninit(); PIECE_BYTES];
             let mut piece = ReadBuf::uninit(&mut piece);
             match ready!(self.poll_fresh(context, &mut piece)) {
-                Ok(()) if !piece.filled().is_empty() => {}
+                Ok(()) if !piece.filled().is_empty() => self.ahead.extend_from_slice(piece.filled()),
                 Ok(()) | Err(_) => return Poll::Ready(false),
-            }
-            self.ahead.extend_from_slice(piece.filled());
-            if is_decided(&self.ahead, piece.filled()) {
-                return Poll::Ready(true);
             }
         }
     }
@@ -185,14 +190,31 @@ impl<S: IO> Guarded<S> {
     }
 }
 
-/// Whether it shows what a request's bytes are: a head, whole, or none. `last` are those that came last.
-fn is_decided(bytes: &[u8], last: &[u8]) -> bool {
-    if bytes.ends_with(b"\r\n\r\n") || bytes.len() > HEAD_BYTES_MAX {
-        return true;
+/// Whether more line ends came than may precede a request.
+fn is_idle_talk(bytes: &[u8]) -> bool {
+    bytes.len() > LINE_ENDS_MAX && bytes.iter().take(LINE_ENDS_MAX + 1).all(|byte| is_line_end(*byte))
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
+}
+
+/// Whether it shows what a request's bytes are: a head, whole, or none. Of the first `seen` of them it wasn't to be seen. The whole
+/// is parsed only while it is short, and when a line has ended: or who sends a byte at a time gets much work done.
+fn is_decided(bytes: &[u8], seen: usize) -> bool {
+    let from = |position: usize| bytes.get(position..).unwrap_or(bytes);
+    if bytes.len() > HEAD_BYTES_MAX {
+        // An empty line may have begun before.
+        let last = from(seen.saturating_sub(2));
+        let has_empty_line =
+            last.windows(2).any(|two| two == b"\n\n") || last.windows(3).any(|three| three == b"\n\r\n");
+        return has_empty_line || bytes.len() > HEAD_BYTES_READ_MAX;
     }
-    // No line of it has ended since the last look.
-    if !last.contains(&b'\n') {
+    if !from(seen).contains(&b'\n') {
         return false;
+    }
+    if bytes.ends_with(b"\r\n\r\n") && !bytes.first().copied().is_some_and(is_line_end) {
+        return true;
     }
     let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
     !matches!(httparse::Request::new(&mut fields).parse(bytes), Ok(httparse::Status::Partial))
@@ -397,6 +419,8 @@ impl<S: IO> Peek for Guarded<S> {}
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
 
     use super::*;
@@ -500,14 +524,41 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_never_becomes_a_head_is_not_waited_for() {
-        let long = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; HEAD_BYTES_MAX]].concat();
         let many = [b"GET / HTTP/1.1\r\n".as_slice(), &b"A: b\r\n".repeat(HEAD_FIELDS_MAX + 1)].concat();
-        for bytes in [b"no\0thing\n".as_slice(), b"GET / HTTP/1.1\r\nA b\r\n", b"GET / HTTP/9.9\r\n", &long, &many] {
+        for bytes in [b"no\0thing\n".as_slice(), b"GET / HTTP/1.1\r\nA b\r\n", b"GET / HTTP/9.9\r\n", &many] {
             let (mut client, mut server, _connection) = guarded(2 * HEAD_BYTES_MAX);
             client.write_all(bytes).await.unwrap();
             let waited = tokio::time::timeout(Duration::from_secs(5), server.gather()).await;
             assert_eq!(waited.ok(), Some(true), "{:?}", String::from_utf8_lossy(&bytes[..9]));
         }
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_long_is_gathered_to_its_end_and_no_further_than_it_is_read() {
+        let begun = [b"\r\nGET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; HEAD_BYTES_MAX]].concat();
+        let (mut client, mut server, _connection) = guarded(4 * HEAD_BYTES_READ_MAX);
+        client.write_all(&begun).await.unwrap();
+        let mut gathering = pin!(server.gather());
+        assert!(futures::poll!(&mut gathering).is_pending());
+        for (last, is_end) in [(b"\r".as_slice(), false), (b"\n", false), (b"\r", false), (b"\n", true)] {
+            client.write_all(last).await.unwrap();
+            assert_eq!(futures::poll!(&mut gathering).is_ready(), is_end, "{last:?}");
+        }
+        let (mut client, mut server, _connection) = guarded(4 * HEAD_BYTES_READ_MAX);
+        client.write_all(&vec![b'x'; HEAD_BYTES_READ_MAX]).await.unwrap();
+        let mut gathering = pin!(server.gather());
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut gathering).await.is_err());
+        client.write_all(b"x").await.unwrap();
+        assert!(gathering.await);
+    }
+
+    #[tokio::test]
+    async fn who_sends_line_ends_only_gets_no_answer() {
+        let (mut client, mut server, _connection) = guarded(1024);
+        client.write_all(b"\r\n\r\n").await.unwrap();
+        assert!(futures::poll!(Box::pin(server.gather())).is_pending(), "no head, however it ends");
+        client.write_all(b"\n\n\n\n\n").await.unwrap();
+        assert!(!server.gather().await);
     }
 
     #[tokio::test(start_paused = true)]
