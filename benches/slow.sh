@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # What honest traffic notices of many slow connections: its p50 and p99 before and while they are held, and the gateway's memory.
 #
-#   benches/slow.sh [CONNECTIONS=10000] [SECONDS=300] [HONEST=16]
+#   benches/slow.sh [CONNECTIONS=10000] [SECONDS=300] [RATE=500]
 #
-# HONEST connections ask as fast as they are answered, a tenth of the time before and all the while. BINARY=path takes a binary
-# that is there instead of building one. Wants wrk, nginx and python3 (Debian: apt-get install wrk nginx-light python3), and
-# descriptors: three for each two slow connections, to each process. Everything listens on loopback and is stopped by pid.
+# Honest traffic is RATE requests a second, on 16 connections, half of them to an origin that answers at once and half to one that
+# takes 20 ms: a fifth of the time before and all the while. BINARY=path takes a binary that is there instead of building one. Wants
+# h2load, nginx and python3 (Debian: apt-get install nghttp2-client nginx-light python3), and descriptors: three for each two slow
+# connections, to each process. Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-connections=${1:-10000} seconds=${2:-300} honest=${3:-16} per_address=50
-for tool in wrk nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
+connections=${1:-10000} seconds=${2:-300} rate=${3:-500} per_address=50
+for tool in h2load nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 ulimit -n $((connections * 3 / 2 + 4096)) || { echo "too few file descriptors: ulimit -Hn" >&2; exit 1; }
 
 if [ -z "${BINARY:-}" ]; then
@@ -35,7 +36,7 @@ while True:
     except OSError: continue
     print(port); break'
 }
-origin=$(free_port) toll=$(free_port) admin=$(free_port)
+origin=$(free_port) worker=$(free_port) toll=$(free_port) admin=$(free_port)
 cat >"$work/origin.conf" <<CONF
 daemon off; worker_processes 1; worker_rlimit_nofile $((connections + 2048)); pid $work/origin.pid; error_log $work/origin.err crit;
 events { worker_connections $((connections + 1024)); }
@@ -53,36 +54,64 @@ listen = "127.0.0.1:$admin"
 level = "warn"
 [upstreams.api]
 servers = ["127.0.0.1:$origin"]
+[upstreams.worker]
+servers = ["127.0.0.1:$worker"]
 [routes]
-"/free" = "free"
+"/free" = { price = "free", upstream = "api" }
+"/work" = { price = "free", upstream = "worker" }
 CONF
+cat >"$work/worker.py" <<'PY'
+import asyncio, sys
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndone\n"
+async def serve(reader, writer):
+    try:
+        while await reader.readuntil(b"\r\n\r\n"):
+            await asyncio.sleep(0.02)
+            writer.write(ANSWER)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        writer.close()
+async def main():
+    async with await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1])) as server:
+        await server.serve_forever()
+asyncio.run(main())
+PY
+python3 "$work/worker.py" "$worker" & pids+=($!)
 nginx -p "$work" -c "$work/origin.conf" & pids+=($!)
 "$BINARY" run --config "$work/gateway.toml" & pids+=($!); toll_pid=$!
-for _ in $(seq 100); do
-  [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$toll/free")" = 200 ] && break
-  sleep 0.1
+for path in free work; do
+  for _ in $(seq 100); do
+    [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$toll/$path")" = 200 ] && break
+    sleep 0.1
+  done
 done
 
 memory() { awk '/VmRSS/ {print $2}' "/proc/$toll_pid/status"; }
 
 measure() { # NAME SECONDS
-  wrk -t1 -c"$honest" -d"${2}s" --latency --timeout 10s "http://127.0.0.1:$toll/free" >"$work/$1.wrk"
-  python3 - "$1" "$work" "$(memory)" <<'PY'
-import json, re, sys
-name, work, memory = sys.argv[1:]
-text = open(f"{work}/{name}.wrk").read()
-unit = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-def millis(q):
-    number, word = re.search(rf"{q}%\s+([\d.]+)(us|ms|s)", text).groups()
-    return float(number) * unit[word]
-rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))
-broken = re.search(r"Socket errors.*|Non-2xx.*", text)
-print(f"{name:7} {rate:9.0f}/s  p50 {millis(50):7.2f} ms  p99 {millis(99):7.2f} ms  {int(memory) / 1024:7.1f} MiB", broken.group(0) if broken else "")
-json.dump({"p50": millis(50), "p99": millis(99), "memory": int(memory)}, open(f"{work}/{name}.json", "w"))
+  local path loads=()
+  for path in free work; do
+    h2load --h1 -c8 --rps="$(python3 -c "print($rate / 16)")" -D"$2" --log-file="$work/$1.$path" \
+      "http://127.0.0.1:$toll/$path" >"$work/$1.$path.out" &
+    loads+=($!)
+  done
+  wait "${loads[@]}"
+  python3 - "$1" "$work" "$(memory)" "$2" <<'PY'
+import json, sys
+name, work, memory, seconds = sys.argv[1:]
+found = {"memory": int(memory)}
+for path, origin in (("free", "at once"), ("work", "20 ms")):
+    rows = [line.split() for line in open(f"{work}/{name}.{path}")]
+    times = sorted(int(row[2]) / 1000 for row in rows)
+    failed = sum(row[1] != "200" for row in rows)
+    p50, p99 = (times[int(len(times) * share)] for share in (0.5, 0.99))
+    found[path] = p99
+    print(f"{name:7} origin {origin:7} {len(rows) / float(seconds):6.0f}/s  p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  max {times[-1]:7.2f} ms"
+          f"  {failed} failed  {int(memory) / 1024:6.1f} MiB")
+json.dump(found, open(f"{work}/{name}.json", "w"))
 PY
 }
 
-measure before $((seconds / 10 > 5 ? seconds / 10 : 5))
+measure before $((seconds / 5 > 10 ? seconds / 5 : 10))
 python3 benches/slow.py "$toll" "$connections" "$per_address" $((seconds + 60)) >"$work/slow.log" & pids+=($!); slow_pid=$!
 for _ in $(seq 600); do
   grep -q '^held' "$work/slow.log" && break
@@ -96,5 +125,7 @@ tail -n 1 "$work/slow.log"
 python3 - "$work" <<'PY'
 import json, sys
 before, during = (json.load(open(f"{sys.argv[1]}/{name}.json")) for name in ("before", "during"))
-print(f"p99 {100 * (during['p99'] / before['p99'] - 1):+.1f} %, memory {(during['memory'] - before['memory']) / 1024:+.1f} MiB")
+for path, origin in (("free", "at once"), ("work", "20 ms")):
+    print(f"origin {origin}: p99 {during[path] - before[path]:+.2f} ms, {100 * (during[path] / before[path] - 1):+.1f} %")
+print(f"memory {(during['memory'] - before['memory']) / 1024:+.1f} MiB")
 PY
