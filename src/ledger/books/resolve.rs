@@ -1,7 +1,7 @@
 //! An operator's refund: one statement, on columns that no step of a gateway touches.
 
-use super::Driver;
 use super::rows::{self, select_payments};
+use super::{Driver, fault};
 use crate::ledger::{LedgerError, PaymentRecord, RecordId, Resolution};
 
 /// Notes the refund of a payment that is owed and that nobody resolved; gives the row as it then is, whoever resolved it.
@@ -24,10 +24,10 @@ pub(super) async fn resolve(
     .bind(resolution.at.0)
     .execute(&mut *connection)
     .await
-    .map_err(|error| match error {
-        sqlx::Error::Database(_) => LedgerError::NotWritten(error.to_string()),
-        // It may have been written before the answer was lost.
-        _ => LedgerError::Unknown(error.to_string()),
+    // The statement commits by itself, so that its errors are those of a COMMIT.
+    .map_err(|error| match fault::of_commit(&error) {
+        fault::CommitFault::RolledBack => LedgerError::NotWritten(error.to_string()),
+        fault::CommitFault::Unknown => LedgerError::Unknown(error.to_string()),
     })?;
     let found = sqlx::query(select_payments!("WHERE p.record = $1 ORDER BY a.number"))
         .bind(&record.0)
