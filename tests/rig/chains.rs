@@ -1,6 +1,7 @@
 //! The chains that the rig's shop is paid on: nodes, payers, and what moved, read from the chain itself.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use alloy::consensus::TxEnvelope;
@@ -36,6 +37,10 @@ const FEE_COSMOS: u128 = 10_000;
 /// How long a Cosmos payment stands: five minutes.
 const COSMOS_BLOCKS: u64 = 600;
 const COSMOS_BLOCK_TIME: Duration = Duration::from_millis(500);
+/// How often the EVM chain's clock moves though nobody pays.
+const EVM_BLOCK_TIME: Duration = Duration::from_secs(1);
+/// A node that was told to mine no more has done so when its height stands still for so long.
+const EVM_STILL: Duration = Duration::from_millis(300);
 
 /// Money that arrived at the shop.
 #[derive(Debug, Clone)]
@@ -71,10 +76,22 @@ pub enum Wallets {
 }
 
 pub struct Chains {
-    pub evm: Option<Node>,
+    pub evm: Option<Arc<Node>>,
+    /// Held by whoever makes the EVM node mine, or take back.
+    evm_mining: Arc<tokio::sync::Mutex<()>>,
     pub solana: Option<SolanaNode>,
     pub cosmos: Option<CosmosChain>,
     cosmos_pay_to: String,
+}
+
+/// Mines a block a second as long as the node is there: once told to stop, anvil can't be told to mine both at once and on time.
+async fn tick(node: Weak<Node>, mining: Arc<tokio::sync::Mutex<()>>) {
+    loop {
+        tokio::time::sleep(EVM_BLOCK_TIME).await;
+        let Some(node) = node.upgrade() else { return };
+        let _nobody_else = mining.lock().await;
+        node.rpc("evm_mine", json!([])).await;
+    }
 }
 
 impl Chains {
@@ -93,7 +110,12 @@ impl Chains {
                 other => panic!("no chain is called {other}: there are {EVM}, {SOLANA} and {COSMOS}"),
             }
         }
-        Self { evm, solana, cosmos, cosmos_pay_to: Wallet::new(8).address() }
+        let evm = evm.map(Arc::new);
+        let evm_mining = Arc::default();
+        if let Some(node) = &evm {
+            tokio::spawn(tick(Arc::downgrade(node), Arc::clone(&evm_mining)));
+        }
+        Self { evm, evm_mining, solana, cosmos, cosmos_pay_to: Wallet::new(8).address() }
     }
 
     pub fn names(&self) -> Vec<&'static str> {
@@ -177,8 +199,27 @@ impl Chains {
     }
 
     /// Has the EVM chain take back its newest blocks; what they held is gone.
+    ///
+    /// It mines nothing meanwhile: anvil takes blocks back without the lock under which it mines, and is left with balances of
+    /// blocks that it no longer has (foundry pull request 16711), as no chain is.
     pub async fn take_back(&self, blocks: u64) {
-        self.evm.as_ref().unwrap().rpc("anvil_reorg", json!([blocks, []])).await;
+        let node = self.evm.as_ref().unwrap();
+        let _nobody_mines = self.evm_mining.lock().await;
+        node.rpc("evm_setIntervalMining", json!([0])).await;
+        // Comes after the block that is being mined now.
+        node.rpc("evm_mine", json!([])).await;
+        let mut height = self.evm_height().await;
+        loop {
+            tokio::time::sleep(EVM_STILL).await;
+            let now = self.evm_height().await;
+            if now == height {
+                break;
+            }
+            height = now;
+        }
+        node.rpc("anvil_reorg", json!([blocks, []])).await;
+        // Each transaction at once again. What it got meanwhile waits for the next tick.
+        node.rpc("evm_setAutomine", json!([true])).await;
     }
 
     /// Everything that was ever paid to the shop.
