@@ -4,13 +4,14 @@
 #   benches/slow.sh [CONNECTIONS=10000] [SECONDS=300] [RATE=500]
 #
 # Honest traffic is RATE requests a second, on 16 connections, half of them to an origin that answers at once and half to one that
-# takes 20 ms: a fifth of the time before and all the while. BINARY=path takes a binary that is there instead of building one. Wants
-# h2load, nginx and python3 (Debian: apt-get install nghttp2-client nginx-light python3), and descriptors: three for each two slow
+# takes 20 ms: a fifth of the time before and all the while. As many as to either of them go straight to the second, past the
+# gateway: what these notice is the machine's. BINARY=path takes a binary that is there instead of building one. Wants h2load, nginx,
+# python3 and chrt (Debian: apt-get install nghttp2-client nginx-light python3 util-linux), and descriptors: three for each two slow
 # connections, to each process. Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 connections=${1:-10000} seconds=${2:-300} rate=${3:-500} per_address=50
-for tool in h2load nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
+for tool in chrt h2load nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 ulimit -n $((connections * 3 / 2 + 4096)) || { echo "too few file descriptors: ulimit -Hn" >&2; exit 1; }
 
 if [ -z "${BINARY:-}" ]; then
@@ -88,10 +89,12 @@ done
 memory() { awk '/VmRSS/ {print $2}' "/proc/$toll_pid/status"; }
 
 measure() { # NAME SECONDS
-  local path loads=()
-  for path in free work; do
+  local path port loads=()
+  for path in free work direct; do
+    port=$toll
+    [ "$path" != direct ] || port=$worker
     h2load --h1 -c8 --rps="$(python3 -c "print($rate / 16)")" -D"$2" --log-file="$work/$1.$path" \
-      "http://127.0.0.1:$toll/$path" >"$work/$1.$path.out" &
+      "http://127.0.0.1:$port/$path" >"$work/$1.$path.out" &
     loads+=($!)
   done
   wait "${loads[@]}"
@@ -99,21 +102,21 @@ measure() { # NAME SECONDS
 import json, sys
 name, work, memory, seconds = sys.argv[1:]
 found = {"memory": int(memory)}
-for path, origin in (("free", "at once"), ("work", "20 ms")):
+for path, origin in (("free", "at once"), ("work", "20 ms"), ("direct", "20 ms, past the gateway")):
     rows = [line.split() for line in open(f"{work}/{name}.{path}")]
     times = sorted(int(row[2]) / 1000 for row in rows)
     failed = sum(row[1] != "200" for row in rows)
     p50, p99 = (times[int(len(times) * share)] for share in (0.5, 0.99))
     found[path] = p99
-    print(f"{name:7} origin {origin:7} {len(rows) / float(seconds):6.0f}/s  p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  max {times[-1]:7.2f} ms"
+    print(f"{name:7} origin {origin:23} {len(rows) / float(seconds):6.0f}/s  p50 {p50:7.2f} ms  p99 {p99:7.2f} ms  max {times[-1]:7.2f} ms"
           f"  {failed} failed  {int(memory) / 1024:6.1f} MiB")
 json.dump(found, open(f"{work}/{name}.json", "w"))
 PY
 }
 
 measure before $((seconds / 5 > 10 ? seconds / 5 : 10))
-# Elsewhere in service: what they cost themselves is not to be taken from the gateway.
-nice -n 19 python3 benches/slow.py "$toll" "$connections" "$per_address" $((seconds + 60)) >"$work/slow.log" & pids+=($!); slow_pid=$!
+# Elsewhere in service: what they cost themselves is not to be taken from the gateway, so that they run when nobody else would.
+chrt --idle 0 python3 benches/slow.py "$toll" "$connections" "$per_address" $((seconds + 60)) >"$work/slow.log" & pids+=($!); slow_pid=$!
 for _ in $(seq 600); do
   grep -q '^held' "$work/slow.log" && break
   kill -0 "$slow_pid" || { echo "the slow clients ended" >&2; exit 1; }
@@ -126,7 +129,7 @@ tail -n 1 "$work/slow.log"
 python3 - "$work" <<'PY'
 import json, sys
 before, during = (json.load(open(f"{sys.argv[1]}/{name}.json")) for name in ("before", "during"))
-for path, origin in (("free", "at once"), ("work", "20 ms")):
+for path, origin in (("free", "at once"), ("work", "20 ms"), ("direct", "20 ms, past the gateway")):
     print(f"origin {origin}: p99 {during[path] - before[path]:+.2f} ms, {100 * (during[path] / before[path] - 1):+.1f} %")
 print(f"memory {(during['memory'] - before['memory']) / 1024:+.1f} MiB")
 PY

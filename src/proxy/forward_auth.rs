@@ -207,21 +207,21 @@ fn only(head: &RequestHeader, name: &'static str) -> Result<HeaderValue, Malform
 
 #[async_trait]
 impl ProxyHttp for ForwardAuth {
-    type CTX = Context;
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new()
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(Context::new())
     }
 
     /// No modules.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, context: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> Result<()> {
         self.proxy.early_request_filter(session, context).await
     }
 
     /// Runs once a request, and answers every one.
-    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> Result<bool> {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         let questions = session.req_header().method.clone();
         let checked = self.check(session, context).await;
@@ -262,20 +262,20 @@ impl ProxyHttp for ForwardAuth {
     }
 
     /// Never reached.
-    async fn upstream_peer(&self, _session: &mut Session, _context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, _context: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         Err(Error::explain(ErrorType::InternalError, "the forward-auth listener has no origins"))
     }
 
     /// A receipt that is still there was told to the front: served (W3), as far as can be known here.
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Self::CTX) {
         self.proxy.logging(session, error, context).await;
     }
 
-    fn request_summary(&self, session: &Session, context: &Context) -> String {
+    fn request_summary(&self, session: &Session, context: &Self::CTX) -> String {
         self.proxy.request_summary(session, context)
     }
 
-    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _context: &Self::CTX, _error: &Error) -> bool {
         true
     }
 }

@@ -33,17 +33,18 @@ const CONNECTS_MAX: usize = 4;
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Context;
+    /// Boxed: pingora copies it with a request's future, in which it stands several times.
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new()
+    fn new_ctx(&self) -> Self::CTX {
+        Box::new(Context::new())
     }
 
     /// No modules: compression is the origin's affair.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     /// Runs first, and only once the whole head is there.
-    async fn early_request_filter(&self, session: &mut Session, _context: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, _context: &mut Self::CTX) -> Result<()> {
         if let Some(connection) = connection::of(session)
             && !session.is_http2()
         {
@@ -55,7 +56,7 @@ impl ProxyHttp for Proxy {
     }
 
     /// Runs once a request, so this is where money moves.
-    async fn request_filter(&self, session: &mut Session, context: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> Result<bool> {
         session.set_write_timeout(Some(WRITE_TIMEOUT));
         self.begin_observing(session, context);
         match self.admit(session, context).await {
@@ -83,7 +84,7 @@ impl ProxyHttp for Proxy {
     }
 
     /// May run again when a connection fails; no byte has left by then.
-    async fn upstream_peer(&self, session: &mut Session, context: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, context: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         context.connects += 1;
         // The last line of defence for promise 1: a priced route without a receipt goes nowhere.
         let is_free = context.route.as_ref().is_some_and(|route| matches!(route.config().action, RouteAction::Free));
@@ -108,7 +109,7 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         peer: &HttpPeer,
-        context: &mut Context,
+        context: &mut Self::CTX,
         mut error: Box<Error>,
     ) -> Box<Error> {
         let Some(upstream) = &context.upstream else { return error };
@@ -129,7 +130,7 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         _socket: std::os::fd::RawFd,
         digest: Option<&pingora::protocols::Digest>,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         if super::upstream::is_checked(peer, digest) {
             return Ok(());
@@ -143,7 +144,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         head: &mut RequestHeader,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         let Some(upstream) = &context.upstream else { return Err(Error::new_in(ErrorType::InternalError)) };
         let client = self.trusted.client(session);
@@ -183,7 +184,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         piece: &mut Option<Bytes>,
         is_last: bool,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         if session.is_http2() && !is_last && session.response_written().is_none() {
             let bytes = piece.as_ref().map_or(0, Bytes::len);
@@ -204,7 +205,7 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        context: &mut Context,
+        context: &mut Self::CTX,
         is_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
@@ -240,7 +241,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         head: &mut ResponseHeader,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<()> {
         headers::strip_response(head);
         if let (Some(upstream), Some(running)) = (&context.upstream, &context.running) {
@@ -292,7 +293,7 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         _piece: &mut Option<Bytes>,
         is_last: bool,
-        context: &mut Context,
+        context: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         let limit = context.upstream.as_ref().and_then(|upstream| upstream.config().total_timeout);
         let is_over = limit.zip(context.forwarded).is_some_and(|(limit, forwarded)| forwarded.elapsed() > limit);
@@ -306,7 +307,7 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, context: &mut Self::CTX) -> FailToProxy {
         if let Some(answer) = context.refusal.take() {
             return self.refuse(session, *answer, context).await;
         }
@@ -347,7 +348,7 @@ impl ProxyHttp for Proxy {
     }
 
     /// Runs last, whatever happened: the delivery is answered for, then counted and logged.
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Context) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, context: &mut Self::CTX) {
         let status = session.response_written().map_or(0, |head| head.status.as_u16());
         let payment = self.payment_fields(context);
         if let Some(mut receipt) = context.receipt.take() {
@@ -387,12 +388,12 @@ impl ProxyHttp for Proxy {
     }
 
     /// For pingora's own log lines: never a path, a query or a header.
-    fn request_summary(&self, session: &Session, context: &Context) -> String {
+    fn request_summary(&self, session: &Session, context: &Self::CTX) -> String {
         format!("{} {}", session.req_header().method, route_name(context))
     }
 
     /// [`Self::fail_to_proxy`] logs it already.
-    fn suppress_error_log(&self, _session: &Session, _context: &Context, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, _context: &Self::CTX, _error: &Error) -> bool {
         true
     }
 }

@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
 use pingora::protocols::{
@@ -38,6 +37,9 @@ const H2_SETTINGS: u8 = 4;
 /// Of what came, so much is taken at a time while a head is waited for.
 const PIECE_BYTES: usize = 4096;
 
+/// What a connection keeps for its next head, rather than ask for it anew.
+const AHEAD_BYTES_KEPT: usize = 2048;
+
 /// A head of more bytes is refused whatever it says: it is looked at no more until it ends, or is longer than pingora reads.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 const HEAD_BYTES_READ_MAX: usize = 1 << 20;
@@ -53,8 +55,9 @@ const HELD_BYTES_MAX: usize = 1460;
 pub(super) struct Guarded<S> {
     /// Holds a head back until its body follows, and no longer than that: whoever waits for the client has nothing more to say.
     inner: BufWriter<S>,
-    /// What has come of a request and was not read.
-    ahead: BytesMut,
+    /// What has come of a request, and how much of it was read.
+    ahead: Vec<u8>,
+    taken: usize,
     connection: Arc<Connection>,
     digest: Arc<ProxyDigest>,
     limits: Arc<LimitsConfig>,
@@ -75,8 +78,8 @@ impl<S: IO> Guarded<S> {
         let opening_left = if is_h2 { H2_OPENING_BYTES } else { 0 };
         // The h2 crate puts frames together by itself.
         let inner = BufWriter::with_capacity(if is_h2 { 0 } else { HELD_BYTES_MAX }, inner);
-        let (ahead, deadline) = (BytesMut::new(), Deadline::default());
-        Some(Self { inner, ahead, connection, digest, limits, deadline, reading, writing, opening_left })
+        let (ahead, deadline) = (Vec::new(), Deadline::default());
+        Some(Self { inner, ahead, taken: 0, connection, digest, limits, deadline, reading, writing, opening_left })
     }
 
     /// The request is answered, and the next one may come.
@@ -92,6 +95,7 @@ impl<S: IO> Guarded<S> {
     }
 
     fn poll_gather(&mut self, seen: &mut usize, context: &mut Context<'_>) -> Poll<bool> {
+        self.ahead.drain(..std::mem::take(&mut self.taken));
         loop {
             if self.ahead.len() > *seen {
                 // Whoever read the request before may have left it.
@@ -299,10 +303,15 @@ impl<S: IO> AsyncRead for Guarded<S> {
         if self.ahead.is_empty() {
             return self.poll_fresh(context, buffer);
         }
-        let count = self.ahead.len().min(buffer.remaining());
-        buffer.put_slice(&self.ahead.split_to(count));
-        if self.ahead.is_empty() {
-            self.ahead = BytesMut::new();
+        let left = self.ahead.get(self.taken..).unwrap_or_default();
+        let piece = left.get(..buffer.remaining()).unwrap_or(left);
+        buffer.put_slice(piece);
+        let count = piece.len();
+        self.taken += count;
+        if self.taken == self.ahead.len() {
+            self.taken = 0;
+            self.ahead.clear();
+            self.ahead.shrink_to(AHEAD_BYTES_KEPT);
         }
         Poll::Ready(Ok(()))
     }

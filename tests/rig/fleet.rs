@@ -93,6 +93,16 @@ impl Fleet {
     }
 }
 
+/// A free port, even or odd: clients still come to that of a gateway that is dead, and must not find another one's admin listener.
+fn port_of(parity: u16) -> u16 {
+    loop {
+        let port = free_port();
+        if port % 2 == parity {
+            return port;
+        }
+    }
+}
+
 /// The end of what a gateway said.
 fn tail(gateway: &Gateway) -> String {
     let log = gateway.log();
@@ -139,7 +149,7 @@ impl World {
     /// Starts a gateway that dies where `failpoints` says, and waits until it is healthy.
     pub async fn start(&self, gateway: usize, failpoints: &str) -> Started {
         for _ in 0..10 {
-            let (port, admin_port) = (free_port(), free_port());
+            let (port, admin_port) = (port_of(0), port_of(1));
             let config = self.write_config(gateway, port, admin_port);
             let environment = self.environment(gateway, failpoints);
             let mut process = Gateway::spawn_binary(&self.fleet.binary, &config, &environment, None);

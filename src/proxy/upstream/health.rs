@@ -17,7 +17,7 @@ pub(super) async fn look_after(upstream: Weak<Upstream>, check: HealthCheck) {
     loop {
         ticks.tick().await;
         let Some(upstream) = upstream.upgrade() else { return };
-        let targets = upstream.targets().await;
+        let targets = upstream.targets(upstream.now()).await;
         let asking = targets.iter().map(|target| ask(&upstream, target, &check));
         for (target, is_well) in targets.iter().zip(futures::future::join_all(asking).await) {
             if target.checked(is_well, &check) {

@@ -159,9 +159,10 @@ impl Upstream {
     ///
     /// With an `end` the connection is the request's own, and is over then. Requests over HTTP/2 share theirs.
     pub(super) async fn peer(&self, wanted: Wanted, end: Option<End>) -> Option<(Box<HttpPeer>, Running)> {
-        let targets = self.targets().await;
+        let now = self.now();
+        let targets = self.targets(now).await;
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let target = balance::choose(self.config.balance, &targets, wanted.client, turn, self.now())?;
+        let target = balance::choose(self.config.balance, &targets, wanted.client, turn, now)?;
         let mut peer = self.peer_to(target, wanted.is_websocket);
         let is_alone = end.is_some();
         if let Some(end) = end {
@@ -219,8 +220,8 @@ impl Upstream {
     /// Whether a server answers, or did no longer than `age_max` ago.
     pub(super) async fn is_up(&self, age_max: Duration) -> bool {
         let age_max = millis(age_max);
-        let targets = self.targets().await;
         let now = self.now();
+        let targets = self.targets(now).await;
         let well = || targets.iter().filter(|target| !target.is_unwell());
         if age_max > 0 && well().any(|target| target.was_up(now, age_max)) {
             return true;
@@ -241,9 +242,8 @@ impl Upstream {
     }
 
     /// The addresses, looked up again when they are old. One request looks up; the others go on with what is known.
-    async fn targets(&self) -> Arc<[Arc<Target>]> {
+    async fn targets(&self, now: u64) -> Arc<[Arc<Target>]> {
         let due = self.resolve_at.load(Ordering::Relaxed);
-        let now = self.now();
         let known = self.known();
         if now < due {
             return known;
