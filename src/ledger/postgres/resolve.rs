@@ -15,7 +15,8 @@ use crate::ledger::{LedgerError, PaymentRecord, RecordId, Resolution};
 ///
 /// # Errors
 /// [`LedgerError::Missing`]; [`LedgerError::IllegalStep`] for a payment that isn't owed; [`LedgerError::Open`] for books that are
-/// not there or another version's; [`LedgerError::NotWritten`].
+/// not there or another version's; [`LedgerError::NotWritten`]; [`LedgerError::Unknown`], after which the same call shows what is
+/// written.
 pub async fn resolve_in_postgres(
     url: &str,
     record: &RecordId,
