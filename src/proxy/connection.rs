@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pingora::http::ResponseHeader;
@@ -37,6 +37,10 @@ pub struct Connection {
     stage: AtomicU64,
     /// How long [`Stage::Open`] may last; 0 for as long as it likes.
     open_for_millis: AtomicU64,
+    /// How long the client of the request may be left without a byte; 0 if somebody else sees to that.
+    silence_millis: AtomicU64,
+    /// Whether it was left so for longer.
+    is_overdue: AtomicBool,
 }
 
 /// The server name of a TLS handshake.
@@ -51,6 +55,8 @@ impl Connection {
             tls,
             stage: AtomicU64::new(Stage::Head as u64),
             open_for_millis: AtomicU64::new(0),
+            silence_millis: AtomicU64::new(0),
+            is_overdue: AtomicBool::new(false),
         }
     }
 
@@ -79,6 +85,35 @@ impl Connection {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1);
         self.open_for_millis.store(millis, Ordering::Relaxed);
         self.enter(Stage::Open);
+    }
+
+    /// A request without a body is with its origin, which must answer, and go on answering, within `limit`; nothing if somebody
+    /// else sees to that. Pingora arms a timer for each read from an origin; a connection has one already.
+    pub fn wait_for_origin(&self, limit: Option<Duration>) {
+        let millis = limit.map_or(0, |limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1));
+        self.silence_millis.store(millis, Ordering::Relaxed);
+        self.is_overdue.store(false, Ordering::Relaxed);
+        if limit.is_some() {
+            // Another attempt has the whole time again.
+            self.enter(Stage::Open);
+        }
+    }
+
+    /// How long the client may be left without a byte of its answer, if the connection is to see to it.
+    #[must_use]
+    pub fn silence(&self) -> Option<Duration> {
+        Some(self.silence_millis.load(Ordering::Relaxed)).filter(|millis| *millis > 0).map(Duration::from_millis)
+    }
+
+    /// The origin left its client without a byte for too long.
+    pub fn give_up_on_origin(&self) {
+        self.is_overdue.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did.
+    #[must_use]
+    pub fn is_origin_overdue(&self) -> bool {
+        self.is_overdue.load(Ordering::Relaxed)
     }
 
     /// How long the connection may go on as it is, if there is an end to it.

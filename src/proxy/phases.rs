@@ -50,6 +50,7 @@ impl ProxyHttp for Proxy {
         {
             let connection = std::sync::Arc::clone(connection);
             let has_body = !session.as_mut().is_body_empty();
+            connection.wait_for_origin(None);
             connection.enter(if has_body { Waiting::Body } else { Waiting::Open });
         }
         Ok(())
@@ -92,10 +93,21 @@ impl ProxyHttp for Proxy {
             return Err(Error::explain(ErrorType::InternalError, "no receipt and no pass for a priced route"));
         }
         let upstream = context.upstream.clone().ok_or_else(|| Error::new_in(ErrorType::InternalError))?;
+        // What is paid for, and what has more than one end to it, has pingora's timers.
+        let is_watched = context.payment.is_none()
+            && context.websocket.is_none()
+            && !upstream.config().http2
+            && !session.is_http2()
+            && session.as_mut().is_body_empty();
+        let connection = connection::of(session);
+        if let Some(connection) = connection {
+            connection.wait_for_origin(is_watched.then(|| upstream.read_timeout()));
+        }
         let wanted = Wanted {
             client: self.trusted.client(session),
             is_paid: context.payment.is_some(),
             is_websocket: context.websocket.is_some(),
+            is_watched: is_watched && connection.is_some(),
         };
         let has_end = wanted.is_websocket || (upstream.config().total_timeout.is_some() && !upstream.config().http2);
         context.end = has_end.then(End::default);
@@ -209,6 +221,11 @@ impl ProxyHttp for Proxy {
         is_reused: bool,
     ) -> Box<Error> {
         let mut error = error.more_context(format!("Peer: {peer}"));
+        if connection::of(session).is_some_and(|connection| connection.is_origin_overdue()) {
+            // Seen on the client's connection, which is not at fault.
+            error.etype = ErrorType::ReadTimedout;
+            error.as_up();
+        }
         let is_over =
             context.end.as_ref().and_then(|end| end.get()).is_some_and(|end| *end <= tokio::time::Instant::now());
         if is_over && *error.esource() == pingora::ErrorSource::Upstream {

@@ -64,6 +64,8 @@ pub(super) struct Guarded<S> {
     deadline: Deadline,
     reading: Pace,
     writing: Pace,
+    /// How often something was written.
+    writes: u64,
     /// What is missing of the HTTP/2 opening, which has the deadline of a head. There are many requests at a time after it.
     opening_left: usize,
 }
@@ -79,7 +81,19 @@ impl<S: IO> Guarded<S> {
         // The h2 crate puts frames together by itself.
         let inner = BufWriter::with_capacity(if is_h2 { 0 } else { HELD_BYTES_MAX }, inner);
         let (ahead, deadline) = (Vec::new(), Deadline::default());
-        Some(Self { inner, ahead, taken: 0, connection, digest, limits, deadline, reading, writing, opening_left })
+        Some(Self {
+            inner,
+            ahead,
+            taken: 0,
+            connection,
+            digest,
+            limits,
+            deadline,
+            reading,
+            writing,
+            writes: 0,
+            opening_left,
+        })
     }
 
     /// The request is answered, and the next one may come.
@@ -142,12 +156,17 @@ impl<S: IO> Guarded<S> {
         let (stage, number) = self.connection.stage();
         match stage {
             // As if the client had closed, which is no error between requests.
-            Stage::Idle => self.deadline.poll(number, self.limits.idle_timeout, context).map(Ok),
-            Stage::Head => self.deadline.poll(number, self.limits.head_timeout, context).map(|()| too_slow()),
+            Stage::Idle => self.deadline.poll((number, 0), self.limits.idle_timeout, context).map(Ok),
+            Stage::Head => self.deadline.poll((number, 0), self.limits.head_timeout, context).map(|()| too_slow()),
             Stage::Body => self.reading.poll_overdue(context).map(|()| too_slow()),
-            Stage::Open => match self.connection.open_for() {
-                Some(limit) => self.deadline.poll(number, limit, context).map(|()| too_slow()),
-                None => Poll::Pending,
+            Stage::Open => match (self.connection.open_for(), self.connection.silence()) {
+                (Some(limit), _) => self.deadline.poll((number, 0), limit, context).map(|()| too_slow()),
+                (None, Some(limit)) => {
+                    ready!(self.deadline.poll((number, self.writes), limit, context));
+                    self.connection.give_up_on_origin();
+                    Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the origin is too slow")))
+                }
+                (None, None) => Poll::Pending,
             },
         }
     }
@@ -156,7 +175,7 @@ impl<S: IO> Guarded<S> {
     fn check_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         let Some(limit) = self.connection.open_for() else { return Ok(()) };
         let (_, number) = self.connection.stage();
-        match self.deadline.poll(number, limit, context) {
+        match self.deadline.poll((number, 0), limit, context) {
             Poll::Ready(()) => too_slow(),
             Poll::Pending => Ok(()),
         }
@@ -189,7 +208,10 @@ impl<S: IO> Guarded<S> {
     fn poll_written<T>(&mut self, context: &mut Context<'_>, written: Poll<Result<T>>) -> Poll<Result<T>> {
         match written {
             Poll::Pending => self.writing.poll_overdue(context).map(|()| too_slow()),
-            Poll::Ready(written) => Poll::Ready(written),
+            Poll::Ready(written) => {
+                self.writes = self.writes.wrapping_add(1);
+                Poll::Ready(written)
+            }
         }
     }
 }
@@ -228,20 +250,33 @@ fn too_slow<T>() -> Result<T> {
     Err(Error::new(ErrorKind::TimedOut, "the client is too slow"))
 }
 
-/// One point in time for each stage.
+/// One point in time for each stage, and for each write where one waits from write to write.
 #[derive(Default)]
 struct Deadline {
+    /// Ends no later than is due: most points in time pass unnoticed, and a timer that is not moved costs nothing.
     sleep: Option<Pin<Box<Sleep>>>,
-    stage: Option<u64>,
+    due: Option<Instant>,
+    of: Option<(u64, u64)>,
 }
 
 impl Deadline {
-    fn poll(&mut self, stage: u64, after: Duration, context: &mut Context<'_>) -> Poll<()> {
-        if self.stage != Some(stage) {
-            self.stage = Some(stage);
-            set(&mut self.sleep, Instant::now() + after);
+    fn poll(&mut self, of: (u64, u64), after: Duration, context: &mut Context<'_>) -> Poll<()> {
+        let due = match self.due {
+            Some(due) if self.of == Some(of) => due,
+            _ => Instant::now() + after,
+        };
+        (self.due, self.of) = (Some(due), Some(of));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if sleep.deadline() > due {
+            sleep.as_mut().reset(due);
         }
-        poll(&mut self.sleep, context)
+        while sleep.as_mut().poll(context).is_ready() {
+            if sleep.deadline() >= due {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(due);
+        }
+        Poll::Pending
     }
 }
 
@@ -531,6 +566,27 @@ mod tests {
         assert!(!server.gather().await, "closed");
     }
 
+    #[tokio::test]
+    async fn what_was_left_unread_comes_before_what_comes_later() {
+        let (mut client, mut server, _connection) = guarded(1024);
+        let sent = b"GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\nGET /c HTTP/1.1\r\n\r\n";
+        let (first, last) = sent.split_at(30);
+        client.write_all(first).await.unwrap();
+        let mut read = [0; 19];
+        assert!(server.gather().await);
+        server.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, sent[..19]);
+        assert!(futures::poll!(Box::pin(server.gather())).is_pending(), "a part of the second is there");
+        client.write_all(last).await.unwrap();
+        assert!(server.gather().await);
+        let mut piece = [0; 7];
+        server.read_exact(&mut piece).await.unwrap();
+        assert!(server.gather().await, "the rest of the second, and the third");
+        let mut rest = [0; 31];
+        server.read_exact(&mut rest).await.unwrap();
+        assert_eq!([&piece[..], &rest].concat(), sent[19..]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_never_becomes_a_head_is_not_waited_for() {
         let many = [b"GET / HTTP/1.1\r\n".as_slice(), &b"A: b\r\n".repeat(HEAD_FIELDS_MAX + 1)].concat();
@@ -728,5 +784,32 @@ mod tests {
         }
         drop(guarded);
         assert_eq!(taking.await.unwrap(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_is_given_up_when_its_client_got_nothing_for_too_long_and_not_before() {
+        let (_client, mut guarded, connection) = guarded(1 << 20);
+        let mut byte = [0];
+        let limit = Duration::from_secs(60);
+        for _ in 0..2 {
+            connection.enter(Stage::Open);
+            connection.wait_for_origin(Some(limit));
+            for _ in 0..4 {
+                let shortly = Duration::from_secs(50);
+                assert!(tokio::time::timeout(shortly, guarded.read(&mut byte)).await.is_err());
+                guarded.write_all(b"a piece").await.unwrap();
+            }
+            let started = Instant::now();
+            assert_eq!(guarded.read(&mut byte).await.unwrap_err().kind(), ErrorKind::TimedOut);
+            assert_eq!((started.elapsed().as_secs(), connection.is_origin_overdue()), (60, true));
+        }
+        connection.enter(Stage::Idle);
+        let started = Instant::now();
+        assert_eq!(guarded.read(&mut byte).await.unwrap(), 0);
+        assert_eq!(started.elapsed().as_secs(), 75);
+        connection.enter(Stage::Open);
+        connection.wait_for_origin(None);
+        assert!(!connection.is_origin_overdue());
+        assert!(tokio::time::timeout(Duration::from_secs(1000), guarded.read(&mut byte)).await.is_err());
     }
 }

@@ -271,7 +271,7 @@ async fn an_address_has_so_many_payments_worked_on_and_others_are_not_kept_out_b
 async fn an_answer_that_goes_on_or_falls_silent_ends_when_its_time_is_over() {
     let upstream = "total_timeout = \"1s\"".to_owned();
     let shop = Shop::open_with(Plan { upstream, ..Plan::default() }).await;
-    shop.origin.then([Serve::Stall, Serve::Half(Duration::from_millis(800)), Serve::Drip]);
+    shop.origin.then([Serve::Stall, Serve::Half(Duration::from_millis(800)), Serve::Pieces(1000)]);
     let started = Instant::now();
     let silent = shop.call(&Call::get("/health")).await;
     assert_eq!((silent.status, silent.error().as_str()), (504, "origin_timed_out"), "{silent:?}");

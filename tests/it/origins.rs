@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tollhouse::ledger::PaymentState;
 
-use crate::harness::{Answer, Call, Plan, Serve, Shop, Terms, eventually, paid};
+use crate::harness::{Answer, Call, Plan, Serve, Shop, Terms, eventually, paid, read_body, read_head};
 
 fn assert_paid(answer: &Answer, status: u16) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -106,6 +109,67 @@ async fn an_origin_that_is_silent_for_too_long_may_be_asked_again() {
     assert_paid(&shop.present(&payment.v2()).await, 200);
     assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 2));
     shop.audit().await;
+}
+
+#[tokio::test]
+async fn an_origin_has_its_time_anew_for_each_free_request_and_for_each_piece_of_an_answer() {
+    const PIECES: usize = 60;
+    let shop = Shop::open_with(Plan { upstream: "read_timeout = \"1s\"".to_owned(), ..Plan::default() }).await;
+    // One connection for all of them, as from a browser.
+    let socket = TcpStream::connect(("127.0.0.1", shop.port)).await.unwrap();
+    let mut reader = BufReader::new(socket);
+    let mut ask = async || {
+        let head = format!("GET /health HTTP/1.1\r\nHost: {}\r\n\r\n", Call::get("/").host);
+        reader.get_mut().write_all(head.as_bytes()).await.unwrap();
+        let started = Instant::now();
+        let (start, headers) = read_head(&mut reader).await.unwrap().expect("an answer");
+        let mut body = Vec::new();
+        let is_complete = read_body(&mut reader, &headers, true, &mut body).await.is_ok();
+        (start, is_complete, body.len(), started.elapsed())
+    };
+    for _ in 0..3 {
+        shop.origin.then([Serve::Slow(Duration::from_millis(700))]);
+        let (start, is_complete, ..) = ask().await;
+        assert!(start.contains(" 200 ") && is_complete, "{start}");
+    }
+    shop.origin.then([Serve::Pieces(PIECES)]);
+    let (start, is_complete, bytes, took) = ask().await;
+    assert!(start.contains(" 200 ") && is_complete, "{start}");
+    assert!(bytes == PIECES && took > Duration::from_secs(2), "{bytes} bytes in {took:?}");
+    shop.origin.then([Serve::Stall]);
+    let (start, _, _, took) = ask().await;
+    assert!(start.contains(" 504 "), "{start}");
+    assert!((1000..2500).contains(&took.as_millis()), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_origin_that_is_silent_for_too_long_is_to_blame_and_not_its_client() {
+    let shop = Shop::open_with(Plan { upstream: "read_timeout = \"1s\"".to_owned(), ..Plan::default() }).await;
+    for call in [Call::get("/health"), Call::post("/health", "a body")] {
+        shop.origin.then([Serve::Stall]);
+        let started = Instant::now();
+        let answer = shop.call(&call).await;
+        assert_eq!((answer.status, answer.error().as_str()), (504, "origin_timed_out"), "{answer:?}");
+        assert!((1000..2500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+        assert!(!answer.has_terms());
+        // It spoke, and then no more.
+        shop.origin.then([Serve::Half(Duration::from_millis(600))]);
+        let started = Instant::now();
+        let answer = shop.call(&call).await;
+        assert_eq!((answer.status, answer.is_complete), (200, false), "{answer:?}");
+        assert!((1600..3000).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
+    }
+    assert_eq!(shop.origin.hits().len(), 4, "what may have been done is not done again");
+    // Who goes away in the middle has nothing to do with it.
+    shop.origin.then([Serve::Stall]);
+    drop(Call::get("/health").open(shop.port).await.unwrap());
+    let metrics = eventually("the outcomes to be counted", Duration::from_secs(5), || async {
+        let metrics = Call::local("/metrics").send(shop.admin_port).await.unwrap();
+        let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
+        metrics.contains("{outcome=\"client_gone\",route=\"/health\"} 1").then_some(metrics)
+    })
+    .await;
+    assert!(metrics.contains("{outcome=\"origin_error\",route=\"/health\"} 4"), "{metrics}");
 }
 
 #[tokio::test]

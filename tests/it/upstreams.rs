@@ -105,7 +105,7 @@ async fn the_origin_gets_the_path_that_the_route_says_and_the_payment_stays_with
 async fn an_answer_that_takes_too_long_in_all_is_cut_off() {
     let upstream = "total_timeout = \"1s\"".to_owned();
     let shop = Shop::open_with(Plan { upstream, ..Plan::default() }).await;
-    shop.origin.then([Serve::Drip]);
+    shop.origin.then([Serve::Pieces(1000)]);
     let started = tokio::time::Instant::now();
     let answer = shop.call(&Call::get("/health")).await;
     assert!(!answer.is_complete);

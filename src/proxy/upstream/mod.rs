@@ -71,6 +71,8 @@ pub(super) struct Wanted {
     /// to work.
     pub is_paid: bool,
     pub is_websocket: bool,
+    /// The client's connection sees to it that its origin is not silent for too long.
+    pub is_watched: bool,
 }
 
 /// All upstreams. One that is configured as before goes on as it is; files may have changed, so one that reads any is built
@@ -164,6 +166,9 @@ impl Upstream {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let target = balance::choose(self.config.balance, &targets, wanted.client, turn, now)?;
         let mut peer = self.peer_to(target, wanted.is_websocket);
+        if wanted.is_watched {
+            peer.options.read_timeout = None;
+        }
         let is_alone = end.is_some();
         if let Some(end) = end {
             let connect = if wanted.is_websocket { Bounded::patiently(end) } else { Bounded::until(end) };
@@ -180,11 +185,10 @@ impl Upstream {
         let config = &self.config;
         let sni = if config.tls { target.sni.clone() } else { String::new() };
         let mut peer = Box::new(HttpPeer::new(target.address, config.tls, sni));
-        let in_all = |timeout: Duration| Some(config.total_timeout.map_or(timeout, |total| total.min(timeout)));
-        peer.options.connection_timeout = in_all(config.connect_timeout);
-        peer.options.total_connection_timeout = in_all(config.connect_timeout);
-        peer.options.read_timeout = in_all(config.read_timeout);
-        peer.options.write_timeout = in_all(config.write_timeout);
+        peer.options.connection_timeout = Some(self.in_all(config.connect_timeout));
+        peer.options.total_connection_timeout = Some(self.in_all(config.connect_timeout));
+        peer.options.read_timeout = Some(self.read_timeout());
+        peer.options.write_timeout = Some(self.in_all(config.write_timeout));
         peer.options.ca.clone_from(&self.tls.ca);
         peer.client_cert_key.clone_from(&self.tls.client);
         #[cfg(feature = "openssl")]
@@ -199,6 +203,15 @@ impl Upstream {
             HttpUpstreamRequestPolicy::deny_upgrades()
         };
         peer
+    }
+
+    /// How long a server may be silent while it is waited for.
+    pub(super) fn read_timeout(&self) -> Duration {
+        self.in_all(self.config.read_timeout)
+    }
+
+    fn in_all(&self, timeout: Duration) -> Duration {
+        self.config.total_timeout.map_or(timeout, |total| total.min(timeout))
     }
 
     /// A connection to this address failed.

@@ -33,8 +33,8 @@ pub enum Serve {
     Stall,
     /// After a while half of a body, and then nothing, for ever.
     Half(Duration),
-    /// A long body, a byte at a time.
-    Drip,
+    /// A body of so many bytes, one at a time.
+    Pieces(usize),
 }
 
 /// A request that reached the origin.
@@ -159,13 +159,15 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
             socket.write_all(b"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\nx").await?;
             return std::future::pending().await;
         }
-        Serve::Drip => {
+        Serve::Pieces(bytes) => {
             let mut socket = reader.into_inner();
-            socket.write_all(b"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\n").await?;
-            loop {
+            let head = format!("HTTP/1.1 200 Some\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n");
+            socket.write_all(head.as_bytes()).await?;
+            for _ in 0..bytes {
                 socket.write_all(b"x").await?;
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
+            return Ok(());
         }
     };
     let head = format!(
