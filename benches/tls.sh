@@ -5,7 +5,7 @@
 #   benches/tls.sh [ROUNDS=5] [SECONDS=4] [CONNECTIONS=32]
 #
 # Wants wrk, nginx, openssl and h2load (Debian: apt-get install wrk nginx-light openssl nghttp2-client). PROFILE=debug takes
-# the binaries of an ordinary build, to try the script. Everything listens on loopback and is stopped by pid.
+# the binaries of an ordinary build, to try the script; TLS_ONLY="bare free" leaves the others out. Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5} seconds=${2:-4} connections=${3:-32} profile=${PROFILE:-release}
@@ -94,7 +94,15 @@ http2() { # NAME PORT
 for round in $(seq "$rounds"); do
   echo "round $round"
   for speak in http1 http2; do
-    $speak bare "$bare"; $speak timed "$timed"; $speak alike "$alike"; $speak free "$toll"
+    for name in ${TLS_ONLY:-bare timed alike free}; do
+      case $name in
+        bare) $speak bare "$bare" ;;
+        timed) $speak timed "$timed" ;;
+        alike) $speak alike "$alike" ;;
+        free) $speak free "$toll" ;;
+        *) echo "TLS_ONLY: $name is none of bare timed alike free" >&2; exit 1 ;;
+      esac
+    done
   done
 done
 python3 - "$work/results" <<'PY'
@@ -106,6 +114,7 @@ for line in open(sys.argv[1]):
 print("\nmedian [min-max] over rounds, throughput")
 for version, words in (("h1", "HTTP/1.1 over TLS"), ("h2", "HTTP/2 over TLS")):
     for other in ("bare", "timed", "alike"):
+        if not rates["free", version] or not rates[other, version]: continue
         ratio = [a / b for a, b in zip(rates["free", version], rates[other, version])]
         print(f"{words}: free/{other} {statistics.median(ratio):.2f} [{min(ratio):.2f}-{max(ratio):.2f}]")
 PY

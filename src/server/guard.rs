@@ -161,12 +161,13 @@ impl<S: IO> Guarded<S> {
             Stage::Body => self.reading.poll_overdue(context).map(|()| too_slow()),
             Stage::Open => match (self.connection.open_for(), self.connection.silence()) {
                 (Some(limit), _) => self.deadline.poll((number, 0), limit, context).map(|()| too_slow()),
-                (None, Some(limit)) => {
+                // What is held here is for the client to take.
+                (None, Some(limit)) if self.inner.buffer().is_empty() => {
                     ready!(self.deadline.poll((number, self.writes), limit, context));
                     self.connection.give_up_on_origin();
                     Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the origin is too slow")))
                 }
-                (None, None) => Poll::Pending,
+                (None, _) => Poll::Pending,
             },
         }
     }
@@ -811,5 +812,17 @@ mod tests {
         connection.wait_for_origin(None);
         assert!(!connection.is_origin_overdue());
         assert!(tokio::time::timeout(Duration::from_secs(1000), guarded.read(&mut byte)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_is_not_given_up_for_a_client_that_does_not_take_what_came() {
+        let (client, mut guarded, connection) = guarded(64);
+        connection.enter(Stage::Open);
+        connection.wait_for_origin(Some(Duration::from_secs(5)));
+        guarded.write_all(&[0; 200]).await.unwrap();
+        let started = Instant::now();
+        assert_eq!(guarded.read(&mut [0]).await.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert_eq!((started.elapsed().as_secs(), connection.is_origin_overdue()), (20, false));
+        drop(client);
     }
 }
