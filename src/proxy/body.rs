@@ -51,7 +51,8 @@ pub(super) enum BodyError {
 
 /// Reads the body's first 64 KiB. Sends `100 Continue` if the client waits for it, and then takes `Expect` out.
 pub(super) async fn digest(session: &mut ServerSession) -> Result<DigestedBody, BodyError> {
-    if session.is_body_empty() {
+    // An HTTP/2 request is whole when its stream ends (RFC 9113 §8.1), whatever length it said before.
+    if session.is_body_empty() && session.as_http2().is_none() {
         return Ok(DigestedBody { digest: BodyDigest::Whole(Sha256::digest(b"").into()), held: None });
     }
     let declared = session.get_header(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());

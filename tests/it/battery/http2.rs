@@ -1,6 +1,8 @@
 //! HTTP/2 in front of an origin that speaks HTTP/1 (threat A13): what is malformed in the one never becomes a request in the
 //! other, whether it is paid for or not.
 
+use std::time::Duration;
+
 use super::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, block, frame, request};
 use super::{MARKER, RAW, World, assert_no_marker};
 
@@ -94,6 +96,20 @@ async fn what_is_malformed_in_http_2_becomes_no_request_in_http_1_even_if_it_is_
         assert!(world.recorder.take().is_empty());
         cases += 1;
     }
+    world.shop.assert_untouched().await;
+    // Nothing is begun for a request that isn't whole yet, though it said that nothing would come.
+    let mut fields = request("POST", RAW, b"/api/paid");
+    fields.extend([(&b"content-length"[..], &b"0"[..]), (name.as_bytes(), value.as_bytes())]);
+    let mut h2 = world.h2(RAW).await;
+    let stream = h2.stream();
+    h2.send(frame(HEADERS, END_HEADERS, stream, &block(&fields))).await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    world.shop.assert_untouched().await;
+    h2.send(frame(DATA, END_STREAM, stream, b"x")).await;
+    let outcome = h2.outcome(stream).await;
+    assert!(matches!(outcome.status, None | Some(400)), "{outcome:?}");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(world.recorder.take().is_empty());
     world.shop.assert_untouched().await;
     // Bytes that would be framing in HTTP/1 are a body, framed anew.
     let body = b"0\r\n\r\nGET /api/paid HTTP/1.1\r\nHost: raw.wild.test\r\n\r\n";
