@@ -94,16 +94,25 @@ fn cosmos_transaction(memo: &str) -> Vec<u8> {
     SignDoc { body_bytes, auth_info_bytes, chain_id, account_number: 7 }.sign(&key).unwrap().to_bytes().unwrap()
 }
 
-#[test]
-fn a_cosmos_transaction_that_matches_the_terms_pays_them() {
+fn cosmos() -> (Arc<dyn Chain>, PaymentRequirements) {
     let network = format!("[networks.noble-testnet]\ngrpc_url = \"http://127.0.0.1:9\"\npay_to = \"{COSMOS_PAY_TO}\"");
-    let scheme = connect(&network, "");
     let terms = terms(json!({"scheme": "exact", "network": "cosmos:grand-1", "amount": "10000", "asset": "uusdc",
         "payTo": COSMOS_PAY_TO, "maxTimeoutSeconds": 60, "extra": {}}));
-    // The bytes themselves are damaged, not only their base64.
+    (connect(&network, ""), terms)
+}
+
+/// The bytes themselves are damaged, not only their base64.
+#[test]
+fn a_cosmos_transaction_that_matches_the_terms_pays_them() {
+    let (chain, terms) = cosmos();
     fuzz(&[cosmos_transaction(""), cosmos_transaction("a memo")], |input| {
-        is_taken(scheme.as_ref(), &terms, &json!({"transaction": STANDARD.encode(input)}))
+        is_taken(chain.as_ref(), &terms, &json!({"transaction": STANDARD.encode(input)}))
     });
+}
+
+#[test]
+fn a_cosmos_payload_holds_a_transaction_that_matches_the_terms() {
+    let (chain, terms) = cosmos();
     let text = STANDARD.encode(cosmos_transaction(""));
     let forms = [
         json!({"transaction": text}),
@@ -115,7 +124,7 @@ fn a_cosmos_transaction_that_matches_the_terms_pays_them() {
     let forms: Vec<Vec<u8>> = forms.iter().map(|form| form.to_string().into_bytes()).collect();
     fuzz(&forms, |input| {
         let Ok(payload) = serde_json::from_slice::<Value>(input) else { return false };
-        is_taken(scheme.as_ref(), &terms, &payload)
+        is_taken(chain.as_ref(), &terms, &payload)
     });
 }
 
