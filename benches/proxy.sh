@@ -24,6 +24,9 @@ pids=()
 # shellcheck disable=SC2329  # called by the trap
 cleanup() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  # Bare pingora would wait for five minutes.
+  sleep 1
+  for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
   rm -rf "$work"
 }
