@@ -5,7 +5,8 @@
 #   benches/tls.sh [ROUNDS=5] [SECONDS=4] [CONNECTIONS=32]
 #
 # Wants wrk, nginx, openssl and h2load (Debian: apt-get install wrk nginx-light openssl nghttp2-client). PROFILE=debug takes
-# the binaries of an ordinary build, to try the script; TLS_ONLY="bare free" leaves the others out. Everything listens on loopback and is stopped by pid.
+# the binaries of an ordinary build, to try the script; TLS_ONLY="bare free" leaves the others out. Everything listens on
+# loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5} seconds=${2:-4} connections=${3:-32} profile=${PROFILE:-release}

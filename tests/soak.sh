@@ -117,7 +117,7 @@ targets=()
 if wants recovery || wants rounds || wants kills; then targets+=(--test rig); fi
 if wants fuzz; then targets+=(--test fuzz); fi
 if ((${#targets[@]} > 0)); then cargo test --quiet "${FEATURES[@]}" "${targets[@]}" --no-run; fi
-# Millions of steps: what takes longest to build is the sooner done.
+# Optimised, since it is millions of steps.
 if wants model; then cargo test --quiet --release "${FEATURES[@]}" --lib --no-run; fi
 # A thousand connections, each open at both its ends, and those to the origin and the nodes.
 ulimit -n 16384 2>/dev/null || ulimit -n "$(ulimit -Hn)"

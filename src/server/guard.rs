@@ -927,7 +927,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_there_when_its_time_is_over_is_in_time() {
+    async fn two_more_turns_are_left_for_what_has_come_before_an_origin_is_given_up() {
         let (_client, mut guarded, connection) = guarded(1024);
         connection.enter(Stage::Open);
         connection.wait_for_origin(Some(Duration::from_secs(5)));
