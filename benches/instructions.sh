@@ -1,18 +1,20 @@
 #!/usr/bin/env bash
 # Instructions of one proxied request in user space, through a free route of Tollhouse and through bare pingora: steadier
 # than any time on a busy machine, and with `callgrind_annotate` on what this leaves in OUT it says where they go. One
-# connection, kept alive; 200 requests warm up, the next ones count.
+# connection, kept alive: what 100 requests cost is taken from what 100 and REQUESTS more do, so that no handshake counts.
 #
 #   benches/instructions.sh [REQUESTS=1000] [OUT=a temporary folder]
 #
-# Wants valgrind, nginx, curl and python3. Everything listens on loopback and is stopped by pid.
+# Over HTTP/1.1, the same over TLS, and HTTP/2; INSTRUCTIONS_OVER="http1 tls http2" takes some of them, PROFILE=lto the
+# binaries of another profile. Wants valgrind, nginx, curl, openssl, h2load and python3. Everything listens on loopback and is
+# stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-requests=${1:-1000} out=${2:-}
-for tool in valgrind callgrind_control nginx curl python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
+requests=${1:-1000} out=${2:-} profile=${PROFILE:-release}
+for tool in valgrind callgrind_control nginx curl openssl h2load python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 
-[ -n "${NO_BUILD:-}" ] || cargo build --release --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
-target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release
+[ -n "${NO_BUILD:-}" ] || cargo build --profile "$profile" --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
+target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/$profile
 work=$(mktemp -d)
 out=${out:-$work}
 pids=()
@@ -42,12 +44,25 @@ http { access_log off; keepalive_requests 1000000; client_body_temp_path $work/b
 CONF
 nginx -p "$work" -c "$work/origin.conf" & pids+=($!)
 
-ask() { # PORT COUNT
-  python3 - "$1" "$2" <<'PY'
-import socket, sys
-port, count = int(sys.argv[1]), int(sys.argv[2])
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
+chmod 600 "$work/key.pem"
+
+ask() { # OVER PORT COUNT
+  if [ "$1" = http2 ]; then
+    local said
+    said=$(h2load -c1 -m1 -n"$3" "https://127.0.0.1:$2/free")
+    grep -q "$3 succeeded, 0 failed, 0 errored" <<<"$said" || { printf '%s\n' "$said" >&2; return 1; }
+    return
+  fi
+  python3 - "$@" <<'PY'
+import socket, ssl, sys
+over, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 stream = socket.create_connection(("127.0.0.1", port))
 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+if over == "tls":
+    # Its certificate is not what is measured.
+    stream = ssl._create_unverified_context().wrap_socket(stream)
 for _ in range(count):
     # As wrk asks.
     stream.sendall(f"GET /free HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
@@ -59,24 +74,34 @@ for _ in range(count):
     assert answer.startswith(b"HTTP/1.1 200 "), answer
 PY
 }
-count() { # NAME PORT COMMAND...
-  local name=$1 port=$2 pid
-  shift 2
+count() { # NAME OVER PORT COMMAND...
+  local name=$1-$2 over=$2 port=$3 scheme=https pid
+  shift 3
+  [ "$over" = http1 ] && scheme=http
   valgrind --tool=callgrind --callgrind-out-file="$out/$name.out" "$@" >"$work/$name.log" 2>&1 & pid=$!
   pids+=("$pid")
-  for _ in $(seq 300); do curl -sf -o /dev/null "http://127.0.0.1:$port/free" && break; sleep 0.2; done
-  ask "$port" 200
+  for _ in $(seq 300); do curl -sfk -o /dev/null "$scheme://127.0.0.1:$port/free" && break; sleep 0.2; done
+  ask "$over" "$port" 200
   callgrind_control -z "$pid" >/dev/null 2>&1
-  ask "$port" "$requests"
+  ask "$over" "$port" 100
+  callgrind_control -d "$pid" >/dev/null 2>&1
+  ask "$over" "$port" $((100 + requests))
   callgrind_control -d "$pid" >/dev/null 2>&1
   kill -9 "$pid"
-  awk -v name="$name" -v requests="$requests" '/^(summary|totals):/ {printf "%-7s %d\n", name, $2 / requests; exit}' "$out/$name.out.1" |
+  awk -v name="$name" -v requests="$requests" '/^(summary|totals):/ {sum[FILENAME] = $2}
+    END {printf "%-12s %d\n", name, (sum[ARGV[2]] - sum[ARGV[1]]) / requests}' "$out/$name.out.1" "$out/$name.out.2" |
     tee -a "$work/counts"
 }
-bare=$(free_port) timed=$(free_port) alike=$(free_port) toll=$(free_port)
-cat >"$work/gateway.toml" <<CONF
+for over in ${INSTRUCTIONS_OVER:-http1 tls http2}; do
+  bare=$(free_port) timed=$(free_port) alike=$(free_port) toll=$(free_port) tls=() secure=
+  if [ "$over" != http1 ]; then
+    tls=("$work/cert.pem" "$work/key.pem")
+    secure='tls = { cert = "cert.pem", key = "key.pem" }'
+  fi
+  cat >"$work/gateway.toml" <<CONF
 [server]
 listen = "127.0.0.1:$toll"
+$secure
 threads = 1
 [admin]
 listen = "127.0.0.1:$(free_port)"
@@ -87,13 +112,15 @@ servers = ["127.0.0.1:$origin"]
 [routes]
 "/free" = "free"
 CONF
-count bare "$bare" "$target/examples/bare_pingora" "127.0.0.1:$bare" "127.0.0.1:$origin" 1
-count timed "$timed" "$target/examples/bare_pingora" "127.0.0.1:$timed" "127.0.0.1:$origin" 1 timeouts
-count alike "$alike" "$target/examples/bare_pingora_mimalloc" "127.0.0.1:$alike" "127.0.0.1:$origin" 1 timeouts
-count free "$toll" "$target/tollhouse" run --config "$work/gateway.toml"
+  count bare "$over" "$bare" "$target/examples/bare_pingora" "127.0.0.1:$bare" "127.0.0.1:$origin" 1 bare "${tls[@]}"
+  count timed "$over" "$timed" "$target/examples/bare_pingora" "127.0.0.1:$timed" "127.0.0.1:$origin" 1 timeouts "${tls[@]}"
+  count alike "$over" "$alike" "$target/examples/bare_pingora_mimalloc" "127.0.0.1:$alike" "127.0.0.1:$origin" 1 timeouts "${tls[@]}"
+  count free "$over" "$toll" "$target/tollhouse" run --config "$work/gateway.toml"
+done
 python3 - "$work/counts" <<'PY'
 import sys
-counts = {name: int(count) for name, count in (line.split() for line in open(sys.argv[1]))}
-for other in ("bare", "timed", "alike"):
-    print(f"free/{other}: {counts['free'] / counts[other]:.3f}")
+counts = {tuple(name.split("-")): int(count) for name, count in (line.split() for line in open(sys.argv[1]))}
+for over in dict.fromkeys(over for _, over in counts):
+    ratios = [f"free/{other} {counts['free', over] / counts[other, over]:.3f}" for other in ("bare", "timed", "alike")]
+    print(f"{over}: {', '.join(ratios)}")
 PY

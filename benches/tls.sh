@@ -5,14 +5,14 @@
 #   benches/tls.sh [ROUNDS=5] [SECONDS=4] [CONNECTIONS=32]
 #
 # Wants wrk, nginx, openssl and h2load (Debian: apt-get install wrk nginx-light openssl nghttp2-client). PROFILE=debug takes
-# the binaries of an ordinary build, to try the script; TLS_ONLY="bare free" leaves the others out. Everything listens on
+# the binaries of an ordinary build, to try the script, PROFILE=lto those that the image has; TLS_ONLY="bare free" leaves the others out. Everything listens on
 # loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5} seconds=${2:-4} connections=${3:-32} profile=${PROFILE:-release}
 for tool in wrk nginx python3 openssl h2load; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 
-[ "$profile" = debug ] || [ -n "${NO_BUILD:-}" ] || cargo build --release --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
+[ "$profile" = debug ] || [ -n "${NO_BUILD:-}" ] || cargo build --profile "$profile" --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
 target=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/$profile
 work=$(mktemp -d)
 pids=()

@@ -66,6 +66,9 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// How many there are.
+    pub const COUNT: usize = Self::InternalError as usize + 1;
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -134,7 +137,7 @@ pub struct Context {
     pub(super) cors_origin: Option<HeaderValue>,
     /// Body bytes that were read for the digest and that pingora's own buffer doesn't hold.
     pub(super) held_body: Option<Bytes>,
-    /// When the request, or its last try, went to the origin.
+    /// When the request, or its last try, went to the origin, where that makes a difference.
     pub(super) forwarded: Option<Instant>,
     /// Connections tried so far.
     pub(super) connects: usize,

@@ -97,6 +97,17 @@ impl Proxy {
         })
     }
 
+    /// One more request that came to this.
+    pub(super) fn count(&self, context: &Context) {
+        let (name, outcome) = (route_name(context), context.outcome);
+        let site =
+            context.snapshot.as_ref().zip(context.route.as_ref()).and_then(|(snapshot, route)| snapshot.site(route));
+        match site.and_then(|site| site.counters.get(outcome as usize)) {
+            Some(counter) => counter.get_or_init(|| self.metrics.requests(name, outcome.as_str())).inc(),
+            None => self.metrics.request(name, outcome.as_str()),
+        }
+    }
+
     /// The request has ended.
     pub(super) fn observe(&self, session: &Session, context: &Context, status: u16, payment: Option<PaymentFields>) {
         if let Some(access) = &self.observers.access {

@@ -22,7 +22,7 @@ use crate::config::RouteAction;
 use crate::payment::{HeldPayment, Receipt};
 use crate::telemetry::Stage;
 
-/// How long a client may leave a write waiting.
+/// How long a client may leave a write waiting, where its connection doesn't end sooner for that.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a WebSocket must last to be worth its price, if nothing is said on it.
@@ -58,7 +58,9 @@ impl ProxyHttp for Proxy {
 
     /// Runs once a request, so this is where money moves.
     async fn request_filter(&self, session: &mut Session, context: &mut Self::CTX) -> Result<bool> {
-        session.set_write_timeout(Some(WRITE_TIMEOUT));
+        if session.is_http2() || connection::of(session).is_none() || !self.limits.has_min_response_rate {
+            session.set_write_timeout(Some(WRITE_TIMEOUT));
+        }
         self.begin_observing(session, context);
         match self.admit(session, context).await {
             Ok(()) => {
@@ -177,7 +179,11 @@ impl ProxyHttp for Proxy {
             // Paused for so long that another gateway may be serving it: the payment stays good for its request.
             return Err(Error::explain(ErrorType::HTTPStatus(503), "the payment may be in another gateway's hands"));
         }
-        context.forwarded = Some(Instant::now());
+        let has_use = context.receipt.is_some()
+            || context.held.is_some()
+            || context.websocket.is_some()
+            || upstream.config().total_timeout.is_some();
+        context.forwarded = has_use.then(Instant::now);
         // A WebSocket's time begins when it does.
         if let (Some(end), Some(limit), None) = (&context.end, upstream.config().total_timeout, context.websocket) {
             let _set_once = end.set(tokio::time::Instant::now() + limit);
@@ -390,8 +396,8 @@ impl ProxyHttp for Proxy {
         {
             context.outcome = Outcome::OriginError;
         }
+        self.count(context);
         let (route, outcome) = (route_name(context), context.outcome.as_str());
-        self.metrics.request(route, outcome);
         tracing::info!(
             method = %session.req_header().method,
             route,

@@ -1,18 +1,21 @@
 //! What a reload replaces as a whole: routes, their prices and origins. A request keeps the one it began with to its end.
 
-use std::sync::Arc;
+use std::array;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use url::Url;
 
 use super::BuildError;
+use super::context::Outcome;
 use super::directory::Directory;
 use super::limits::{Doors, RouteLimits, ServerDoors};
 use super::upstream::{self, Upstream};
 use crate::config::Config;
 use crate::payment::PricedRoute;
 use crate::route::{Route, RouteTable};
+use crate::telemetry::Counter;
 use crate::types::UnixMillis;
 
 /// Routes, prices and origins of one reading of the configuration.
@@ -36,6 +39,8 @@ pub(super) struct Site {
     pub limits: Arc<RouteLimits>,
     /// Who needs no payment.
     pub doors: Doors,
+    /// The request metric's counters, by [`Outcome`].
+    pub counters: [OnceLock<Counter>; Outcome::COUNT],
 }
 
 /// The snapshot in force; readers never wait for each other, nor for who replaces it.
@@ -86,7 +91,10 @@ impl Snapshot {
             match &route.action {
                 Paid(_) if priced.is_none() => return Err(BuildError::NotPriced(route.key.clone())),
                 Paid(_) | Free if upstream.is_none() => return Err(BuildError::NoUpstream(route.key.clone())),
-                Paid(_) | Free | Deny => sites.push(Site { upstream, priced, limits, doors }),
+                Paid(_) | Free | Deny => {
+                    let counters = array::from_fn(|_| OnceLock::new());
+                    sites.push(Site { upstream, priced, limits, doors, counters });
+                }
             }
         }
         let directory = Directory::new(config, &routes, &priced, now);

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::guard::Guarded;
 use super::proxy_protocol;
-use super::tls::{self, Acceptor, Secured};
+use super::tls::{self, Acceptor, Secured, Socket};
 use crate::config::{LimitsConfig, ServerConfig};
 use crate::proxy::connection::Connection;
 use crate::types::{AddressRange, neighbourhood};
@@ -110,8 +110,8 @@ impl Front {
         stream: Stream,
         client: IpAddr,
         closing: &watch::Receiver<bool>,
-    ) -> Option<Box<Guarded<Secured<Stream>>>> {
-        match in_time(acceptor.tls_handshake(stream), closing).await {
+    ) -> Option<Box<Guarded<Secured<Socket>>>> {
+        match in_time(acceptor.tls_handshake(Socket(stream)), closing).await {
             Some(Ok(stream)) => {
                 let name = stream.get_ssl().and_then(tls::server_name).map(Box::from);
                 self.guard(stream, Connection::new(client, Some(name)))

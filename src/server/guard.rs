@@ -2,7 +2,7 @@
 //! as a whole nor how slowly a body or an answer may creep. A head is gathered here, so that pingora gets it whole.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::{Error, ErrorKind, Result};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -18,13 +18,10 @@ use pingora::protocols::{
     UniqueID, UniqueIDType,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::clocks::{Deadline, Pace};
 use crate::config::LimitsConfig;
 use crate::proxy::connection::{Connection, Stage};
-
-/// How long a client may stay below a rate; only the time counts in which the gateway waits for it.
-const RATE_WINDOW: Duration = Duration::from_secs(20);
 
 /// What an HTTP/2 client says first (RFC 9113 §3.4), and what pingora waits for as long as it takes: the preface and the head
 /// of a frame.
@@ -253,108 +250,6 @@ fn too_slow<T>() -> Result<T> {
     Err(Error::new(ErrorKind::TimedOut, "the client is too slow"))
 }
 
-/// How often whoever asks is asked to come again before an origin is too late: one turn reads what it sent, the next one passes
-/// it on.
-const DELAYS: u8 = 2;
-
-/// One point in time for each stage, and for each write where one waits from write to write.
-#[derive(Default)]
-struct Deadline {
-    /// Ends no later than is due: most points in time pass unnoticed, and a timer that is not moved costs nothing.
-    sleep: Option<Pin<Box<Sleep>>>,
-    due: Option<Instant>,
-    of: Option<(u64, u64)>,
-    /// How often it was put off when it was due.
-    delays: u8,
-}
-
-impl Deadline {
-    fn poll(&mut self, of: (u64, u64), after: Duration, context: &mut Context<'_>) -> Poll<()> {
-        let due = match self.due {
-            Some(due) if self.of == Some(of) => due,
-            _ => Instant::now() + after,
-        };
-        if self.of != Some(of) {
-            (self.due, self.of, self.delays) = (Some(due), Some(of), 0);
-        }
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if sleep.deadline() > due {
-            sleep.as_mut().reset(due);
-        }
-        while sleep.as_mut().poll(context).is_ready() {
-            if sleep.deadline() >= due {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(due);
-        }
-        Poll::Pending
-    }
-
-    /// As [`Self::poll`]; but what has come by then is looked at first, however late it is: after a process stood still, timers
-    /// and answers are there at once.
-    fn poll_patiently(&mut self, of: (u64, u64), after: Duration, context: &mut Context<'_>) -> Poll<()> {
-        ready!(self.poll(of, after, context));
-        if self.delays >= DELAYS {
-            return Poll::Ready(());
-        }
-        self.delays += 1;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-/// How much moved in the time spent waiting for it.
-struct Pace {
-    /// What must move within [`RATE_WINDOW`]; nothing for no limit.
-    bytes_min: Option<u64>,
-    bytes: u64,
-    spent: Duration,
-    waiting_since: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Pace {
-    fn new(bytes_per_second_min: u64) -> Self {
-        let bytes_min = bytes_per_second_min.saturating_mul(RATE_WINDOW.as_secs());
-        let bytes_min = (bytes_min > 0).then_some(bytes_min);
-        Self { bytes_min, bytes: 0, spent: Duration::ZERO, waiting_since: None, sleep: None }
-    }
-
-    fn moved(&mut self, bytes: usize) {
-        let Some(bytes_min) = self.bytes_min else { return };
-        if let Some(since) = self.waiting_since.take() {
-            self.spent = self.spent.saturating_add(since.elapsed());
-        }
-        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
-        if self.bytes >= bytes_min {
-            (self.bytes, self.spent) = (0, Duration::ZERO);
-        }
-    }
-
-    fn poll_overdue(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.bytes_min.is_none() {
-            return Poll::Pending;
-        }
-        if self.waiting_since.is_none() {
-            let now = Instant::now();
-            self.waiting_since = Some(now);
-            set(&mut self.sleep, now + RATE_WINDOW.saturating_sub(self.spent));
-        }
-        poll(&mut self.sleep, context)
-    }
-}
-
-fn set(sleep: &mut Option<Pin<Box<Sleep>>>, at: Instant) {
-    match sleep {
-        Some(sleep) => sleep.as_mut().reset(at),
-        None => *sleep = Some(Box::pin(sleep_until(at))),
-    }
-}
-
-fn poll(sleep: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> Poll<()> {
-    sleep.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(context))
-}
-
 impl<S: IO> AsyncRead for Guarded<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<Result<()>> {
         self.check_end(context)?;
@@ -492,8 +387,10 @@ mod tests {
     use std::pin::pin;
 
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::server::clocks::DELAYS;
 
     fn guarded(capacity: usize) -> (DuplexStream, Guarded<DuplexStream>, Arc<Connection>) {
         let (client, server) = duplex(capacity);

@@ -3,6 +3,7 @@
 //! Pingora's own server sleeps out its grace period on SIGTERM and can't report a port that is taken; here its services run
 //! on listeners of our own, so that an idle gateway stops at once and a busy one as soon as its requests have ended.
 
+mod clocks;
 mod front;
 mod guard;
 mod handover;

@@ -12,6 +12,9 @@ use prometheus::{
 
 use super::Trace;
 
+/// A count of one series.
+pub type Counter = IntCounter;
+
 /// A stage of the money path whose latency is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -199,7 +202,13 @@ impl Metrics {
 
     /// A request was answered.
     pub fn request(&self, route: &str, outcome: &str) {
-        self.requests.with_label_values(&[route, outcome]).inc();
+        self.requests(route, outcome).inc();
+    }
+
+    /// What counts requests of a route that came to the same: looking it up takes longer than counting.
+    #[must_use]
+    pub fn requests(&self, route: &str, outcome: &str) -> Counter {
+        self.requests.with_label_values(&[route, outcome])
     }
 
     /// A payment entered a state.

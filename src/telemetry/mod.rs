@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub use access::{AccessLine, AccessLog, AccessTarget, PaymentFields};
 pub use logging::{LogGuard, LoggingError, init, init_lossy};
-pub use metrics::{Metrics, Stage, StageLatency};
+pub use metrics::{Counter, Metrics, Stage, StageLatency};
 pub use otlp::ExporterError;
 pub use trace::{Attribute, Parent, Trace, Tracer, TracerConfig};
 

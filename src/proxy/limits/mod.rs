@@ -76,6 +76,8 @@ pub(super) struct Limits {
     at_work: Arc<Mutex<HashMap<IpAddr, usize>>>,
     /// Fewest bytes a second of a body.
     pub min_body_rate: u64,
+    /// Whether an HTTP/1.1 connection ends when its client takes nothing of an answer.
+    pub has_min_response_rate: bool,
     /// Room for verifications.
     pub verifications: Queue,
 }
@@ -86,6 +88,7 @@ impl Limits {
             buckets: Buckets::new(&config.rates),
             payments_per_address: config.payments_per_address,
             min_body_rate: config.min_body_rate,
+            has_min_response_rate: config.min_response_rate > 0,
             at_work: Arc::default(),
             verifications: Queue::new(config.verifications, VERIFICATION_QUEUE),
         }

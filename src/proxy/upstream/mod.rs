@@ -167,7 +167,7 @@ impl Upstream {
         let target = balance::choose(self.config.balance, &targets, wanted.client, turn, now)?;
         let mut peer = self.peer_to(target, wanted.is_websocket);
         if wanted.is_watched {
-            peer.options.read_timeout = None;
+            (peer.options.read_timeout, peer.options.write_timeout) = (None, None);
         }
         let is_alone = end.is_some();
         if let Some(end) = end {

@@ -3,6 +3,7 @@
 //! A certificate that can't be used never takes the place of one that can. What is fit for use, and which certificate a client
 //! gets, is for rustls to say in every build; `with_rustls` and `with_openssl` know how a handshake is done, and no files.
 
+mod socket;
 #[cfg(feature = "openssl")]
 mod with_openssl;
 #[cfg(not(feature = "openssl"))]
@@ -32,6 +33,7 @@ pub use backend::BackendError;
 #[cfg(feature = "openssl")]
 pub use backend::find_roots;
 pub(super) use backend::{Acceptor, Secured, acceptor, check_roots, server_name};
+pub(super) use socket::Socket;
 
 /// How often the files are looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
