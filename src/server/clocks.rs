@@ -11,9 +11,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// How long a client may stay below a rate; only the time counts in which the gateway waits for it.
 const RATE_WINDOW: Duration = Duration::from_secs(20);
 
-/// How often whoever asks is asked to come again before an origin is too late: one turn reads what it sent, the next one passes
-/// it on.
-pub(super) const DELAYS: u8 = 2;
+/// How often, and for how long each time, an origin that is too late is waited for all the same. A runtime looks at its sockets
+/// before its timers, but not when a signal woke it: the first wait is for that, the second for what came to be read, the third
+/// for it to be passed on.
+pub(super) const DELAYS: u8 = 3;
+pub(super) const DELAY: Duration = Duration::from_millis(1);
 
 /// What is waited for: a stage by its number, and a write of it where one waits from write to write.
 type Awaited = (u64, u64);
@@ -44,13 +46,14 @@ impl Deadline {
     /// As [`Self::poll`]; but what has come by then is looked at first, however late it is: after a process stood still, timers
     /// and answers are there at once.
     pub fn poll_patiently(&mut self, awaited: Awaited, after: Duration, context: &mut Context<'_>) -> Poll<()> {
-        ready!(self.poll(awaited, after, context));
-        if self.delays >= DELAYS {
-            return Poll::Ready(());
+        loop {
+            ready!(self.poll(awaited, after, context));
+            if self.delays >= DELAYS {
+                return Poll::Ready(());
+            }
+            self.delays += 1;
+            self.due = Some((awaited, Instant::now() + DELAY));
         }
-        self.delays += 1;
-        context.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 
