@@ -9,13 +9,13 @@
 #
 #   benches/proxy.sh [ROUNDS=7] [SECONDS=4] [CONNECTIONS=32]
 #
-# On a machine that others disturb, many short rounds of a few: PROXY_ONLY="bare timed free" benches/proxy.sh 40 1. PROFILE=lto takes
-# the binaries that the image has.
+# On a machine that others disturb, many short rounds of a few: PROXY_ONLY="bare timed free" benches/proxy.sh 40 1.
+# Built as docs/deploy.md builds the gateway, or with PROFILE=release.
 #
 # Wants wrk and nginx (Debian: apt-get install wrk nginx-light). Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-rounds=${1:-7} seconds=${2:-4} connections=${3:-32} threads=1 profile=${PROFILE:-release}
+rounds=${1:-7} seconds=${2:-4} connections=${3:-32} threads=1 profile=${PROFILE:-lto}
 for tool in wrk nginx python3; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 
 [ -n "${NO_BUILD:-}" ] || cargo build --profile "$profile" --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc

@@ -5,7 +5,8 @@
 #
 # Honest traffic is RATE requests a second, on 16 connections, half of them to an origin that answers at once and half to one that
 # takes 20 ms: a fifth of the time before and all the while. As many as to either of them go straight to the second, past the
-# gateway: what these notice is the machine's. BINARY=path takes a binary that is there instead of building one. Wants h2load, nginx,
+# gateway: what these notice is the machine's. With ELSEWHERE=1 a second gateway holds the slow ones, so that honest traffic shares
+# the processors with them and nothing else: what it notices then is the machine's, too. BINARY=path takes a binary that is there instead of building one. Wants h2load, nginx,
 # python3 and chrt (Debian: apt-get install nghttp2-client nginx-light python3 util-linux), and descriptors: three for each two slow
 # connections, to each process. Everything listens on loopback and is stopped by pid.
 set -euo pipefail
@@ -37,7 +38,7 @@ while True:
     except OSError: continue
     print(port); break'
 }
-origin=$(free_port) worker=$(free_port) toll=$(free_port) admin=$(free_port)
+origin=$(free_port) worker=$(free_port) toll=$(free_port) admin=$(free_port) second=$(free_port) second_admin=$(free_port)
 cat >"$work/origin.conf" <<CONF
 daemon off; worker_processes 1; worker_rlimit_nofile $((connections + 2048)); pid $work/origin.pid; error_log $work/origin.err crit;
 events { worker_connections $((connections + 1024)); }
@@ -76,9 +77,17 @@ async def main():
         await server.serve_forever()
 asyncio.run(main())
 PY
+# A folder of its own: each gateway has a ledger.
+mkdir "$work/second"
+sed "s/:$toll\"/:$second\"/; s/:$admin\"/:$second_admin\"/" "$work/gateway.toml" >"$work/second/gateway.toml"
 python3 "$work/worker.py" "$worker" & pids+=($!)
 nginx -p "$work" -c "$work/origin.conf" & pids+=($!)
 "$BINARY" run --config "$work/gateway.toml" & pids+=($!); toll_pid=$!
+slow=$toll
+if [ -n "${ELSEWHERE:-}" ]; then
+  "$BINARY" run --config "$work/second/gateway.toml" & pids+=($!)
+  slow=$second
+fi
 for path in free work; do
   for _ in $(seq 100); do
     [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$toll/$path")" = 200 ] && break
@@ -116,7 +125,7 @@ PY
 
 measure before $((seconds / 5 > 10 ? seconds / 5 : 10))
 # Elsewhere in service: what they cost themselves is not to be taken from the gateway, so that they run when nobody else would.
-chrt --idle 0 python3 benches/slow.py "$toll" "$connections" "$per_address" $((seconds + 60)) >"$work/slow.log" & pids+=($!); slow_pid=$!
+chrt --idle 0 python3 benches/slow.py "$slow" "$connections" "$per_address" $((seconds + 60)) >"$work/slow.log" & pids+=($!); slow_pid=$!
 for _ in $(seq 600); do
   grep -q '^held' "$work/slow.log" && break
   kill -0 "$slow_pid" || { echo "the slow clients ended" >&2; exit 1; }

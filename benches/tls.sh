@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # What Tollhouse costs beside bare pingora where clients speak TLS: HTTP/1.1 (wrk) and HTTP/2 (h2load), a free route, keep-alive,
-# the same certificate, one thread each. Rounds are interleaved. Prints requests per second and the ratios of each round.
+# the same certificate, one thread each. Rounds are interleaved, and each one starts every proxy anew: where its memory lies
+# makes a process faster or slower by some hundredths for as long as it lives. Prints requests per second and the ratios of
+# each round.
 #
 #   benches/tls.sh [ROUNDS=5] [SECONDS=4] [CONNECTIONS=32]
 #
-# Wants wrk, nginx, openssl and h2load (Debian: apt-get install wrk nginx-light openssl nghttp2-client). PROFILE=debug takes
-# the binaries of an ordinary build, to try the script, PROFILE=lto those that the image has; TLS_ONLY="bare free" leaves the others out. Everything listens on
-# loopback and is stopped by pid.
+# Built as docs/deploy.md builds the gateway, or with PROFILE=release; PROFILE=debug takes the binaries of an ordinary build, to
+# try the script. TLS_ONLY="bare free" leaves the others out. Wants wrk, nginx, openssl and h2load (Debian: apt-get install wrk
+# nginx-light openssl nghttp2-client). Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-rounds=${1:-5} seconds=${2:-4} connections=${3:-32} profile=${PROFILE:-release}
+rounds=${1:-5} seconds=${2:-4} connections=${3:-32} profile=${PROFILE:-lto}
 for tool in wrk nginx python3 openssl h2load; do command -v "$tool" >/dev/null || { echo "missing: $tool" >&2; exit 1; }; done
 
 [ "$profile" = debug ] || [ -n "${NO_BUILD:-}" ] || cargo build --profile "$profile" --bin tollhouse --example bare_pingora --example bare_pingora_mimalloc
@@ -18,9 +20,6 @@ work=$(mktemp -d)
 pids=()
 # shellcheck disable=SC2329  # called by the trap
 cleanup() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  # Bare pingora would wait for five minutes.
-  sleep 1
   for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
   rm -rf "$work"
@@ -41,7 +40,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
   -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 chmod 600 "$work/key.pem"
 cat >"$work/origin.conf" <<CONF
-daemon off; worker_processes 1; pid $work/origin.pid; error_log $work/origin.err;
+daemon off; master_process off; worker_processes 1; pid $work/origin.pid; error_log $work/origin.err;
 events { worker_connections 4096; }
 http { access_log off; keepalive_requests 1000000; client_body_temp_path $work/b; proxy_temp_path $work/p; fastcgi_temp_path $work/f;
   uwsgi_temp_path $work/u; scgi_temp_path $work/s;
@@ -63,24 +62,38 @@ servers = ["127.0.0.1:$origin"]
 CONF
 tls=("$work/cert.pem" "$work/key.pem")
 nginx -p "$work" -c "$work/origin.conf" & pids+=($!)
-"$target/examples/bare_pingora" "127.0.0.1:$bare" "127.0.0.1:$origin" 1 bare "${tls[@]}" & pids+=($!)
-"$target/examples/bare_pingora" "127.0.0.1:$timed" "127.0.0.1:$origin" 1 timeouts "${tls[@]}" & pids+=($!)
-"$target/examples/bare_pingora_mimalloc" "127.0.0.1:$alike" "127.0.0.1:$origin" 1 timeouts "${tls[@]}" & pids+=($!)
-"$target/tollhouse" run --config "$work/gateway.toml" & pids+=($!)
-for port in $bare $timed $alike $toll; do
-  for version in --http1.1 --http2; do
-    answer=
-    for _ in $(seq 100); do
-      answer=$(curl -sk $version -o /dev/null -w '%{http_code} %{http_version}' "https://localhost:$port/free" || true)
-      [ "${answer%% *}" = 200 ] && break
-      sleep 0.1
+
+proxies=()
+start() {
+  "$target/examples/bare_pingora" "127.0.0.1:$bare" "127.0.0.1:$origin" 1 bare "${tls[@]}" & proxies+=($!)
+  "$target/examples/bare_pingora" "127.0.0.1:$timed" "127.0.0.1:$origin" 1 timeouts "${tls[@]}" & proxies+=($!)
+  "$target/examples/bare_pingora_mimalloc" "127.0.0.1:$alike" "127.0.0.1:$origin" 1 timeouts "${tls[@]}" & proxies+=($!)
+  "$target/tollhouse" run --config "$work/gateway.toml" & proxies+=($!)
+  pids+=("${proxies[@]}")
+  local port version answer
+  for port in $bare $timed $alike $toll; do
+    for version in --http1.1 --http2; do
+      answer=
+      for _ in $(seq 100); do
+        answer=$(curl -sk $version -o /dev/null -w '%{http_code} %{http_version}' "https://localhost:$port/free" || true)
+        [ "${answer%% *}" = 200 ] && break
+        sleep 0.1
+      done
+      case "$version $answer" in
+        "--http1.1 200 1.1" | "--http2 200 2") ;;
+        *) echo "port $port, $version: $answer" >&2; exit 1 ;;
+      esac
     done
-    case "$version $answer" in
-      "--http1.1 200 1.1" | "--http2 200 2") ;;
-      *) echo "port $port, $version: $answer" >&2; exit 1 ;;
-    esac
+    # What is done for the first time takes longer.
+    h2load -t1 -c"$connections" -m10 -n5000 "https://127.0.0.1:$port/free" >/dev/null
   done
-done
+}
+stop() {
+  # Bare pingora would wait for five minutes.
+  kill -9 "${proxies[@]}"
+  wait "${proxies[@]}" 2>/dev/null || true
+  proxies=()
+}
 
 note() { # NAME RATE
   printf '%-10s %10.0f/s\n' "$1" "$2"
@@ -97,6 +110,7 @@ http2() { # NAME PORT
 }
 for round in $(seq "$rounds"); do
   echo "round $round"
+  start
   for speak in http1 http2; do
     for name in ${TLS_ONLY:-bare timed alike free}; do
       case $name in
@@ -108,6 +122,7 @@ for round in $(seq "$rounds"); do
       esac
     done
   done
+  stop
 done
 python3 - "$work/results" <<'PY'
 import collections, statistics, sys
