@@ -324,9 +324,8 @@ impl<S> fmt::Debug for Guarded<S> {
 #[async_trait]
 impl<S: IO> Shutdown for Guarded<S> {
     async fn shutdown(&mut self) {
-        // What is still held goes first, to a client that takes it.
-        let _gone = self.flush().await;
-        self.inner.get_mut().shutdown().await;
+        // With what is still held, to a client that takes it.
+        let _gone = AsyncWriteExt::shutdown(self).await;
     }
 }
 

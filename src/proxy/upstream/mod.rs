@@ -167,7 +167,7 @@ impl Upstream {
         let target = balance::choose(self.config.balance, &targets, wanted.client, turn, now)?;
         let mut peer = self.peer_to(target, wanted.is_websocket);
         if wanted.is_watched {
-            // Not that of writing: the connection is looked at when the head is written.
+            // Not `write_timeout`: nobody looks at the connection until the head is written.
             peer.options.read_timeout = None;
         }
         let is_alone = end.is_some();
