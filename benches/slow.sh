@@ -6,7 +6,8 @@
 # Honest traffic is RATE requests a second, on 16 connections, half of them to an origin that answers at once and half to one that
 # takes 20 ms: a fifth of the time before and all the while. As many as to either of them go straight to the second, past the
 # gateway: what these notice is the machine's. With ELSEWHERE=1 a second gateway holds the slow ones, so that honest traffic shares
-# the processors with them and nothing else: what it notices then is the machine's, too. BINARY=path takes a binary that is there instead of building one. Wants h2load, nginx,
+# the processors with them and nothing else: what it notices then is the machine's, too. It is built as docs/deploy.md builds it;
+# BINARY=path takes a binary that is there. Wants h2load, nginx,
 # python3 and chrt (Debian: apt-get install nghttp2-client nginx-light python3 util-linux), and descriptors: three for each two slow
 # connections, to each process. Everything listens on loopback and is stopped by pid.
 set -euo pipefail
@@ -16,8 +17,8 @@ for tool in chrt h2load nginx python3; do command -v "$tool" >/dev/null || { ech
 ulimit -n $((connections * 3 / 2 + 4096)) || { echo "too few file descriptors: ulimit -Hn" >&2; exit 1; }
 
 if [ -z "${BINARY:-}" ]; then
-  cargo build --release --bin tollhouse
-  BINARY=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release/tollhouse
+  cargo build --profile lto --bin tollhouse
+  BINARY=$(cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/lto/tollhouse
 fi
 work=$(mktemp -d)
 pids=()
