@@ -6,8 +6,8 @@
 # Honest traffic is RATE requests a second, on 16 connections, half of them to an origin that answers at once and half to one that
 # takes 20 ms: a fifth of the time before and all the while. As many as to either of them go straight to the second, past the
 # gateway: what these notice is the machine's. With ELSEWHERE=1 a second gateway holds the slow ones, so that honest traffic shares
-# the processors with them and nothing else: what it notices then is the machine's, too. It is built as docs/deploy.md builds it;
-# BINARY=path takes a binary that is there. Wants h2load, nginx,
+# the processors with them and nothing else: what it notices then is the machine's, too. The gateway is built as docs/deploy.md says;
+# BINARY=path takes one that is there. Wants h2load, nginx,
 # python3 and chrt (Debian: apt-get install nghttp2-client nginx-light python3 util-linux), and descriptors: three for each two slow
 # connections, to each process. Everything listens on loopback and is stopped by pid.
 set -euo pipefail
