@@ -6,8 +6,8 @@
 #   benches/instructions.sh [REQUESTS=1000] [OUT=a temporary folder]
 #
 # Over HTTP/1.1, the same over TLS, and HTTP/2; INSTRUCTIONS_OVER="http1 tls http2" takes some of them. Built as
-# docs/deploy.md builds the gateway, or with PROFILE=release. Wants valgrind, nginx, curl, openssl, h2load and python3. Everything listens on loopback and is
-# stopped by pid.
+# docs/deploy.md builds the gateway, or with PROFILE=release. Wants valgrind, nginx, curl, openssl, h2load and python3.
+# Everything listens on loopback and is stopped by pid.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 requests=${1:-1000} out=${2:-} profile=${PROFILE:-lto}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tollhouse::ledger::PaymentState;
@@ -277,6 +277,34 @@ async fn a_client_that_hangs_up_while_the_origin_works_may_present_its_payment_a
     })
     .await;
     drop(client);
+    assert_paid(&shop.present_until_decided(&payment.v2()).await, 200);
+    assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 2));
+    shop.audit().await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_its_answer_is_cut_off_and_may_present_its_payment_again() {
+    /// More than all sockets on the way hold together.
+    const BYTES: usize = 64 << 20;
+    let shop = Shop::open().await;
+    shop.origin.then([Serve::Large(BYTES), Serve::Large(BYTES)]);
+    let payment = shop.payment().await;
+    let payer = paid(&payment.v2()).open(shop.port).await.unwrap();
+    let mut other = Call::get("/health").open(shop.port).await.unwrap();
+    let delivering = shop.wait_state(PaymentState::Delivering).await;
+    let started = Instant::now();
+    eventually("the delivery to be given up", Duration::from_secs(45), || async {
+        let rows = shop.rows().await;
+        rows.into_iter().find(|row| row.record == delivering.record && row.state == PaymentState::Paid)
+    })
+    .await;
+    assert!(started.elapsed() > Duration::from_secs(15), "{:?}", started.elapsed());
+    drop(payer);
+    // Whoever paid nothing keeps its place at the origin for no longer. What is on its way already is still there.
+    let mut taken = Vec::new();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let _cut_off = tokio::time::timeout(Duration::from_secs(5), other.read_to_end(&mut taken)).await.unwrap();
+    assert!(taken.starts_with(b"HTTP/1.1 200 ") && taken.len() < BYTES, "{} bytes", taken.len());
     assert_paid(&shop.present_until_decided(&payment.v2()).await, 200);
     assert_eq!((shop.node.transfers().await.len(), shop.priced_hits()), (1, 2));
     shop.audit().await;

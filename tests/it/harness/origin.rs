@@ -35,6 +35,8 @@ pub enum Serve {
     Half(Duration),
     /// A body of so many bytes, one at a time.
     Pieces(usize),
+    /// A body of so many bytes, as fast as they are taken.
+    Large(usize),
 }
 
 /// A request that reached the origin.
@@ -158,6 +160,12 @@ async fn serve(socket: TcpStream, state: &State) -> std::io::Result<()> {
             tokio::time::sleep(wait).await;
             socket.write_all(b"HTTP/1.1 200 Some\r\nContent-Length: 1000\r\n\r\nx").await?;
             return std::future::pending().await;
+        }
+        Serve::Large(bytes) => {
+            let mut socket = reader.into_inner();
+            let head = format!("HTTP/1.1 200 Some\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n");
+            socket.write_all(head.as_bytes()).await?;
+            return socket.write_all(&vec![b'x'; bytes]).await;
         }
         Serve::Pieces(bytes) => {
             let mut socket = reader.into_inner();
